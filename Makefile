@@ -1,0 +1,42 @@
+# Every target sets itself up: the first one used creates .venv from requirements.lock, the others reuse it.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+UV_VERSION := 0.13.8
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test test-slow lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## create .venv with the locked versions (done once, by whichever target comes first)
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "localsl needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d: type make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --require-hashes -r requirements.lock
+	$(PY) -m uv pip install --quiet --python $(PY) --no-deps -e .
+	@touch $@
+
+demo: setup ## train bp and dgl on the embedded digits and compare them
+	$(PY) run.py -m method=bp,dgl
+
+check: setup ## lint, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+test: setup ## the fast tests
+	$(VENV)/bin/pytest -m "not slow"
+
+test-slow: setup ## the rest: whole runs, timing, real CIFAR-10 where it is found
+	$(VENV)/bin/pytest -m slow
+
+lock: setup ## pin the newest allowed versions, with hashes, into requirements.lock
+	$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
+
+clean: ## remove .venv and caches; runs in outputs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,72 @@
+"""ResNets for small images: 20, 32, 44, 56, 110 and any other 6n + 2 (He et al. 2016, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from localsl.backbones import Backbone, LocalLayer
+from localsl.init import normal_fan_out
+from localsl.schema import Problem
+
+if TYPE_CHECKING:
+    from localsl.config import BackboneConfig
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: identity, or 1x1 convolution and BatchNorm where shapes differ."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.shortcut = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            projection = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, c_in, s, s) to (N, c_out, ceil(s / stride), ceil(s / stride))."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x), inplace=True)
+
+
+def problems(settings: BackboneConfig) -> Iterator[Problem]:
+    """Every stage needs blocks and a width."""
+    blocks, widths = settings.blocks, settings.widths
+    if not blocks or min(blocks) < 1:
+        yield Problem("backbone.blocks", blocks, "one number of blocks, at least 1, per stage")
+    if len(widths) != len(blocks) or min(widths, default=0) < 1:
+        yield Problem("backbone.widths", widths, f"one width, at least 1, for each of {len(blocks)} stages")
+
+
+def local_layers(settings: BackboneConfig) -> list[LocalLayer]:
+    """The stem, then every block; stages after the first start with stride 2."""
+    layers = [LocalLayer("stem", settings.widths[0], 1)]
+    for stage, (count, width) in enumerate(zip(settings.blocks, settings.widths, strict=True), 1):
+        for block in range(count):
+            stride = 2 if stage > 1 and block == 0 else 1
+            layers.append(LocalLayer(f"{stage}.{block}", width, stride))
+    return layers
+
+
+def build(settings: BackboneConfig, num_classes: int) -> Backbone:
+    """Stem, blocks, global average pooling and one linear layer; initialised as all four papers' code does."""
+    stem, *blocks = local_layers(settings)
+    convolution = nn.Conv2d(3, stem.channels, 3, 1, 1, bias=False)
+    layers: list[nn.Module] = [
+        nn.Sequential(convolution, nn.BatchNorm2d(stem.channels), nn.ReLU(inplace=True))
+    ]
+    width = stem.channels
+    for block in blocks:
+        layers.append(BasicBlock(width, block.channels, block.stride))
+        width = block.channels
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    backbone = Backbone(layers, nn.Sequential(*pool, nn.Linear(width, num_classes)))
+    normal_fan_out(backbone)
+    return backbone

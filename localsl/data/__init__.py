@@ -1,0 +1,123 @@
+"""Data sets as uint8 tensors on the training device, checked at load, augmented there per sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from localsl.schema import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from localsl.config import Config, DatasetConfig
+
+# The subsets are part of the data, not of a run: they are the same for every seed.
+SUBSET_SEED = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, 3, H, W) uint8 and their classes (N,) int64."""
+
+    images: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: Tensor) -> Split:
+        return Split(self.images[index], self.targets[index])
+
+    def to(self, device: torch.device) -> Split:
+        """The same images on `device`."""
+        return Split(self.images.to(device), self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains on and is tested on."""
+
+    train: Split
+    test: Split
+
+
+def load(cfg: Config) -> Data:
+    """The data set of a configuration: checked, cut to its subsets, resized to `dataset.image_size`.
+
+    Raises:
+        ConfigError: if it is not there and cannot be downloaded, is not what it should be, or has too
+            few images for the subset asked for.
+    """
+    from localsl.data import sources  # torchvision and its like are imported only where they are needed
+
+    train, test = sources.load(cfg.dataset, cfg.data_dir)
+    for which, split in (("train", train), ("test", test)):
+        check(split, which, cfg.dataset)
+    train = _subset(train, "train_subset", cfg.dataset)
+    test = _subset(test, "test_subset", cfg.dataset)
+    if len(train) % cfg.batch_size == 1:
+        what = f"{len(train)} training images leave a last batch of one, which BatchNorm cannot train on"
+        raise ConfigError([Problem("batch_size", cfg.batch_size, what, "type another batch_size")])
+    return Data(_resized(train, cfg.dataset.image_size), _resized(test, cfg.dataset.image_size))
+
+
+def check(split: Split, which: str, dataset: DatasetConfig) -> None:
+    """Refuse a split whose shapes, counts or labels cannot be right.
+
+    Raises:
+        ConfigError: saying what was found.
+    """
+    images, targets = split.images, split.targets
+    found = ""
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
+        found = f"images are {images.dtype} of shape {tuple(images.shape)}, not uint8 (N, 3, H, W)"
+    elif len(images) != len(targets) or not len(images):
+        found = f"there are {len(images)} images and {len(targets)} labels"
+    elif not 0 <= int(targets.min()) <= int(targets.max()) < dataset.num_classes:
+        labels = f"{int(targets.min())} to {int(targets.max())}"
+        found = f"labels run from {labels}, with dataset.num_classes={dataset.num_classes}"
+    if found:
+        raise ConfigError([Problem("dataset", dataset.name, f"its {which} split is broken: {found}")])
+
+
+def balanced(targets: Tensor, count: int) -> Tensor:
+    """Sorted indices of a fixed subset in which no class has over one image more than another.
+
+    Raises:
+        ValueError: if a class has too few images.
+    """
+    classes = targets.unique()
+    rng = np.random.default_rng(SUBSET_SEED)
+    chosen = []
+    for rank, label in enumerate(classes):
+        members = (targets == label).nonzero().flatten()
+        wanted = (count + len(classes) - 1 - rank) // len(classes)
+        if wanted > len(members):
+            raise ValueError(f"class {int(label)} has {len(members)} images, and {wanted} are needed")
+        chosen.append(members[torch.from_numpy(rng.permutation(len(members))[:wanted])])
+    return torch.cat(chosen).sort().values
+
+
+def _subset(split: Split, key: str, dataset: DatasetConfig) -> Split:
+    count = getattr(dataset, key)
+    if count is None:
+        return split
+    try:
+        return split[balanced(split.targets, count)]
+    except ValueError as error:
+        what = f"a balanced subset of {len(split)} images is not to be had: {error}"
+        raise ConfigError([Problem(f"dataset.{key}", count, what, "type a smaller number")]) from None
+
+
+def _resized(split: Split, size: int) -> Split:
+    if split.images.shape[2:] == (size, size):
+        return split
+    resized = [
+        F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round().byte()
+        for part in split.images.split(1024)
+    ]
+    return replace(split, images=torch.cat(resized))

@@ -1,0 +1,89 @@
+"""Batches from a split that lies on the device: order, crops and flips drawn per sample, then normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from localsl.data import Split
+from localsl.init import stream
+
+if TYPE_CHECKING:
+    from localsl.config import DatasetConfig
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One epoch's random choices, a function of (seed, epoch) alone and the same on every device.
+
+    Attributes:
+        order: permutation of the images, (N,).
+        top, left: corner of each crop in the padded image, (N,), from 0 to twice the padding.
+        flip: whether the crop is mirrored, (N,) bool.
+    """
+
+    order: Tensor
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+    @classmethod
+    def of(cls, count: int, dataset: DatasetConfig, seed: int, epoch: int) -> Draw:
+        """The choices of `epoch` for `count` images."""
+        random = torch.Generator().manual_seed(stream(seed, "epoch", epoch))
+        order = torch.randperm(count, generator=random)
+        corners = torch.randint(0, 2 * dataset.padding + 1, (2, count), generator=random)
+        flip = torch.rand(count, generator=random) < 0.5
+        return cls(order, corners[0], corners[1], flip & dataset.flip)
+
+
+class Batches:
+    """Both uses of a split on a device: augmented batches to train on, plain ones to evaluate on.
+
+    Padding is of the unnormalised image, so that zero is black. Images come as (n, 3, H, W) float32,
+    targets as (n,) int64; the last batch is smaller where the count asks for it.
+    """
+
+    def __init__(self, split: Split, dataset: DatasetConfig, batch_size: int, device: torch.device):
+        self.dataset, self.batch_size, self.device = dataset, batch_size, device
+        self.targets = split.targets.to(device)
+        self.images = split.images.to(device)
+        size, pad = split.images.shape[-1], dataset.padding
+        mode = {"reflect": "reflect", "zero": "constant"}[dataset.padding_mode]
+        padded = np.pad(split.images.numpy(), ((0, 0), (0, 0), (pad, pad), (pad, pad)), mode=mode)
+        # A view with every crop of every image: (N, 3, 2 pad + 1, 2 pad + 1, H, W), nothing copied.
+        self._crops = torch.from_numpy(padded).to(device).unfold(2, size, 1).unfold(3, size, 1)
+        self._mean = torch.tensor(dataset.mean, device=device).view(1, 3, 1, 1) / 255
+        self._std = torch.tensor(dataset.std, device=device).view(1, 3, 1, 1) / 255
+
+    def __len__(self) -> int:
+        return -(-len(self.targets) // self.batch_size)
+
+    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of augmented batches, in the order of (seed, epoch)."""
+        draw = Draw.of(len(self.targets), self.dataset, seed, epoch)
+        parts = [part.to(self.device) for part in (draw.order, draw.top, draw.left, draw.flip)]
+        for index, top, left, flip in zip(*(p.split(self.batch_size) for p in parts), strict=True):
+            yield self.augmented(index, top, left, flip), self.targets[index]
+
+    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in their own order, normalised only."""
+        for images, targets in zip(
+            self.images.split(self.batch_size), self.targets.split(self.batch_size), strict=True
+        ):
+            yield self._normalised(images), targets
+
+    def augmented(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+        """The crops of the images `index` at (top, left), mirrored where `flip`, normalised."""
+        crops = self._crops[index, :, top, left]
+        if self.dataset.flip:
+            crops = torch.where(flip.view(-1, 1, 1, 1), crops.flip(3), crops)
+        return self._normalised(crops)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return images.float().div_(255).sub_(self._mean).div_(self._std)

@@ -1,0 +1,131 @@
+"""Where images come from: scikit-learn's digits, torchvision's data sets, a folder of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from localsl.data import SUBSET_SEED, Split, folder
+from localsl.schema import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from localsl.config import DatasetConfig
+
+# Training and test images as published.
+PUBLISHED = {"cifar10": (50000, 10000), "svhn": (73257, 26032), "stl10": (5000, 8000)}
+
+
+def load(dataset: DatasetConfig, data_dir: str) -> tuple[Split, Split]:
+    """The train and test split of a data set, whole, in its own image size.
+
+    Raises:
+        ConfigError: if it is missing and cannot be downloaded, or cannot be read.
+    """
+    train, test = SOURCES[dataset.name](dataset, Path(data_dir).expanduser())
+    expected = PUBLISHED.get(dataset.name, (len(train), len(test)))
+    if (len(train), len(test)) != expected:
+        found = f"{len(train)} training and {len(test)} test images"
+        told = f"warning: {found}, where the published {dataset.name} has {expected[0]} and {expected[1]}"
+        print(told, file=sys.stderr)
+    return train, test
+
+
+def digits(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
+    """scikit-learn's 1,797 digits, 0..16 scaled to 0..255; a fifth of each class, always the same, for test."""
+    # The package's file is read directly: importing scikit-learn takes longer than the first step.
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    grey = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    images, targets = torch.from_numpy(grey.repeat(3, axis=1)), torch.from_numpy(table[:, -1]).long()
+    rng = np.random.default_rng(SUBSET_SEED)
+    for_test = torch.zeros(len(targets), dtype=torch.bool)
+    for label in range(10):
+        members = (targets == label).nonzero().flatten()
+        for_test[members[torch.from_numpy(rng.permutation(len(members))[: round(len(members) / 5)])]] = True
+    whole = Split(images, targets)
+    return whole[~for_test], whole[for_test]
+
+
+def cifar10(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
+    """CIFAR-10, its files checked by md5."""
+    from torchvision.datasets import CIFAR10
+
+    def split(train: bool) -> Split:
+        made = _made("cifar10", "cifar-10-batches-py/", data_dir, CIFAR10, train=train)
+        images = torch.from_numpy(made.data).permute(0, 3, 1, 2).contiguous()
+        return Split(images, torch.tensor(made.targets))
+
+    return split(True), split(False)
+
+
+def svhn(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
+    """SVHN's cropped digits, its files checked by md5."""
+    from torchvision.datasets import SVHN
+
+    def split(which: str) -> Split:
+        made = _made("svhn", "train_32x32.mat and test_32x32.mat", data_dir, SVHN, split=which)
+        return Split(torch.from_numpy(made.data), torch.from_numpy(made.labels).long())
+
+    return split("train"), split("test")
+
+
+def stl10(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
+    """STL-10's labelled images. Files in its layout but of other sizes are taken, with a warning."""
+    from torchvision.datasets import STL10
+
+    class Labelled(STL10):
+        """Asks for the labelled files only, present rather than of the published md5: the archive's largest
+        file, the unlabelled images, is not needed."""
+
+        def _check_integrity(self) -> bool:
+            base = Path(self.root) / self.base_folder
+            names = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
+            return all((base / name).is_file() for name in names)
+
+    def split(which: str) -> Split:
+        made = _made("stl10", "stl10_binary/", data_dir, Labelled, split=which)
+        return Split(torch.from_numpy(made.data), torch.from_numpy(np.asarray(made.labels)).long())
+
+    return split("train"), split("test")
+
+
+def imagefolder(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
+    """The pictures of a folder of class folders, decoded, resized and cropped to squares."""
+    assert dataset.root is not None
+    return folder.load(Path(dataset.root), dataset.image_size)
+
+
+SOURCES: dict[str, Callable[[DatasetConfig, Path], tuple[Split, Split]]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "svhn": svhn,
+    "stl10": stl10,
+    "imagefolder": imagefolder,
+}
+
+
+def _made(name: str, files: str, data_dir: Path, kind: type, **which: Any) -> Any:
+    """A torchvision data set, downloaded if it is not there."""
+    place = data_dir.resolve()
+    try:
+        try:
+            return kind(str(data_dir), **which)
+        except RuntimeError:  # torchvision's word for missing, or for another md5
+            print(f"{name} is not (whole) in {place}: downloading", file=sys.stderr)
+            return kind(str(data_dir), download=True, **which)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        said = f" LOCALSL_DATA is {os.environ['LOCALSL_DATA']}." if "LOCALSL_DATA" in os.environ else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        what = f"it is not in {place} and could not be downloaded ({reason})"
+        instead = f"put {files} there, or set LOCALSL_DATA (or data_dir=) to the folder that holds it.{said}"
+        raise ConfigError([Problem("dataset", name, what, instead)]) from None

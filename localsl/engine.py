@@ -1,0 +1,126 @@
+"""The training step, the epoch and the evaluation: the same for every rule, none of which is named here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from localsl.network import LocalLoss, LocalNetwork
+
+Autocast = Callable[[], AbstractContextManager]
+
+
+def autocast(precision: str, device: torch.device) -> Autocast:
+    """What forward passes run in: nothing for fp32, bfloat16 autocast for bf16."""
+    if precision == "fp32":
+        return nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+class Totals:
+    """Per-module sums over an epoch, kept on the device: reading them is the epoch's only synchronisation."""
+
+    def __init__(self, modules: int, device: torch.device):
+        self._loss = torch.zeros(modules, dtype=torch.float64, device=device)
+        self._correct = torch.zeros(modules, dtype=torch.int64, device=device)
+        self._classifies = [True] * modules
+        self._images = 0
+
+    def add(self, loss: LocalLoss, images: int) -> None:
+        """Count one module's loss for a batch."""
+        self._loss[loss.module] += loss.total.detach() * images
+        if loss.correct is None:
+            self._classifies[loss.module] = False
+        else:
+            self._correct[loss.module] += loss.correct
+
+    def batch(self, images: int) -> None:
+        """Count a batch's images, once for all modules."""
+        self._images += images
+
+    def means(self) -> list[ModuleMeans]:
+        """Per module: mean loss per image, and accuracy in per cent where it classifies."""
+        loss = (self._loss / self._images).tolist()
+        accuracy = (100 * self._correct / self._images).tolist()
+        return [
+            ModuleMeans(x, a if known else None)
+            for x, a, known in zip(loss, accuracy, self._classifies, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class ModuleMeans:
+    """A module's mean loss per image and its classifier's accuracy in per cent, if it has one."""
+
+    loss: float
+    accuracy: float | None
+
+
+def train_step(
+    network: LocalNetwork,
+    optimizer: Optimizer,
+    images: Tensor,
+    targets: Tensor,
+    forward: Autocast = nullcontext,
+) -> Iterator[LocalLoss]:
+    """One step on one batch; yields each module's loss after its backward, the graph already freed.
+
+    All modules are updated together, from losses of the old weights. The step is complete only when the
+    iterator is exhausted.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    losses = network.local_losses(images, targets)
+    while True:
+        with forward():
+            loss = next(losses, None)
+        if loss is None:
+            break
+        loss.total.backward()
+        yield loss
+    network.update_ema()
+    optimizer.step()
+
+
+def train_epoch(
+    network: LocalNetwork,
+    optimizer: Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    forward: Autocast = nullcontext,
+    around_step: Callable[[], AbstractContextManager] = nullcontext,
+) -> list[ModuleMeans]:
+    """One pass over `batches` of normalised images and targets: the mean training loss of every module."""
+    network.train()
+    totals = Totals(len(network.local_modules), next(network.parameters()).device)
+    for images, targets in batches:
+        with around_step():
+            for loss in train_step(network, optimizer, images, targets, forward):
+                totals.add(loss, len(targets))
+        totals.batch(len(targets))
+    return totals.means()
+
+
+@torch.no_grad()
+def evaluate(
+    network: LocalNetwork,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    forward: Autocast = nullcontext,
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy in per cent of the plain backbone; no auxiliary network runs."""
+    network.eval()
+    device = next(network.parameters()).device
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    images_seen = 0
+    for images, targets in batches:
+        with forward():
+            logits = network(images)
+        loss += F.cross_entropy(logits.float(), targets, reduction="sum")
+        correct += (logits.argmax(1) == targets).sum()
+        images_seen += len(targets)
+    return float(loss) / images_seen, 100 * int(correct) / images_seen

@@ -1,0 +1,1 @@
+"""What a run costs: measured, with the definition beside the number."""

@@ -1,0 +1,105 @@
+"""Peak memory of training: the allocator's on a GPU, counted live tensors on a CPU."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors alive while it is active, those handed to it at the start included.
+
+    A storage counts once, however many tensors view it, from the operation that returns it until nothing
+    refers to it: activations saved for backward count, a kernel's own workspace does not.
+
+    Attributes:
+        now, peak: bytes.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor] = ()):
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, weakref.ref] = {}
+        for tensor in tensors:
+            self._count(tensor)
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf)
+        return out
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive or not size:
+            return
+        self._alive[key] = weakref.ref(storage, lambda _: self._freed(key, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _freed(self, key: int, size: int) -> None:
+        del self._alive[key]
+        self.now -= size
+
+
+class PeakMemory:
+    """The peak of a run's training steps, data set left out: it lies on the device beside them.
+
+    On CUDA the allocator's `max_memory_allocated` over all of training, less the data set. On a CPU the
+    live tensors of one step, the second, when the optimizer's state exists: parameters, gradients,
+    momentum and activations, without kernels' workspaces. `scope` says which.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: Optimizer, steps: int):
+        self._network, self._optimizer = network, optimizer
+        self._device = next(network.parameters()).device
+        self._trace_at = min(1, steps - 1)
+        self._step = 0
+        self._live: LiveBytes | None = None
+        self._resident = 0
+        if self._device.type == "cuda":
+            state = sum(t.nbytes for t in self._state())
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._resident = torch.cuda.memory_allocated(self._device) - state
+
+    def step(self) -> AbstractContextManager:
+        """Wraps one training step."""
+        step, self._step = self._step, self._step + 1
+        if self._device.type != "cuda" and step == self._trace_at:
+            self._live = LiveBytes(self._state())
+            return self._live
+        return nullcontext()
+
+    @property
+    def scope(self) -> str:
+        """What `bytes` counts."""
+        if self._device.type == "cuda":
+            return "CUDA allocator's peak over training, without the data set"
+        return "live tensors of one training step, without the data set"
+
+    @property
+    def bytes(self) -> int:
+        """The peak so far."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) - self._resident
+        return self._live.peak if self._live else 0
+
+    def _state(self) -> list[Tensor]:
+        tensors: list[Tensor] = [*self._network.parameters(), *self._network.buffers()]
+        tensors += [p.grad for p in self._network.parameters() if p.grad is not None]
+        return tensors + [
+            value
+            for state in self._optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        ]

@@ -1,0 +1,25 @@
+"""The learning rules, one file each: a dataclass of settings named in conf/method that knows its objectives."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from localsl.methods.base import Method
+
+
+def names() -> list[str]:
+    """Every method: the files beside this one but `base`, sorted."""
+    return sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name != "base")
+
+
+def find(name: str) -> type[Method]:
+    """The settings class of the method `name`, the last one that its file defines.
+
+    Raises:
+        KeyError: if there is no such method.
+    """
+    if name not in names():
+        raise KeyError(name)
+    module = importlib.import_module(f"{__name__}.{name}")
+    return module.Settings

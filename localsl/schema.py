@@ -1,0 +1,96 @@
+"""What a configuration problem is, and how a field states what it allows beside its type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class LocalslError(Exception):
+    """An error that a user can act on: printed without a traceback, ends the process with `exit_code`."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a configuration: the key, its value, what is allowed, what to type instead."""
+
+    key: str
+    value: Any
+    allowed: str
+    instead: str = ""
+
+    def __str__(self) -> str:
+        value = "null" if self.value is None else self.value
+        start = self.key if self.value == "" else f"{self.key}={value}"
+        return f"{start}: {self.allowed}" + (f"; {self.instead}" if self.instead else "")
+
+
+class ConfigError(LocalslError):
+    """Everything found wrong with a configuration, at once. Exit code 2.
+
+    Attributes:
+        problems: one `Problem` per mistake.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = list(problems)
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count > 1 else ''} in the configuration:"
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+    def __reduce__(self):  # launchers pickle the error of a job; the message alone would not rebuild it
+        return type(self), (self.problems,)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What values a field allows, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    allowed: str
+    instead: str = ""
+
+
+def ruled(rule: Rule, **kwargs: Any) -> Any:
+    """A dataclass field whose values must satisfy `rule`; null passes where the type allows it."""
+    return field(metadata={"rule": rule}, **kwargs)
+
+
+def one_of(*values: str) -> Rule:
+    """Exactly these values."""
+    return Rule(lambda v: v in values, f"one of {', '.join(values)}")
+
+
+def number(
+    at_least: float = -math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+    instead: str = "",
+) -> Rule:
+    """A finite number in a range."""
+    words = [
+        f"{name} {limit:g}"
+        for name, limit in (("at least", at_least), ("above", above), ("below", below))
+        if math.isfinite(limit)
+    ]
+    return Rule(
+        lambda v: math.isfinite(v) and v >= at_least and above < v < below,
+        f"must be {' and '.join(words)}",
+        instead,
+    )
+
+
+def triple(above: float = -math.inf) -> Rule:
+    """Three numbers, one per colour channel."""
+    words = f" above {above:g}" if math.isfinite(above) else ""
+    return Rule(
+        lambda v: len(v) == 3 and all(math.isfinite(x) and x > above for x in v),
+        f"must be three numbers{words}, one per colour channel",
+    )

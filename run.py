@@ -1,0 +1,55 @@
+"""The one entry point: python run.py method=dgl dataset=cifar10 backbone=resnet32 K=16
+
+The configuration is composed and checked before Hydra takes over, so that every mistake is told at once,
+without a traceback. Exit codes: 0 done, 2 wrong configuration, 3 diverged, 130 interrupted,
+143 terminated, 1 anything else.
+"""
+
+import signal
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from localsl import experiment, tracking
+from localsl.config import check_command_line, validate
+from localsl.schema import LocalslError
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def job(cfg: DictConfig) -> None:
+    """One run; in a sweep its error goes to the launcher, so that the other jobs still run."""
+    try:
+        experiment.run(validate(cfg))
+    except LocalslError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        sys.exit(fail(error))
+
+
+def fail(error: LocalslError) -> int:
+    """Tell an error the short way; returns the exit code that goes with it."""
+    print(error, file=sys.stderr)
+    return error.exit_code
+
+
+def main() -> None:
+    """Check, run, and after a sweep compare its runs."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    configs = []
+    try:
+        configs = check_command_line(sys.argv[1:])
+        job()
+    except LocalslError as error:
+        sys.exit(fail(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        if len(configs) > 1:
+            print(f"\n{tracking.summary(configs)}")
+
+
+if __name__ == "__main__":
+    main()
