@@ -14,11 +14,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from localsl import experiment, tracking
-from localsl.config import check_command_line, validate
+from localsl.config import CONF, check_command_line, validate
 from localsl.schema import LocalslError
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> None:
     """One run; in a sweep its error goes to the launcher, so that the other jobs still run."""
     try:

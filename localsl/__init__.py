@@ -1,0 +1,1 @@
+"""Supervised local learning: networks cut into gradient-isolated modules, every rule in one loop."""

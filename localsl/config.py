@@ -29,7 +29,7 @@ __all__ = ["Config", "ConfigError", "compose", "validate"]
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DatasetConfig:
     """Images and how they are normalised and augmented (conf/dataset)."""
 
@@ -49,9 +49,12 @@ class DatasetConfig:
     files: int | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BackboneConfig:
-    """A network as an ordered list of local layers (conf/backbone); `family` is a file of localsl/backbones."""
+    """A network as an ordered list of local layers (conf/backbone).
+
+    `family` is a file of localsl/backbones.
+    """
 
     name: str
     family: str
@@ -59,14 +62,14 @@ class BackboneConfig:
     widths: list[int]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AuxConfig:
     """The auxiliary network of a module (conf/aux_net)."""
 
     head: str = ruled(one_of("none", "dgl"))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class OptimizerConfig:
     """SGD (conf/optimizer)."""
 
@@ -77,7 +80,7 @@ class OptimizerConfig:
     weight_decay: float = ruled(number(0))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ScheduleConfig:
     """Epochs and learning rate (conf/schedule)."""
 
@@ -87,7 +90,7 @@ class ScheduleConfig:
     warmup_lr: float = ruled(number(0))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PartitionConfig:
     """How K becomes groups of local layers."""
 
@@ -95,7 +98,7 @@ class PartitionConfig:
     balance: str = ruled(one_of("depth", "memory"))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LoggerConfig:
     """Where metrics go beside the run's folder (conf/logger)."""
 
@@ -105,7 +108,7 @@ class LoggerConfig:
     mode: str = ruled(one_of("auto", "online", "offline", "disabled"), default="auto")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Config:
     """One run. conf/config.yaml says what each value means."""
 
@@ -260,8 +263,9 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
         value = OmegaConf.select(schema, path)
         if rule is not None and value is not None and not rule.holds(value):
             problems.append(Problem(path, value, rule.allowed, rule.instead))
+    wrong = {problem.key for problem in problems}
     for path in fields:
-        if OmegaConf.is_missing(schema, path):
+        if path not in wrong and OmegaConf.is_missing(schema, path):
             problems.append(Problem(path, "", "has no value and cannot be left out"))
     if problems:
         return None, problems
@@ -292,30 +296,10 @@ def _in_words(kind: Any) -> str:
 def _resolved(config: Config) -> tuple[Config, list[Problem]]:
     """The configuration with what a folder of images tells filled in, and what does not go together."""
     problems = []
-    dataset = config.dataset
-    if dataset.root is not None:
-        try:
-            classes, files = folder.contents(Path(dataset.root))
-        except ConfigError as error:
-            problems += error.problems
-        else:
-            count = dataset.num_classes or len(classes)
-            dataset = dataclasses.replace(dataset, num_classes=count, classes=classes, files=files)
-            config = dataclasses.replace(config, dataset=dataset)
-    if dataset.name not in SOURCES:
-        problems.append(Problem("dataset.name", dataset.name, f"one of {', '.join(SOURCES)}"))
-    if dataset.name == "imagefolder" and dataset.root is None:
-        what = "must name a folder that holds train/<class>/ and test/<class>/"
-        problems.append(Problem("dataset.root", None, what, "type dataset.root=FOLDER"))
-    if dataset.name != "imagefolder" and dataset.root is not None:
-        what = f"{dataset.name} is not read from a folder of images"
-        instead = "type dataset=imagefolder for your own pictures, data_dir=FOLDER for the data set"
-        problems.append(Problem("dataset.root", dataset.root, what, instead))
-    if dataset.num_classes < 2 and (dataset.root is not None or dataset.name != "imagefolder"):
-        problems.append(Problem("dataset.num_classes", dataset.num_classes, "must be at least 2"))
-    if dataset.padding_mode == "reflect" and dataset.padding >= dataset.image_size:
-        what = f"reflection needs less than dataset.image_size={dataset.image_size}"
-        problems.append(Problem("dataset.padding", dataset.padding, what))
+    try:
+        config = dataclasses.replace(config, dataset=_described(config.dataset))
+    except ConfigError as error:
+        problems += error.problems
     if config.optimizer.nesterov and config.optimizer.momentum == 0:
         what = "Nesterov needs a momentum above 0"
         problems.append(Problem("optimizer.momentum", 0, what, "or type optimizer.nesterov=false"))
@@ -326,6 +310,32 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
         problems += partition.problems(config)
         problems += config.method.problems(config)
     return config, problems
+
+
+def _described(dataset: DatasetConfig) -> DatasetConfig:
+    """The data set with its classes counted, where it is a folder; raises ConfigError on what cannot be."""
+    if dataset.name not in SOURCES:
+        raise ConfigError([Problem("dataset.name", dataset.name, f"one of {', '.join(SOURCES)}")])
+    if dataset.name == "imagefolder":
+        if dataset.root is None:
+            what = "must name a folder that holds train/<class>/ and test/<class>/"
+            raise ConfigError([Problem("dataset.root", None, what, "type dataset.root=FOLDER")])
+        classes, files = folder.contents(Path(dataset.root))
+        count = dataset.num_classes or len(classes)
+        dataset = dataclasses.replace(dataset, num_classes=count, classes=classes, files=files)
+    elif dataset.root is not None:
+        what = f"{dataset.name} is not read from a folder of images"
+        instead = "type dataset=imagefolder for your own pictures, data_dir=FOLDER for the data set"
+        raise ConfigError([Problem("dataset.root", dataset.root, what, instead)])
+    problems = []
+    if dataset.num_classes < 2:
+        problems.append(Problem("dataset.num_classes", dataset.num_classes, "must be at least 2"))
+    if dataset.padding_mode == "reflect" and dataset.padding >= dataset.image_size:
+        what = f"reflection needs less than dataset.image_size={dataset.image_size}"
+        problems.append(Problem("dataset.padding", dataset.padding, what))
+    if problems:
+        raise ConfigError(problems)
+    return dataset
 
 
 def _device_problems(device: str) -> Iterator[Problem]:

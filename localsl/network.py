@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,11 +110,11 @@ class LocalNetwork(nn.Module):
         groups: list[range],
         objectives: list[Objective],
     ):
-        """`names` of all local layers; one objective for every group but the last, which has the classifier."""
+        """`names` of all local layers; an objective for every group but the last, which is the output's."""
         super().__init__()
         self.backbone = backbone
         self.names = names
-        self.auxiliary = nn.ModuleList(objective.networks() for objective in objectives)
+        self.auxiliary = nn.ModuleList([*(o.networks() for o in objectives), nn.ModuleDict()])
         output = Objective([Classification(backbone.classifier)])
         self.local_modules = [
             LocalModule(index, layers, objective)
@@ -153,21 +153,23 @@ class LocalNetwork(nn.Module):
         """
 
     def modules_table(self) -> list[dict[str, Any]]:
-        """One row a module: its layers, its auxiliary networks and the parameters of both."""
+        """One row a module: its layers, its auxiliary networks and the parameters of both.
+
+        The classifier's parameters are the last module's, which has no auxiliary network.
+        """
         rows = []
-        for module, aux in zip(self.local_modules, [*self.auxiliary, None], strict=True):
-            parts: list[nn.Module] = [self.backbone.layers[i] for i in module.layers]
-            if aux is None:
-                parts.append(self.backbone.classifier)
+        for module in self.local_modules:
+            aux = cast(nn.ModuleDict, self.auxiliary[module.index])
+            own = sum(count_parameters(self.backbone.layers[i]) for i in module.layers)
+            if module is self.local_modules[-1]:
+                own += count_parameters(self.backbone.classifier)
             rows.append(
                 {
                     "module": module.index,
                     "layers": " ".join(self.names[i] for i in module.layers),
-                    "aux": "classifier" if aux is None else " ".join(
-                        type(network).__name__ for network in aux.values()
-                    ),
-                    "parameters": sum(count_parameters(part) for part in parts),
-                    "aux_parameters": 0 if aux is None else count_parameters(aux),
+                    "aux": " ".join(type(network).__name__ for network in aux.values()) or "-",
+                    "parameters": own,
+                    "aux_parameters": count_parameters(aux),
                 }
             )
         return rows

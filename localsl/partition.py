@@ -47,7 +47,7 @@ BALANCED: dict[tuple[str, str], dict[int, str]] = {
 def problems(cfg: Config) -> Iterator[Problem]:
     """A K that the backbone cannot be cut into, or that has no memory-balanced table."""
     count = len(backbones.local_layers(cfg.backbone))
-    if cfg.K < 1 or (cfg.K > count and not cfg.method.single_module):
+    if cfg.K < 1 or (count < cfg.K and not cfg.method.single_module):
         what = f"{cfg.backbone.name} has {count} local layers, so K must be 1 to {count}"
         yield Problem("K", cfg.K, what, f"type K={count} for one module per layer")
     if cfg.partition.balance == "memory" and not _balanced(cfg):

@@ -44,7 +44,9 @@ class ConfigError(LocalslError):
         head = f"{count} problem{'s' if count > 1 else ''} in the configuration:"
         super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
 
-    def __reduce__(self):  # launchers pickle the error of a job; the message alone would not rebuild it
+    def __reduce__(
+        self,
+    ):  # launchers pickle the error of a job; the message alone would not rebuild it
         return type(self), (self.problems,)
 
 

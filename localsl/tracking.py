@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder with configuration, metrics and record, W&B, and what the user sees."""
+"""What a run leaves behind: its folder with configuration, metrics and record, W&B, and what is shown."""
 
 from __future__ import annotations
 
@@ -189,7 +189,10 @@ class Progress:
         if self._bar.disable:
             width = len(str(self._epochs))
             speed = f"{row['images_per_s']:.0f} images/s"
-            print(f"epoch {row['epoch']:{width}}/{self._epochs}  lr {row['lr']:.4f}  {told}  {speed}", flush=True)
+            print(
+                f"epoch {row['epoch']:{width}}/{self._epochs}  lr {row['lr']:.4f}  {told}  {speed}",
+                flush=True,
+            )
         else:
             self._bar.set_description_str(f"epoch {row['epoch']}")
             self._bar.set_postfix_str(told)

@@ -56,7 +56,7 @@ def local_layers(settings: BackboneConfig) -> list[LocalLayer]:
 
 
 def build(settings: BackboneConfig, num_classes: int) -> Backbone:
-    """Stem, blocks, global average pooling and one linear layer; initialised as all four papers' code does."""
+    """Stem, blocks, global average pooling, one linear layer; initialised as all four papers' code does."""
     stem, *blocks = local_layers(settings)
     convolution = nn.Conv2d(3, stem.channels, 3, 1, 1, bias=False)
     layers: list[nn.Module] = [

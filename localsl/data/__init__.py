@@ -52,7 +52,9 @@ def load(cfg: Config) -> Data:
         ConfigError: if it is not there and cannot be downloaded, is not what it should be, or has too
             few images for the subset asked for.
     """
-    from localsl.data import sources  # torchvision and its like are imported only where they are needed
+    from localsl.data import (
+        sources,
+    )  # torchvision and its like are imported only where they are needed
 
     train, test = sources.load(cfg.dataset, cfg.data_dir)
     for which, split in (("train", train), ("test", test)):

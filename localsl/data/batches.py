@@ -54,8 +54,9 @@ class Batches:
         self.targets = split.targets.to(device)
         self.images = split.images.to(device)
         size, pad = split.images.shape[-1], dataset.padding
-        mode = {"reflect": "reflect", "zero": "constant"}[dataset.padding_mode]
-        padded = np.pad(split.images.numpy(), ((0, 0), (0, 0), (pad, pad), (pad, pad)), mode=mode)
+        border = ((0, 0), (0, 0), (pad, pad), (pad, pad))
+        mode = "reflect" if dataset.padding_mode == "reflect" else "constant"
+        padded = np.pad(split.images.numpy(), border, mode=mode)
         # A view with every crop of every image: (N, 3, 2 pad + 1, 2 pad + 1, H, W), nothing copied.
         self._crops = torch.from_numpy(padded).to(device).unfold(2, size, 1).unfold(3, size, 1)
         self._mean = torch.tensor(dataset.mean, device=device).view(1, 3, 1, 1) / 255

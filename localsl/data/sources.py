@@ -38,7 +38,7 @@ def load(dataset: DatasetConfig, data_dir: str) -> tuple[Split, Split]:
 
 
 def digits(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
-    """scikit-learn's 1,797 digits, 0..16 scaled to 0..255; a fifth of each class, always the same, for test."""
+    """scikit-learn's 1,797 digits, 0..16 scaled to 0..255; a fixed fifth of each class for test."""
     # The package's file is read directly: importing scikit-learn takes longer than the first step.
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None
@@ -46,7 +46,10 @@ def digits(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
     file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     grey = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    images, targets = torch.from_numpy(grey.repeat(3, axis=1)), torch.from_numpy(table[:, -1]).long()
+    images, targets = (
+        torch.from_numpy(grey.repeat(3, axis=1)),
+        torch.from_numpy(table[:, -1]).long(),
+    )
     rng = np.random.default_rng(SUBSET_SEED)
     for_test = torch.zeros(len(targets), dtype=torch.bool)
     for label in range(10):

@@ -1,4 +1,4 @@
-"""The learning rules, one file each: a dataclass of settings named in conf/method that knows its objectives."""
+"""The learning rules, one file each: a dataclass of settings that knows what trains each module."""
 
 from __future__ import annotations
 

@@ -1,0 +1,43 @@
+"""What several tests share: small configurations, and the real CIFAR-10 where it can be had."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+torch.set_num_threads(1)  # the networks here are small: more threads would mostly wait for each other
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Run in an empty folder, with no data folder set: no test reads or writes the checkout's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LOCALSL_DATA", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.fixture
+def images_and_targets():
+    """One batch of noise for networks that take 8x8 images."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 8, 8, generator=generator)
+    return images, torch.arange(8) % 10
+
+
+@pytest.fixture(scope="session")
+def real_cifar10(tmp_path_factory):
+    """A folder with the original CIFAR-10: LOCALSL_DATA, or unpacked from ../shared; else the test skips."""
+    given = os.environ.get("LOCALSL_DATA")
+    if given and (Path(given) / "cifar-10-batches-py").is_dir():
+        return Path(given)
+    unpack = ROOT.parent / "shared" / "data" / "unpack_cifar10.py"
+    if not unpack.exists():
+        pytest.skip("needs the original CIFAR-10: set LOCALSL_DATA to the folder that holds it")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, str(unpack), str(folder)], check=True, capture_output=True)
+    return folder

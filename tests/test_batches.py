@@ -1,0 +1,92 @@
+"""On-device augmentation, image by image against torchvision's transforms with the same offsets."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as tv
+
+from localsl.config import compose
+from localsl.data import Split
+from localsl.data.batches import Batches, Draw
+
+CPU = torch.device("cpu")
+
+
+def noise(count, size):
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(count) % 10)
+
+
+def by_torchvision(image, top, left, flip, dataset):
+    """Pad, crop, flip as a PIL image, to tensor, normalise: the released code's pipeline."""
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    mode = "reflect" if dataset.padding_mode == "reflect" else "constant"
+    picture = tv.pad(picture, [dataset.padding] * 4, padding_mode=mode)
+    picture = tv.crop(picture, top, left, dataset.image_size, dataset.image_size)
+    picture = tv.hflip(picture) if flip else picture
+    mean, std = (np.float32(np.array(v)) / 255 for v in (dataset.mean, dataset.std))
+    return tv.normalize(tv.to_tensor(picture), mean.tolist(), std.tolist())
+
+
+@pytest.mark.parametrize(
+    ("name", "padding", "mode", "flip"),
+    [
+        ("digits", 1, "zero", False),
+        ("cifar10", 4, "reflect", True),
+        ("svhn", 2, "zero", False),
+        ("stl10", 4, "zero", True),
+    ],
+)
+def test_equal_to_torchvision(name, padding, mode, flip):
+    dataset = compose([f"dataset={name}"]).dataset
+    assert (dataset.padding, dataset.padding_mode, dataset.flip) == (padding, mode, flip)
+    split = noise(24, dataset.image_size)
+    batches = Batches(split, dataset, 24, CPU)
+    draw = Draw.of(24, dataset, seed=0, epoch=1)
+    ours = batches.augmented(draw.order, draw.top, draw.left, draw.flip)
+    assert bool(draw.flip.any()) is flip
+    for row, image in enumerate(ours):
+        source = split.images[draw.order[row]]
+        top, left, mirrored = int(draw.top[row]), int(draw.left[row]), bool(draw.flip[row])
+        assert torch.equal(image, by_torchvision(source, top, left, mirrored, dataset))
+
+
+def test_test_images_are_normalised_only():
+    dataset = compose(["dataset=cifar10"]).dataset
+    split = noise(5, 32)
+    (images, targets), (more, _) = Batches(split, dataset, 3, CPU).test()
+    for source, image in zip(split.images, torch.cat([images, more]), strict=True):
+        assert torch.equal(image, by_torchvision(source, 4, 4, False, dataset))
+    assert targets.tolist() == [0, 1, 2]
+
+
+def test_offsets_cover_the_whole_padded_image():
+    dataset = compose(["dataset=cifar10"]).dataset
+    draw = Draw.of(5000, dataset, seed=0, epoch=1)
+    for corner in (draw.top, draw.left):
+        assert corner.unique().tolist() == list(range(9))
+        assert float(corner.double().mean()) == pytest.approx(4, abs=0.2)
+    assert float(draw.flip.double().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch():
+    dataset = compose(["dataset=cifar10"]).dataset
+    batches = Batches(noise(10, 32), dataset, 4, CPU)
+    state = torch.get_rng_state()
+    one, two = list(batches.train(0, 1)), list(batches.train(0, 1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
+    for other in (batches.train(0, 2), batches.train(1, 1)):
+        assert not torch.equal(one[0][0], next(other)[0])
+
+
+def test_every_image_comes_once_and_the_last_batch_is_kept():
+    dataset = compose().dataset
+    split = Split(noise(10, 8).images, torch.arange(10))
+    batches = Batches(split, dataset, 4, CPU)
+    targets = [t for _, t in batches.train(0, 1)]
+    assert [len(t) for t in targets] == [4, 4, 2]
+    assert len(batches) == 3
+    assert sorted(torch.cat(targets).tolist()) == list(range(10))

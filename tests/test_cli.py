@@ -1,0 +1,171 @@
+"""The command line: what users type, what they see, how the process ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import run
+from tests.conftest import ROOT
+
+SMOKE = ["schedule=smoke", "dataset.train_subset=40", "dataset.test_subset=20", "batch_size=20"]
+SMALL = [*SMOKE, "backbone=resnet20", "K=2"]
+
+
+def typed(monkeypatch, *arguments):
+    """Run as the command line does, in this process; returns the exit code."""
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
+    try:
+        run.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def command(*arguments, **kwargs):
+    line = [sys.executable, str(ROOT / "run.py"), *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def records(folder="outputs"):
+    return [json.loads(file.read_text()) for file in sorted(Path(folder).rglob("record.json"))]
+
+
+@pytest.mark.parametrize("mistake", ["K=0", "K=99", "K=abc", "method=dlg", "+aux.dept=3", "optimizer.lr=-1"])
+def test_a_mistake_ends_with_2_and_one_message(mistake, monkeypatch, capsys):
+    assert typed(monkeypatch, mistake) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("1 problem in the configuration:\n")
+    assert mistake.split("=")[0] in told.err
+    assert "Traceback" not in told.err
+    assert not Path("outputs").exists()
+
+
+def test_missing_data_end_with_2(monkeypatch, capsys):
+    def unreachable(*_args, **_kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", unreachable)
+    assert typed(monkeypatch, "dataset=cifar10", "data_dir=nowhere") == 2
+    told = capsys.readouterr().err
+    assert "nowhere" in told
+    assert "LOCALSL_DATA" in told
+    assert "Traceback" not in told
+
+
+def test_show_modules_prints_the_table_and_trains_nothing(monkeypatch, capsys):
+    assert typed(monkeypatch, "show=modules", "dataset=cifar10", "backbone=resnet110", "K=55") == 0
+    printed = capsys.readouterr().out
+    assert "55 modules" in printed
+    assert "1,730,714 in the backbone" in printed
+    assert not Path("outputs").exists()
+
+
+def test_bp_says_that_it_is_one_module(monkeypatch, capsys):
+    assert typed(monkeypatch, "show=modules", "method=bp", "K=8") == 0
+    assert "bp trains one module whatever K says" in capsys.readouterr().out
+
+
+def test_hydras_own_flags_work(monkeypatch, capsys):
+    assert typed(monkeypatch, "--cfg", "job", "K=4") == 0
+    assert "K: 4" in capsys.readouterr().out
+    assert typed(monkeypatch, "--help") == 0
+    assert "dataset: cifar10, digits" in capsys.readouterr().out
+
+
+def test_a_sweep_leaves_a_record_each_and_a_table(monkeypatch, capsys):
+    assert typed(monkeypatch, "-m", "method=bp,dgl", *SMALL) == 0
+    assert sorted((r["method"], r["modules"]) for r in records()) == [("bp", 1), ("dgl", 2)]
+    printed = capsys.readouterr().out
+    table = printed[printed.index("method  dataset") :]
+    assert "peak memory" in table
+    assert table.count("record.json") == 2
+
+
+def test_a_diverging_job_does_not_stop_a_sweep(monkeypatch, capsys):
+    rates = "optimizer.lr=1e30,0.1"
+    code = typed(monkeypatch, "-m", rates, "schedule.warmup_lr=1e30", *SMALL, "schedule.warmup_epochs=0")
+    assert code == 1
+    assert sorted(r["status"] for r in records()) == ["diverged", "done"]
+    assert "diverged" in capsys.readouterr().out
+
+
+def test_divergence_ends_with_3(monkeypatch, capsys):
+    assert typed(monkeypatch, *SMALL, "optimizer.lr=1e30", "schedule.warmup_lr=1e30") == 3
+    assert "diverged: the loss of module" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_metrics_and_another_seed_does_not():
+    for seed, folder in ((0, "a"), (0, "b"), (1, "c")):
+        done = command(f"seed={seed}", f"output_dir={folder}", "schedule=smoke", "threads=2")
+        assert done.returncode == 0, done.stderr
+    one, two, other = (
+        pd.read_csv(next(Path(folder).rglob("metrics.csv"))).drop(columns="images_per_s") for folder in "abc"
+    )
+    assert len(one) == 3
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert not one["train_loss"].equals(other["train_loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals(sent, code):
+    arguments = [sys.executable, str(ROOT / "run.py"), "schedule.epochs=1000"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "epoch" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert [r["status"] for r in records()] == ["interrupted"]
+
+
+def seconds(line):
+    start = time.perf_counter()
+    subprocess.run(line, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+@pytest.mark.slow
+def test_the_first_step_comes_soon_after_torchs_import():
+    """A run of one step, its evaluation and record included, against importing torch; the best of three."""
+    one_step = ["schedule.epochs=1", "dataset.train_subset=128", "dataset.test_subset=10"]
+    pairs = [
+        (
+            seconds([sys.executable, str(ROOT / "run.py"), *one_step, f"seed={i}"]),
+            seconds([sys.executable, "-c", "import torch"]),
+        )
+        for i in range(3)
+    ]
+    assert min(ours for ours, _ in pairs) <= 2.5 * min(torch for _, torch in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "at_least"), [("bp", 90), ("dgl", 90)])
+def test_the_default_run_learns_the_digits(method, at_least):
+    done = command(f"method={method}")
+    assert done.returncode == 0, done.stderr
+    (record,) = records()
+    assert record["last"]["test_accuracy"] > at_least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "at_least"), [("dgl", 41), ("bp", 49)])
+def test_real_cifar10(method, at_least, real_cifar10):
+    settings = "backbone=resnet32 K=16 dataset=cifar10 dataset.train_subset=10000 schedule.epochs=5"
+    settings += " schedule.warmup_epochs=1 batch_size=128 optimizer.lr=0.1 precision=bf16"
+    environment = os.environ | {"LOCALSL_DATA": str(real_cifar10)}
+    line = [sys.executable, str(ROOT / "run.py"), f"method={method}", *settings.split()]
+    subprocess.run(line, check=True, env=environment, timeout=900)
+    (record,) = records()
+    assert record["last"]["test_accuracy"] >= at_least

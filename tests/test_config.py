@@ -1,0 +1,167 @@
+"""Composition, types, ranges, combinations: what passes, and what each mistake is told as."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from localsl.config import CONF, ConfigError, check_command_line, compose
+
+
+def problems(*overrides):
+    with pytest.raises(ConfigError) as error:
+        compose(overrides)
+    return error.value.problems
+
+
+def test_defaults():
+    cfg = compose()
+    assert (cfg.method.name, cfg.dataset.name, cfg.backbone.name, cfg.K) == (
+        "dgl",
+        "digits",
+        "resnet32",
+        16,
+    )
+    assert (cfg.aux.head, cfg.batch_size, cfg.optimizer.lr, cfg.schedule.name) == (
+        "dgl",
+        128,
+        0.1,
+        "short",
+    )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "batch_size", "lr"),
+    [("cifar10", 1024, 0.8), ("svhn", 1024, 0.8), ("stl10", 128, 0.1)],
+)
+def test_recipe_of_the_papers(dataset, batch_size, lr):
+    cfg = compose([f"dataset={dataset}"])
+    assert (cfg.batch_size, cfg.optimizer.lr) == (batch_size, lr)
+    assert (cfg.schedule.epochs, cfg.schedule.warmup_epochs, cfg.schedule.warmup_lr) == (
+        400,
+        10,
+        0.01,
+    )
+    assert (cfg.optimizer.momentum, cfg.optimizer.nesterov, cfg.optimizer.weight_decay) == (
+        0.9,
+        True,
+        1e-4,
+    )
+
+
+def test_what_is_typed_wins_over_what_a_group_brings():
+    cfg = compose(["dataset=digits", "schedule=smoke", "batch_size=64", "optimizer.lr=1"])
+    assert (cfg.schedule.epochs, cfg.batch_size, cfg.optimizer.lr) == (3, 64, 1.0)
+
+
+def test_data_folder_from_the_environment(monkeypatch):
+    monkeypatch.setenv("LOCALSL_DATA", "/somewhere")
+    assert compose().data_dir == "/somewhere"
+    assert compose(["data_dir=here"]).data_dir == "here"
+
+
+# Each mistake: what is typed, the key it is told under, and words that the message must hold.
+MISTAKES = [
+    ("K=0", "K", "1 to 16"),
+    ("K=99", "K", "1 to 16"),
+    ("K=abc", "K", "whole number"),
+    ("K=[1", "K", "cannot be read"),
+    ("K=2,4", "K", "-m"),
+    ("K", "K", "key=value"),
+    ("~K", "K", "cannot be left out"),
+    ("method=dlg", "method", "did you mean method=dgl"),
+    ("dataset=cifar11", "dataset", "did you mean dataset=cifar10"),
+    ("+aux.dept=3", "+aux.dept", "unknown key"),
+    ("aux.dept=3", "aux.dept", "unknown key"),
+    ("+foo=1", "+foo", "unknown key"),
+    ("method.name=foo", "method.name", "bp, dgl"),
+    ("dataset.name=foo", "dataset.name", "digits"),
+    ("optimizer.lr=-1", "optimizer.lr", "above 0"),
+    ("optimizer.lr=nan", "optimizer.lr", "above 0"),
+    ("optimizer.momentum=1", "optimizer.momentum", "below 1"),
+    ("optimizer.momentum=0", "optimizer.momentum", "Nesterov"),
+    ("batch_size=1", "batch_size", "at least 2"),
+    ("schedule.epochs=0", "schedule.epochs", "at least 1"),
+    ("schedule.epochs=1.5", "schedule.epochs", "whole number"),
+    ("seed=-1", "seed", "at least 0"),
+    ("precision=fp16", "precision", "fp32, bf16"),
+    ("device=gpu", "device", "auto, cpu"),
+    ("device=cuda:64", "device", "device=cpu"),
+    ("show=everything", "show", "modules"),
+    ("logger.mode=on", "logger.mode", "unknown key"),
+    ("dataset.mean=[1,2]", "dataset.mean", "three numbers"),
+    ("dataset.std=[1,2,0]", "dataset.std", "above 0"),
+    ("dataset.train_subset=0", "dataset.train_subset", "at least 1"),
+    ("dataset.num_classes=1", "dataset.num_classes", "at least 2"),
+    ("dataset.root=there", "dataset.root", "dataset=imagefolder"),
+    ("dataset=imagefolder", "dataset.root", "dataset.root=FOLDER"),
+    ("backbone=resnet20", "K", "type K=10"),
+    ("backbone.blocks=[]", "backbone.blocks", "at least 1"),
+    ("backbone.widths=[16]", "backbone.widths", "3 stages"),
+    ("backbone.family=vit", "backbone.family", "cifar_resnet"),
+    ("partition.balance=memory", "partition.balance", "resnet110 on cifar10"),
+    ("partition.stem=none", "partition.stem", "own, merged"),
+    ("aux_net=none", "aux_net", "type aux_net=dgl"),
+]
+
+
+@pytest.mark.parametrize(("typed", "key", "words"), MISTAKES)
+def test_a_mistake_is_told(typed, key, words):
+    found = [problem for problem in problems(typed) if problem.key == key]
+    assert len(found) == 1
+    assert words in str(found[0])
+
+
+def test_backpropagation_takes_any_K_but_no_auxiliary_network():
+    assert compose(["method=bp", "K=99"]).K == 99
+    assert [p.key for p in problems("method=bp", "aux_net=dgl")] == ["aux_net"]
+
+
+def test_all_problems_are_told_together():
+    found = problems(
+        "K=99", "optimizer.lr=-1", "+aux.dept=3", "precision=fp8", "dataset.mean=[1]", "logger=x"
+    )
+    assert {p.key for p in found} == {
+        "K",
+        "optimizer.lr",
+        "+aux.dept",
+        "precision",
+        "dataset.mean",
+        "logger",
+    }
+
+
+def test_every_job_of_a_sweep_is_checked_before_the_first():
+    configs = check_command_line(["-m", "method=bp,dgl", "K=8,16", "seed=0"])
+    assert [(c.method.name, c.K) for c in configs] == [
+        ("bp", 8),
+        ("bp", 16),
+        ("dgl", 8),
+        ("dgl", 16),
+    ]
+    with pytest.raises(ConfigError) as error:
+        check_command_line(["-m", "method=bp,dgl", "K=16,99", "seed=-1,0"])
+    assert sorted(p.key for p in error.value.problems) == ["K", "seed"]
+
+
+def test_flags_that_only_print_are_left_to_hydra():
+    assert check_command_line(["--cfg", "job", "K=0"]) == []
+
+
+def test_every_file_of_conf_composes():
+    tried = 0
+    for group in sorted(p for p in CONF.iterdir() if p.is_dir()):
+        for file in sorted(group.glob("*.yaml")):
+            needs = {"imagefolder": ["dataset.root=."], "none": ["method=bp"]}.get(file.stem, [])
+            overrides = [f"{group.name}={file.stem}", "K=1", *needs]
+            if file.stem == "imagefolder":
+                assert [p.key for p in problems(*overrides)] == ["dataset.root"]
+            else:
+                compose(overrides)
+            tried += 1
+    assert tried == 20
+
+
+def test_yaml_states_every_default():
+    """What a file leaves out would be a default that `--cfg job` does not show."""
+    for name in ("digits", "cifar10", "svhn", "stl10", "imagefolder"):
+        keys = set(OmegaConf.load(CONF / "dataset" / f"{name}.yaml").dataset)
+        assert keys == set(OmegaConf.load(CONF / "dataset" / "digits.yaml").dataset)

@@ -1,0 +1,181 @@
+"""Data sets: what is loaded, what is refused, how a missing one is told."""
+
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from localsl import data
+from localsl.config import ConfigError, compose
+from localsl.data import Split, balanced
+from localsl.identity import run_id
+
+
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    original = load_digits()
+    loaded = data.load(compose())
+    assert len(loaded.train) + len(loaded.test) == 1797
+    both = torch.cat([loaded.train.images, loaded.test.images])
+    assert both.shape == (1797, 3, 8, 8)
+    assert both.dtype == torch.uint8
+    assert torch.equal(both[:, 0], both[:, 2])
+    ours = sorted((both[:, 0].double() * 16 / 255).round().flatten(1).tolist())
+    assert ours == sorted(original.images.reshape(1797, 64).tolist())
+    labels = torch.cat([loaded.train.targets, loaded.test.targets])
+    assert torch.equal(labels.bincount(), torch.from_numpy(original.target).bincount())
+
+
+def test_digits_split_is_fixed_and_stratified():
+    one, two = data.load(compose(["seed=1"])), data.load(compose(["seed=2"]))
+    assert torch.equal(one.test.images, two.test.images)
+    assert one.test.targets.bincount().tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
+
+
+def test_digits_are_normalised_by_their_own_statistics():
+    cfg = compose()
+    pixels = data.load(cfg).train.images.float()
+    assert float(pixels.mean()) == pytest.approx(cfg.dataset.mean[0], abs=0.1)
+    assert float(pixels.std()) == pytest.approx(cfg.dataset.std[0], abs=0.1)
+
+
+def test_subsets_are_balanced_fixed_and_nested_in_the_data():
+    cfg = compose(["dataset.train_subset=103", "dataset.test_subset=20"])
+    loaded = data.load(cfg)
+    counts = loaded.train.targets.bincount()
+    assert (len(loaded.train), len(loaded.test)) == (103, 20)
+    assert int(counts.max() - counts.min()) == 1
+    again = data.load(compose(["dataset.train_subset=103", "seed=5"]))
+    assert torch.equal(loaded.train.images, again.train.images)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("dataset.train_subset=1438", "dataset.train_subset"), ("batch_size=1437", "batch_size")],
+)
+def test_numbers_that_the_images_do_not_allow(override, key):
+    with pytest.raises(ConfigError) as error:
+        data.load(compose([override]))
+    assert [problem.key for problem in error.value.problems] == [key]
+
+
+def test_balanced_covers_uneven_classes():
+    targets = torch.tensor([0, 1, 1, 2, 2, 2])
+    assert balanced(targets, 3).tolist() == sorted(balanced(targets, 3).tolist())
+    with pytest.raises(ValueError, match="class 0 has 1 images, and 2 are needed"):
+        balanced(targets, 4)
+
+
+def test_images_are_resized_once_to_the_size_asked_for():
+    images = data.load(compose(["dataset.image_size=12"])).test.images
+    assert images.shape[2:] == (12, 12)
+    assert images.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("images", "targets", "words"),
+    [
+        (torch.zeros(3, 3, 8, 8), torch.zeros(3), "not uint8"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(3), "of shape"),
+        (torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(2), "3 images and 2 labels"),
+        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0), "0 images"),
+        (
+            torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+            torch.tensor([0, 10]),
+            "labels run from 0 to 10",
+        ),
+        (
+            torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+            torch.tensor([-1, 3]),
+            "labels run from -1 to 3",
+        ),
+    ],
+)
+def test_broken_data_are_refused(images, targets, words):
+    with pytest.raises(ConfigError, match=words):
+        data.check(Split(images, targets.long()), "train", compose().dataset)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn", "stl10"])
+def test_missing_data_without_a_network(name, tmp_path, monkeypatch, capsys):
+    def unreachable(*_args, **_kwargs):
+        raise URLError("Name or service not known")
+
+    for module in ("cifar", "svhn", "stl10"):
+        for function in ("download_and_extract_archive", "download_url"):
+            monkeypatch.setattr(f"torchvision.datasets.{module}.{function}", unreachable, raising=False)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", unreachable)
+    monkeypatch.setenv("LOCALSL_DATA", str(tmp_path / "images"))
+    with pytest.raises(ConfigError) as error:
+        data.load(compose([f"dataset={name}"]))
+    (problem,) = error.value.problems
+    assert problem.key == "dataset"
+    for word in (str(tmp_path / "images"), "LOCALSL_DATA", "put "):
+        assert word in str(problem)
+
+
+def stl10_folder(root, train=40, test=20):
+    """Files in torchvision's layout: images are stored column by column, labels from 1."""
+    place = root / "stl10_binary"
+    place.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", train), ("test", test)):
+        images = rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
+        images.tofile(place / f"{name}_X.bin")
+        (np.arange(count) % 10 + 1).astype(np.uint8).tofile(place / f"{name}_y.bin")
+
+
+def test_small_files_in_stl10s_layout_are_taken_with_a_warning(tmp_path, capsys):
+    stl10_folder(tmp_path)
+    loaded = data.load(compose(["dataset=stl10", f"data_dir={tmp_path}"]))
+    assert loaded.train.images.shape == (40, 3, 96, 96)
+    assert loaded.test.targets.tolist() == [*range(10)] * 2
+    assert "40 training and 20 test images" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 3), ("test", 2)):
+        for name in ("cats", "dogs"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
+    return tmp_path
+
+
+def test_a_folder_of_pictures(pictures):
+    cfg = compose(["dataset=imagefolder", f"dataset.root={pictures}", "dataset.image_size=16"])
+    assert (cfg.dataset.num_classes, cfg.dataset.classes, cfg.dataset.files) == (
+        2,
+        ["cats", "dogs"],
+        10,
+    )
+    loaded = data.load(cfg)
+    assert loaded.train.images.shape == (6, 3, 16, 16)
+    assert loaded.test.targets.tolist() == [0, 0, 1, 1]
+
+
+def test_a_folder_is_the_same_run_wherever_it_lies(pictures, tmp_path_factory):
+    moved = tmp_path_factory.mktemp("moved") / "pictures"
+    before = run_id(compose(["dataset=imagefolder", f"dataset.root={pictures}"]))
+    pictures.rename(moved)
+    assert run_id(compose(["dataset=imagefolder", f"dataset.root={moved}"])) == before
+    (moved / "train" / "cats" / "0.png").unlink()
+    assert run_id(compose(["dataset=imagefolder", f"dataset.root={moved}"])) != before
+
+
+def test_a_broken_picture_is_named(pictures):
+    (pictures / "train" / "dogs" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"dogs/1\.png cannot be read"):
+        data.load(compose(["dataset=imagefolder", f"dataset.root={pictures}"]))
+
+
+def test_a_class_without_training_pictures_is_refused(pictures):
+    (pictures / "test" / "owls").mkdir()
+    with pytest.raises(ConfigError, match="owls"):
+        compose(["dataset=imagefolder", f"dataset.root={pictures}"])

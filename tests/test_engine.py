@@ -1,0 +1,100 @@
+"""The step and the epoch: order, isolation of memory, no hidden synchronisation, precision."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from localsl.config import compose
+from localsl.engine import autocast, evaluate, train_epoch, train_step
+from localsl.network import build_network
+from localsl.optim import build_optimizer
+
+CPU = torch.device("cpu")
+
+
+def made(*overrides):
+    cfg = compose(overrides)
+    network = build_network(cfg)
+    return network, build_optimizer(network.parameters(), cfg.optimizer)
+
+
+def test_bp_step_is_that_of_a_hand_written_loop(images_and_targets):
+    images, targets = images_and_targets
+    network, optimizer = made("method=bp")
+    other, _ = made("method=bp")
+    plain = torch.optim.SGD(other.parameters(), 0.1, 0.9, weight_decay=1e-4, nesterov=True)
+    for _ in range(2):
+        (loss,) = train_step(network, optimizer, images, targets)
+        plain.zero_grad()
+        F.cross_entropy(other(images), targets).backward()
+        plain.step()
+    assert torch.isfinite(loss.total)
+    for a, b in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_modules_are_updated_together_from_the_old_weights(images_and_targets):
+    network, optimizer = made("K=4")
+    before = [p.clone() for p in network.parameters()]
+    for _ in train_step(network, optimizer, *images_and_targets):
+        assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+class NoReading(TorchDispatchMode):
+    """Fails on anything that would read a value from the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        )
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_nothing_from_the_device(images_and_targets):
+    network, optimizer = made("K=4")
+    list(train_step(network, optimizer, *images_and_targets))
+    with NoReading():
+        list(train_step(network, optimizer, *images_and_targets))
+    with pytest.raises(AssertionError), NoReading():
+        float(images_and_targets[0].sum())
+
+
+def test_epoch_means_weight_batches_by_their_images(images_and_targets):
+    images, targets = images_and_targets
+    network, _ = made("K=4", "optimizer.lr=1e-30")
+    still = torch.optim.SGD(network.parameters(), lr=0.0)
+    batches = [(images[:6], targets[:6]), (images[6:], targets[6:])]
+    expected = [
+        [float(loss.total.detach()) for loss in train_step(network, still, *batch)] for batch in batches
+    ]
+    means = train_epoch(network, still, batches)
+    for module, mean in enumerate(means):
+        weighted = (6 * expected[0][module] + 2 * expected[1][module]) / 8
+        assert mean.loss == pytest.approx(weighted, rel=1e-6)
+        assert mean.accuracy in [100 * n / 8 for n in range(9)]
+
+
+def test_evaluation_is_exact_and_leaves_no_trace(images_and_targets):
+    images, targets = images_and_targets
+    network, _ = made("K=4")
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    loss, accuracy = evaluate(network, [(images[:5], targets[:5]), (images[5:], targets[5:])])
+    network.eval()
+    logits = network(images)
+    assert loss == pytest.approx(float(F.cross_entropy(logits, targets).detach()), rel=1e-5)
+    assert accuracy == 100 * float((logits.argmax(1) == targets).float().mean())
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+
+
+def test_bf16_runs_forward_in_bfloat16_and_keeps_weights_in_float32(images_and_targets):
+    network, optimizer = made("K=4")
+    seen = []
+    network.backbone.layers[3].conv1.register_forward_hook(lambda *a: seen.append(a[2].dtype))
+    losses = list(train_step(network, optimizer, *images_and_targets, autocast("bf16", CPU)))
+    assert seen == [torch.bfloat16]
+    assert not torch.is_autocast_enabled("cpu")
+    assert {loss.total.dtype for loss in losses} == {torch.float32}
+    assert {p.dtype for p in network.parameters()} == {torch.float32}

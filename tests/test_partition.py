@@ -1,0 +1,76 @@
+"""K to modules: the published tables, the stem, the even split."""
+
+import pytest
+
+from localsl.backbones import local_layers
+from localsl.config import compose
+from localsl.partition import BALANCED, PUBLISHED, cut, even
+
+
+def sizes(*overrides):
+    return [len(group) for group in cut(compose(overrides))]
+
+
+def blocks(*overrides):
+    first, *rest = sizes(*overrides)
+    return [first - 1, *rest]
+
+
+@pytest.mark.parametrize(("backbone", "layers"), [(20, 10), (32, 16), (44, 22), (56, 28), (110, 55)])
+def test_layers_of_each_backbone(backbone, layers):
+    assert len(local_layers(compose([f"backbone=resnet{backbone}", "K=1"]).backbone)) == layers
+
+
+# Blocks of every module as published (MLAAN's, MAN's and InfoPro's tables), the stem not counted.
+TABLES = {
+    32: {1: [15], 2: [7, 8], 3: [5] * 3, 4: [3, 4, 4, 4], 8: [1, *[2] * 7], 15: [1] * 15},
+    110: {
+        1: [54],
+        2: [27, 27],
+        3: [18] * 3,
+        4: [12, 14, 14, 14],
+        8: [5, *[7] * 7],
+        16: [2, *[3] * 8, *[4] * 7],
+        32: [2, 1, 2, 1, 2, 2, 2, 2, 1, 2, 1] * 2 + [2, 2, 1, 2, 1, 2, 2, 2, 2, 2],
+        54: [1] * 54,
+    },
+}
+
+
+@pytest.mark.parametrize(("depth", "K"), [(depth, K) for depth, table in TABLES.items() for K in table])
+def test_published_tables(depth, K):
+    for stem in ("own", "merged"):
+        assert blocks(f"backbone=resnet{depth}", f"K={K}", f"partition.stem={stem}") == TABLES[depth][K]
+
+
+@pytest.mark.parametrize(("depth", "L"), [(32, 16), (110, 55), (20, 10)])
+def test_stem_at_the_layer_wise_K(depth, L):
+    assert sizes(f"backbone=resnet{depth}", f"K={L}") == [1] * L
+    assert blocks(f"backbone=resnet{depth}", f"K={L}", "partition.stem=merged") == [1] * (L - 1)
+    assert blocks(f"backbone=resnet{depth}", f"K={L - 1}", "partition.stem=merged") == [1] * (L - 1)
+
+
+def test_memory_balanced_cuts():
+    common = ("backbone=resnet110", "partition.balance=memory")
+    assert blocks(*common, "dataset=cifar10", "K=3") == [10, 11, 33]
+    assert blocks(*common, "dataset=stl10", "K=3") == [9, 11, 34]
+    assert blocks(*common, "dataset=cifar10", "K=2") == [15, 39]
+    assert blocks(*common, "dataset=stl10", "K=4") == [7, 8, 12, 27]
+
+
+def test_even_split_covers_all_layers_once_and_puts_smaller_groups_first():
+    for layers in (10, 16, 28):
+        for K in range(1, layers):
+            groups = even(layers, K)
+            assert [i for group in groups for i in group] == list(range(layers))
+            sizes = [len(groups[0]) - 1, *map(len, groups[1:])]
+            assert len(groups) == K
+            assert sizes == sorted(sizes)
+            assert max(sizes) - min(sizes) <= 1
+    assert blocks("backbone=resnet56", "K=4") == [6, 7, 7, 7]
+
+
+def test_every_table_entry_has_K_modules():
+    for table in [*PUBLISHED.values(), *BALANCED.values()]:
+        for K, ends in table.items():
+            assert len(ends.split()) == K - 1

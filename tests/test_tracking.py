@@ -1,0 +1,209 @@
+"""A run's identity, its files, W&B, and what is printed."""
+
+import csv
+import json
+
+import pytest
+
+from localsl import experiment, tracking
+from localsl.config import compose
+from localsl.identity import cell_id, run_directory, run_id
+
+TINY = ["schedule=smoke", "schedule.epochs=2", "K=2", "backbone=resnet20"]
+TINY += ["dataset.train_subset=40", "dataset.test_subset=20", "batch_size=20"]
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ["device=cpu"],
+        ["threads=1"],
+        ["logger=wandb"],
+        ["data_dir=elsewhere"],
+        ["output_dir=elsewhere"],
+        ["show=modules"],
+        ["schedule.name=other"],
+        ["optimizer.lr=1e-1"],
+    ],
+)
+def test_how_and_where_a_run_is_executed_is_not_who_it_is(same):
+    assert run_id(compose(same)) == run_id(compose())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["seed=0"],
+        ["K=8"],
+        ["precision=bf16"],
+        ["optimizer.lr=0.2"],
+        ["schedule.epochs=31"],
+        ["dataset.train_subset=100"],
+        ["partition.stem=merged"],
+        ["batch_size=64"],
+    ],
+)
+def test_what_decides_the_numbers_is(other):
+    assert run_id(compose(other)) != run_id(compose())
+
+
+def test_bp_is_the_same_run_for_every_K():
+    one, two = (
+        compose(["method=bp", "K=16"]),
+        compose(["method=bp", "K=4", "partition.stem=merged"]),
+    )
+    assert run_directory(one) == run_directory(two)
+
+
+def test_a_cell_is_a_run_without_its_seed():
+    assert cell_id(compose(["seed=0"])) == cell_id(compose(["seed=1"])) != cell_id(compose(["K=8"]))
+
+
+def columns(file):
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def test_the_files_of_a_run(capsys):
+    cfg = compose(TINY)
+    record = experiment.run(cfg)
+    folder = run_directory(cfg)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "config.yaml",
+        "metrics.csv",
+        "record.json",
+    ]
+    metrics = columns(folder / "metrics.csv")
+    assert list(metrics) == [
+        *(
+            "epoch",
+            "lr",
+            "train_loss",
+            "train_accuracy",
+            "test_loss",
+            "test_accuracy",
+            "images_per_s",
+        ),
+        *("module_0_loss", "module_0_accuracy", "module_1_loss", "module_1_accuracy"),
+    ]
+    assert metrics["epoch"] == ["1", "2"]
+    assert metrics["train_loss"] == metrics["module_1_loss"]
+    stored = json.loads((folder / "record.json").read_text())
+    assert stored == record
+    assert stored["status"] == "done"
+    accuracies = [float(value) for value in metrics["test_accuracy"]]
+    assert stored["last"]["test_accuracy"] == accuracies[-1]
+    assert stored["best"]["test_accuracy"] == max(accuracies)
+    assert stored["best"]["epoch"] == 1 + accuracies.index(max(accuracies))
+    assert stored["parameters"]["backbone"] == 272_474
+    assert stored["parameters"]["with_auxiliary"] > 272_474
+    assert stored["peak_memory_bytes"] > 0
+    assert stored["seconds"] > 0
+    assert set(stored["versions"]) == {"python", "torch", "torchvision", "numpy"}
+    for key in (
+        "device",
+        "threads",
+        "commit",
+        "id",
+        "modules",
+        "seed",
+        "precision",
+        "schedule",
+        "epochs",
+    ):
+        assert key in stored
+    printed = capsys.readouterr().out
+    assert "epoch 1/2" in printed
+    assert "272,474 in the backbone" in printed
+
+
+def test_a_finished_run_is_told_and_not_repeated(capsys):
+    cfg = compose(TINY)
+    experiment.run(cfg)
+    metrics = run_directory(cfg) / "metrics.csv"
+    before = metrics.stat().st_mtime_ns
+    capsys.readouterr()
+    assert experiment.run(cfg) == tracking.read_record(cfg)
+    assert metrics.stat().st_mtime_ns == before
+    assert "This run is done" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_says_so_and_starts_again(monkeypatch):
+    cfg = compose(TINY)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(cfg)
+    record = tracking.read_record(cfg)
+    assert record is not None
+    assert record["status"] == "interrupted"
+    again = experiment.run(cfg)
+    assert again is not None
+    assert again["status"] == "done"
+    assert columns(run_directory(cfg) / "metrics.csv")["epoch"] == ["1", "2"]
+
+
+def test_a_run_whose_loss_is_not_finite_diverges_by_name():
+    cfg = compose([*TINY, "optimizer.lr=1e30", "schedule.warmup_lr=1e30"])
+    with pytest.raises(
+        experiment.Diverged, match=r"module \d is (nan|inf) in epoch 1 at learning rate 1e\+30"
+    ):
+        experiment.run(cfg)
+    record = tracking.read_record(cfg)
+    assert record is not None
+    assert record["status"] == "diverged"
+
+
+class FakeWandB:
+    """Stands for the W&B run: keeps what it is given."""
+
+    def __init__(self):
+        self.rows, self.summary, self.exit_code = [], {}, None
+
+    def define_metric(self, *_args, **_kwargs):
+        pass
+
+    def log(self, row):
+        self.rows.append(row)
+
+    def finish(self, exit_code):
+        self.exit_code = exit_code
+
+
+def test_wandb_gets_what_the_files_get_and_is_closed_on_failure(monkeypatch):
+    runs, given = [], []
+
+    def init(**kwargs):
+        given.append(kwargs)
+        runs.append(FakeWandB())
+        return runs[-1]
+
+    monkeypatch.setattr("wandb.init", init)
+    cfg = compose([*TINY, "logger=wandb", "seed=3"])
+    record = experiment.run(cfg)
+    folder = run_directory(cfg)
+    metrics = columns(folder / "metrics.csv")
+    assert [{k: str(v) for k, v in row.items()} for row in runs[0].rows] == [
+        {key: values[i] for key, values in metrics.items()} for i in range(2)
+    ]
+    assert runs[0].summary == record
+    assert runs[0].exit_code == 0
+    assert given[0]["id"] == run_id(cfg)
+    assert given[0]["group"].endswith(cell_id(cfg))
+    assert given[0]["mode"] == "offline"
+    with pytest.raises(experiment.Diverged):
+        experiment.run(compose([*TINY, "logger=wandb", "optimizer.lr=1e30", "schedule.warmup_lr=1e30"]))
+    assert runs[1].exit_code == 1
+
+
+@pytest.mark.slow
+def test_wandb_offline_writes_a_run():
+    cfg = compose([*TINY, "logger=wandb"])
+    experiment.run(cfg)
+    assert list(run_directory(cfg).glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_table_aligns():
+    rows = [{"name": "a", "n": 5}, {"name": "long", "n": 12}]
+    assert tracking.table(rows) == "name   n\na      5\nlong  12"
