@@ -17,11 +17,15 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --require-hashes -r requirements.lock
-	$(PY) -m uv pip install --quiet --python $(PY) --no-deps -e .
+	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## train bp and dgl on the embedded digits and compare them
-	$(PY) run.py -m method=bp,dgl
+DEMO := schedule.epochs=12 schedule.warmup_epochs=2 output_dir=outputs/demo
+
+demo: setup ## train backpropagation and five local rules on the embedded digits and compare them
+	$(PY) run.py -m method=bp,dgl,infopro,man,mlaan $(DEMO)
+	$(PY) run.py method=auglocal aux.depth=3 $(DEMO)
+	@echo; $(PY) run.py show=runs output_dir=outputs/demo
 
 check: setup ## lint, formatting and types
 	$(VENV)/bin/ruff check .

@@ -47,8 +47,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        if len(configs) > 1:
-            print(f"\n{tracking.summary(configs)}")
+        if len(configs) > 1 and not configs[0].show:
+            print(f"\n{tracking.summary(tracking.planned_runs(configs))}")
 
 
 if __name__ == "__main__":

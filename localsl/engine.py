@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from localsl.network import LocalLoss, LocalNetwork
+from localsl.optim import SGD
 
 Autocast = Callable[[], AbstractContextManager]
 
@@ -64,7 +64,7 @@ class ModuleMeans:
 
 def train_step(
     network: LocalNetwork,
-    optimizer: Optimizer,
+    optimizer: SGD,
     images: Tensor,
     targets: Tensor,
     forward: Autocast = nullcontext,
@@ -74,7 +74,7 @@ def train_step(
     All modules are updated together, from losses of the old weights. The step is complete only when the
     iterator is exhausted.
     """
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     losses = network.local_losses(images, targets)
     while True:
         with forward():
@@ -89,7 +89,7 @@ def train_step(
 
 def train_epoch(
     network: LocalNetwork,
-    optimizer: Optimizer,
+    optimizer: SGD,
     batches: Iterable[tuple[Tensor, Tensor]],
     forward: Autocast = nullcontext,
     around_step: Callable[[], AbstractContextManager] = nullcontext,

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import data, identity, tracking
-from localsl.data.batches import Batches
+from localsl import data, identity, objectives, tracking
+from localsl.data.batches import TestBatches, TrainBatches
 from localsl.engine import ModuleMeans, autocast, evaluate, train_epoch
 from localsl.measure.memory import PeakMemory
 from localsl.network import LocalNetwork, build_network, count_parameters
-from localsl.optim import build_optimizer, learning_rate
+from localsl.optim import SGD, learning_rate
 from localsl.schema import LocalslError
 
 if TYPE_CHECKING:
-    from localsl.config import Config
+    from localsl.settings import Config
 
 
 class Diverged(LocalslError):
@@ -30,23 +30,35 @@ def run(cfg: Config) -> dict[str, Any] | None:
     """Train and record the run of a configuration; a finished one is only told again.
 
     Returns:
-        its record, or None if only the table of modules was asked for.
+        its record, or None if only something to be shown was asked for.
 
     Raises:
         ConfigError: if the data set is not to be had.
         Diverged: if a module's loss stops being finite.
     """
+    if cfg.show == "runs":
+        print(tracking.summary(tracking.found_runs(cfg.output_dir)))
+        return None
     if cfg.show == "modules":
         print(describe(cfg, build_network(cfg)))
         return None
-    record = tracking.read_record(cfg)
-    if record is not None and record["status"] == "done":
-        print(f"This run is done: {identity.run_directory(cfg)} (delete the folder to run it again)")
-        print(closing(record))
+    record = _finished(cfg)
+    if record is not None:
         return record
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    return _train(cfg)
+    images = data.load(cfg)
+    with tracking.exclusive(cfg):
+        return _finished(cfg) or _train(cfg, images)
+
+
+def _finished(cfg: Config) -> dict[str, Any] | None:
+    record = tracking.read_record(cfg)
+    if record is None or record["status"] != "done":
+        return None
+    print(f"This run is done: {identity.run_directory(cfg)} (delete the folder to run it again)")
+    print(closing(record))
+    return record
 
 
 def describe(cfg: Config, network: LocalNetwork) -> str:
@@ -61,6 +73,9 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
         tracking.table(rows),
         f"parameters: {backbone:,} in the backbone, {auxiliary:,} in auxiliary networks",
     ]
+    weightless = objectives.weightless([module.objective for module in network.local_modules])
+    if weightless:
+        lines.append(f"warning: all loss weights are 0 in module {', '.join(map(str, weightless))}")
     if cfg.method.single_module:
         lines.append(f"{cfg.method.name} trains one module whatever K says")
     if cfg.schedule.warmup_epochs >= cfg.schedule.epochs:
@@ -80,17 +95,18 @@ def closing(record: dict[str, Any]) -> str:
     )
 
 
-def _train(cfg: Config) -> dict[str, Any]:
+def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
     device = _device(cfg.device)
-    images = data.load(cfg)
+    _prepare(device)
     network = build_network(cfg)
     print(describe(cfg, network), flush=True)
-    network.to(device)
-    optimizer = build_optimizer(network.parameters(), cfg.optimizer)
-    train = Batches(images.train, cfg.dataset, cfg.batch_size, device)
-    test = Batches(images.test, cfg.dataset, cfg.batch_size, device)
+    layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
+    network.to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    optimizer = SGD(network.parameters(), cfg.optimizer)
+    train = TrainBatches(images.train, cfg.dataset, cfg.batch_size, device, layout)
+    test = TestBatches(images.test, cfg.dataset, cfg.batch_size, device, layout)
     forward = autocast(cfg.precision, device)
-    memory = PeakMemory(network, optimizer, cfg.schedule.epochs * len(train))
+    memory = PeakMemory(network, optimizer, len(train), cfg.schedule.epochs)
     progress = tracking.Progress(cfg.schedule.epochs, len(train))
 
     record: dict[str, Any] = {
@@ -117,16 +133,15 @@ def _train(cfg: Config) -> dict[str, Any]:
     tracker = tracking.Tracker(cfg)
     start = time.perf_counter()
     try:
+        tracker.start(record)
         for epoch in range(1, cfg.schedule.epochs + 1):
-            lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            optimizer.lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
             began = time.perf_counter()
-            batches = progress.steps(train.train(cfg.seed, epoch))
+            batches = progress.steps(train.epoch(cfg.seed, epoch))
             means = train_epoch(network, optimizer, batches, forward, memory.step)
             images_per_s = len(images.train) / (time.perf_counter() - began)
-            _check_finite(means, epoch, lr)
-            loss, accuracy = evaluate(network, test.test(), forward)
+            loss, accuracy = evaluate(network, test, forward)
+            _check_finite([*(mean.loss for mean in means), loss], epoch, lr)
             row = _row(epoch, lr, means, loss, accuracy, images_per_s)
             tracker.row(row)
             record["last"] = {"epoch": epoch, "test_accuracy": accuracy, "test_loss": loss}
@@ -151,7 +166,7 @@ def _train(cfg: Config) -> dict[str, Any]:
         record["peak_memory_scope"] = memory.scope
         tracker.close(record)
     print(closing(record))
-    print(f"written to {tracker.path}")
+    print(f"written to {identity.run_directory(cfg)}")
     return record
 
 
@@ -161,10 +176,19 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _check_finite(means: list[ModuleMeans], epoch: int, lr: float) -> None:
-    for index, mean in enumerate(means):
-        if not math.isfinite(mean.loss):
-            what = f"the loss of module {index} is {mean.loss} in epoch {epoch} at learning rate {lr:g}"
+def _prepare(device: torch.device) -> None:
+    """cuDNN as in the released code: the fastest algorithms among the deterministic ones."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.deterministic = True
+
+
+def _check_finite(losses: list[float], epoch: int, lr: float) -> None:
+    """Of every module in training, and last of the network in evaluation."""
+    names = [*(f"loss of module {i}" for i in range(len(losses) - 1)), "test loss"]
+    for name, loss in zip(names, losses, strict=True):
+        if not math.isfinite(loss):
+            what = f"the {name} is {loss} in epoch {epoch} at learning rate {lr:g}"
             raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
 
 

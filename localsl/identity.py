@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from localsl.config import Config
+    from localsl.settings import Config
 
 # Where and how a run is executed and logged, and names that stand for values listed beside them.
-EXCLUDED = ("device", "threads", "logger", "data_dir", "output_dir", "show")
+EXCLUDED = ("channels_last", "device", "threads", "logger", "data_dir", "output_dir", "show")
 EXCLUDED_NESTED = (("dataset", "root"), ("schedule", "name"))
 
 

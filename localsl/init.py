@@ -33,3 +33,12 @@ def normal_fan_out(network: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             height, width = module.kernel_size
             nn.init.normal_(module.weight, 0, math.sqrt(2 / (height * width * module.out_channels)))
+
+
+def reinitialise(network: nn.Module) -> None:
+    """Draw all weights of an auxiliary network anew, as `normal_fan_out` says."""
+    for module in network.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    normal_fan_out(network)

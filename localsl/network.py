@@ -6,66 +6,24 @@ each cut. Backpropagation is the case of one module.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from localsl import backbones
-from localsl.init import normal_fan_out, seeded
+from localsl.aux_nets.momentum import MomentumLayer
+from localsl.init import reinitialise, seeded
+from localsl.objectives import Batch, Objective, weighted_sum
+from localsl.plan import Plan
 
 if TYPE_CHECKING:
-    from localsl.backbones import Backbone
-    from localsl.config import Config
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where an auxiliary network is attached: the output of a module.
-
-    Attributes:
-        module: index of the module, from 0.
-        layer: index of its last local layer.
-        channels, size: of the features, (N, channels, size, size).
-    """
-
-    module: int
-    layer: int
-    channels: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Classification:
-    """The cross-entropy term of an objective, averaged over the batch."""
-
-    head: nn.Module
-    weight: float = 1.0
-    name: str = "ce"
-
-    def __call__(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and how many of the batch the head gets right."""
-        logits = self.head(features)
-        correct = (logits.detach().argmax(1) == targets).sum()
-        return F.cross_entropy(logits, targets), correct
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What trains a module: a weighted sum of terms on its features.
-
-    A plain description: the networks in it are registered by the `LocalNetwork` that it is given to.
-    """
-
-    terms: list[Classification]
-
-    def networks(self) -> nn.ModuleDict:
-        """The auxiliary networks, by the name of their term."""
-        return nn.ModuleDict({term.name: term.head for term in self.terms})
+    from localsl.settings import Config
 
 
 @dataclass(frozen=True)
@@ -77,7 +35,8 @@ class LocalLoss:
         total: scalar, the sum of weights[k] * terms[k]: to be backpropagated before the next is asked for.
         terms: unweighted losses by name.
         weights: by the same names.
-        correct: right answers of the module's classifier in the batch, an integer scalar left on the device.
+        correct: right answers of the module's classifier in the batch, an integer scalar left on the device;
+            of several classifiers the last one's, of none None.
     """
 
     module: int
@@ -103,23 +62,27 @@ class LocalNetwork(nn.Module):
     `state_dict()` has the backbone under `backbone.` whatever the rule, the rest under `auxiliary.`.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        names: list[str],
-        groups: list[range],
-        objectives: list[Objective],
-    ):
-        """`names` of all local layers; an objective for every group but the last, which is the output's."""
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(self, plan: Plan, objectives: list[Objective]):
+        """One objective per module."""
         super().__init__()
-        self.backbone = backbone
-        self.names = names
-        self.auxiliary = nn.ModuleList([*(o.networks() for o in objectives), nn.ModuleDict()])
-        output = Objective([Classification(backbone.classifier)])
+        cfg = plan.cfg
+        self.backbone = plan.backbone
+        self.names = [layer.name for layer in plan.layers]
+        classifier = plan.backbone.classifier
+        self.auxiliary = nn.ModuleList(objective.networks(but=classifier) for objective in objectives)
         self.local_modules = [
             LocalModule(index, layers, objective)
-            for index, (layers, objective) in enumerate(zip(groups, [*objectives, output], strict=True))
+            for index, (layers, objective) in enumerate(zip(plan.groups, objectives, strict=True))
         ]
+        self._momentum_layers = [m for m in self.auxiliary.modules() if isinstance(m, MomentumLayer)]
+        self._classes = cfg.dataset.num_classes
+        for name, values in (("_mean", cfg.dataset.mean), ("_std", cfg.dataset.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) / 255, persistent=False)
+        self._count_every_forward = cfg.method.batchnorm_every_forward
+        self._segments = cfg.method.checkpoint_segments(cfg)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the plain backbone; no auxiliary network runs."""
@@ -129,7 +92,7 @@ class LocalNetwork(nn.Module):
         return self.backbone.classifier(x)
 
     def local_losses(self, images: Tensor, targets: Tensor) -> Iterator[LocalLoss]:
-        """The loss of every module in turn, each on a graph of its own.
+        """The loss of every module that has one, in turn, each on a graph of its own.
 
         The caller backpropagates each before asking for the next. That frees the module's graph before the
         next one is built, which is all the memory that local learning saves: summing the losses would need
@@ -139,50 +102,96 @@ class LocalNetwork(nn.Module):
             images: normalised, (N, 3, H, W).
             targets: class indices, (N,) int64.
         """
-        x = images
+        batch = Batch(images, targets, self._mean, self._std, self._classes)
+        reach = max((p.span for m in self.local_modules for p in m.objective.parts), default=1)
+        inputs = {0: images}  # of the modules that a later graph can begin with, detached
         for module in self.local_modules:
-            for index in module.layers:
-                x = self.backbone.layers[index](x)
-            yield self._loss(module, x, targets)
-            x = x.detach()
+            yield from self._losses(module, inputs, batch)
+            inputs.pop(module.index - reach + 1, None)
+
+    def _losses(self, module: LocalModule, inputs: dict[int, Tensor], batch: Batch) -> Iterator[LocalLoss]:
+        """Run one module, leave its detached output in `inputs`, and yield its loss if it has one."""
+        index, parts = module.index, module.objective.parts
+        terms, correct, features = {}, None, None
+        for part in parts:
+            start = index - part.span + 1
+            features = inputs[start]
+            for passed in self.local_modules[start : index + 1]:
+                # A module's first forward is the one of its own turn: the others see the same batch again.
+                first = passed is module and part is parts[0]
+                with (
+                    nullcontext() if first or self._count_every_forward else frozen_statistics(self._of(passed))
+                ):
+                    features = self._run(passed, features)
+            bridged = features if part.bridge is None else part.bridge(features)
+            for term in part.terms:
+                terms[part.prefix + term.name], right = term(bridged, batch)
+                correct = correct if right is None else right
+        if features is None:
+            with torch.no_grad():
+                features = self._run(module, inputs[index])
+        inputs[index + 1] = features.detach()
+        if parts:
+            weights = module.objective.weights
+            loss = LocalLoss(index, weighted_sum(terms, weights), terms, weights, correct)
+            del features, terms  # what the loss no longer needs must not outlive its backward
+            yield loss
+
+    def _of(self, module: LocalModule) -> list[nn.Module]:
+        return [self.backbone.layers[i] for i in module.layers]
+
+    def _run(self, module: LocalModule, x: Tensor) -> Tensor:
+        layers = self._of(module)
+        if not self._segments or not torch.is_grad_enabled():
+            return nn.Sequential(*layers)(x)
+        size = -(-len(layers) // self._segments)
+        for begin in range(0, len(layers), size):
+            segment = layers[begin : begin + size]
+
+            def contexts(
+                segment: list[nn.Module] = segment,
+            ) -> tuple[AbstractContextManager, AbstractContextManager]:
+                return nullcontext(), frozen_statistics(segment)
+
+            x = cast(Tensor, checkpoint(nn.Sequential(*segment), x, use_reentrant=False, context_fn=contexts))
+        return x
 
     def update_ema(self) -> None:
-        """Move what follows other layers' weights: once per step, before the optimizer's.
-
-        No rule here has such layers yet, so nothing moves.
+        """Move every momentum layer towards the layer it follows: once per step, after the last backward and
+        before the optimizer's step, so that it sees the weights that the losses were computed with.
         """
+        for layer in self._momentum_layers:
+            layer.update()
 
     def modules_table(self) -> list[dict[str, Any]]:
         """One row a module: its layers, its auxiliary networks and the parameters of both.
 
-        The classifier's parameters are the last module's, which has no auxiliary network.
+        The classifier's parameters are the last module's. Parameters are counted that gradients train.
         """
         rows = []
         for module in self.local_modules:
             aux = cast(nn.ModuleDict, self.auxiliary[module.index])
-            own = sum(count_parameters(self.backbone.layers[i]) for i in module.layers)
+            own = sum(count_parameters(layer) for layer in self._of(module))
             if module is self.local_modules[-1]:
                 own += count_parameters(self.backbone.classifier)
             rows.append(
                 {
                     "module": module.index,
                     "layers": " ".join(self.names[i] for i in module.layers),
-                    "aux": " ".join(type(network).__name__ for network in aux.values()) or "-",
+                    "aux": " + ".join(summary(network) for network in aux.values()) or "-",
                     "parameters": own,
                     "aux_parameters": count_parameters(aux),
                 }
             )
         return rows
 
-    @staticmethod
-    def _loss(module: LocalModule, features: Tensor, targets: Tensor) -> LocalLoss:
-        losses, weights, correct = {}, {}, None
-        for term in module.objective.terms:
-            losses[term.name], correct = term(features, targets)
-            weights[term.name] = term.weight
-        weighted = (x if weights[name] == 1 else weights[name] * x for name, x in losses.items())
-        total = functools.reduce(torch.add, weighted)
-        return LocalLoss(module.index, total, losses, weights, correct)
+
+def summary(network: nn.Module) -> str:
+    """What kind of auxiliary network this is, in a few words."""
+    if isinstance(network, nn.Sequential) and type(network) is nn.Sequential:
+        return " ".join(summary(layer) for layer in network)
+    told = getattr(network, "summary", None)
+    return f"{type(network).__name__} ({told()})" if callable(told) else type(network).__name__
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -190,15 +199,18 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def sites(cfg: Config, groups: list[range]) -> list[Site]:
-    """The outputs of all modules but the last, which an auxiliary network can be attached to."""
-    layers = backbones.local_layers(cfg.backbone)
-    sizes, size = [], cfg.dataset.image_size
-    for layer in layers:
-        size = -(-size // layer.stride)
-        sizes.append(size)
-    ends = [group[-1] for group in groups[:-1]]
-    return [Site(i, end, layers[end].channels, sizes[end]) for i, end in enumerate(ends)]
+@contextmanager
+def frozen_statistics(layers: list[nn.Module]) -> Iterator[None]:
+    """Normalise by the batch, as in training, without moving the running statistics."""
+    norms = [m for layer in layers for m in layer.modules() if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def build_network(cfg: Config) -> LocalNetwork:
@@ -207,14 +219,15 @@ def build_network(cfg: Config) -> LocalNetwork:
     The backbone's weights depend on the seed and the backbone only, so that rules start from the same
     network; each module's auxiliary networks have random numbers of their own.
     """
-    groups = cfg.method.groups(cfg)
     with seeded(cfg.seed, "backbone"):
         backbone = backbones.build(cfg.backbone, cfg.dataset.num_classes)
-    objectives = []
-    for site in sites(cfg, groups):
-        with seeded(cfg.seed, "auxiliary", site.module):
-            objective = cfg.method.objective(cfg, site)
-            normal_fan_out(objective.networks())
-        objectives.append(objective)
-    names = [layer.name for layer in backbones.local_layers(cfg.backbone)]
-    return LocalNetwork(backbone, names, groups, objectives)
+    plan = Plan(cfg, backbone, cfg.method.groups(cfg))
+    with seeded(cfg.seed, "unused"):  # building draws numbers too: they are drawn again below
+        network = LocalNetwork(plan, cfg.method.objectives(plan))
+    for index, auxiliary in enumerate(network.auxiliary):
+        with seeded(cfg.seed, "auxiliary", index):
+            reinitialise(auxiliary)
+        for layer in auxiliary.modules():
+            if isinstance(layer, MomentumLayer):
+                layer.start()
+    return network

@@ -14,7 +14,7 @@ from localsl import backbones
 from localsl.schema import Problem
 
 if TYPE_CHECKING:
-    from localsl.config import Config
+    from localsl.settings import Config
 
 # Last block of every module but the last. InfoPro's code, with K=32 from MAN's and MLAAN's; where two of
 # the papers' code bases have a table for the same K, the tables agree.
@@ -66,6 +66,19 @@ def cut(cfg: Config) -> list[range]:
     if len(names) == cfg.K and cfg.partition.stem == "own":
         return [range(i, i + 1) for i in range(cfg.K)]
     return even(len(names), min(cfg.K, len(names) - 1))
+
+
+def layer_wise(cfg: Config) -> bool:
+    """Whether every layer is a module, the stem perhaps joined to the first block."""
+    count = len(backbones.local_layers(cfg.backbone))
+    return count == cfg.K or (cfg.partition.stem == "merged" and count - 1 == cfg.K)
+
+
+def joined(groups: list[range], count: int) -> list[range]:
+    """The same cuts without the last `count - 1`: the last `count` groups are one."""
+    kept = groups[: max(0, len(groups) - count)]
+    start = kept[-1].stop if kept else 0
+    return [*kept, range(start, groups[-1].stop)]
 
 
 def even(layers: int, K: int) -> list[range]:

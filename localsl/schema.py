@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,20 @@ def ruled(rule: Rule, **kwargs: Any) -> Any:
     return field(metadata={"rule": rule}, **kwargs)
 
 
+def derived() -> Any:
+    """A dataclass field that is found out, never typed."""
+    rule = Rule(lambda v: False, "is counted, not typed", "leave it out")
+    return field(default=None, metadata={"rule": rule})
+
+
+def name() -> Rule:
+    """What can be part of a folder's name."""
+    return Rule(
+        lambda v: re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", v) is not None,
+        "must be letters, digits, '_', '-' and '.'",
+    )
+
+
 def one_of(*values: str) -> Rule:
     """Exactly these values."""
     return Rule(lambda v: v in values, f"one of {', '.join(values)}")
@@ -72,6 +87,7 @@ def one_of(*values: str) -> Rule:
 def number(
     at_least: float = -math.inf,
     *,
+    at_most: float = math.inf,
     above: float = -math.inf,
     below: float = math.inf,
     instead: str = "",
@@ -79,12 +95,17 @@ def number(
     """A finite number in a range."""
     words = [
         f"{name} {limit:g}"
-        for name, limit in (("at least", at_least), ("above", above), ("below", below))
+        for name, limit in (
+            ("at least", at_least),
+            ("at most", at_most),
+            ("above", above),
+            ("below", below),
+        )
         if math.isfinite(limit)
     ]
     return Rule(
-        lambda v: math.isfinite(v) and v >= at_least and above < v < below,
-        f"must be {' and '.join(words)}",
+        lambda v: math.isfinite(v) and at_least <= v <= at_most and above < v < below,
+        f"must be a finite number {' and '.join(words)}".rstrip(),
         instead,
     )
 
@@ -95,4 +116,12 @@ def triple(above: float = -math.inf) -> Rule:
     return Rule(
         lambda v: len(v) == 3 and all(math.isfinite(x) and x > above for x in v),
         f"must be three numbers{words}, one per colour channel",
+    )
+
+
+def ends() -> Rule:
+    """Two numbers: the first module's value and the last's."""
+    return Rule(
+        lambda v: len(v) == 2 and all(math.isfinite(x) for x in v),
+        "must be two numbers, [first module, last module]",
     )

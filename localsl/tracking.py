@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +21,10 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from localsl import identity
+from localsl.schema import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from localsl.config import Config
+    from localsl.settings import Config
 
 T = TypeVar("T")
 
@@ -43,7 +46,6 @@ class RunFolder:
 
     def __init__(self, cfg: Config):
         self.path = identity.run_directory(cfg)
-        self.path.mkdir(parents=True, exist_ok=True)
         self._metrics = self.path / "metrics.csv"
         self._metrics.unlink(missing_ok=True)
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(asdict(cfg)))
@@ -59,7 +61,30 @@ class RunFolder:
 
     def close(self, record: dict[str, Any]) -> None:
         """Write record.json."""
-        write_atomically(self.path / "record.json", json.dumps(record, indent=2) + "\n")
+        write_atomically(self.path / "record.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def exclusive(cfg: Config) -> Iterator[None]:
+    """Hold a run's folder, created if need be, against other processes; wait while another holds it.
+
+    Raises:
+        ConfigError: if the folder cannot be written.
+    """
+    path = identity.run_directory(cfg)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        what = f"the run's folder {path} cannot be written ({error.strerror})"
+        raise ConfigError([Problem("output_dir", cfg.output_dir, what, "type output_dir=FOLDER")]) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process is at this run: waiting for {path}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class WandB:
@@ -68,7 +93,18 @@ class WandB:
     def __init__(self, cfg: Config, folder: Path):
         import wandb
 
-        self._run = wandb.init(
+        try:
+            mode = _wandb_mode(cfg.logger.mode)
+            self._run = self._started(wandb, cfg, folder, mode)
+        except (wandb.Error, ValueError) as error:
+            what = f"W&B does not start: {str(error).splitlines()[0]}"
+            instead = "log in with `wandb login`, or type logger.mode=offline or logger=csv"
+            raise ConfigError([Problem("logger", "wandb", what, instead)]) from None
+        self._run.define_metric("*", step_metric="epoch")
+
+    @staticmethod
+    def _started(wandb: Any, cfg: Config, folder: Path, mode: str) -> Any:
+        return wandb.init(
             project=cfg.logger.project,
             entity=cfg.logger.entity,
             id=identity.run_id(cfg),
@@ -78,9 +114,8 @@ class WandB:
             resume="allow",
             config=asdict(cfg),
             dir=str(folder),
-            mode=_wandb_mode(cfg.logger.mode),
+            mode=mode,
         )
-        self._run.define_metric("*", step_metric="epoch")
 
     def row(self, row: dict[str, Any]) -> None:
         """Log one epoch."""
@@ -109,10 +144,14 @@ class Tracker:
     """Hands a run's figures to its folder and to the chosen logger."""
 
     def __init__(self, cfg: Config):
-        folder = RunFolder(cfg)
-        self.path = folder.path
-        self._sinks: list[Sink] = [folder]
-        self._sinks += [make(cfg, folder.path) for make in SINKS[cfg.logger.name]]
+        self._cfg = cfg
+        self._folder = RunFolder(cfg)
+        self._sinks: list[Sink] = [self._folder]
+
+    def start(self, record: dict[str, Any]) -> None:
+        """Say that the run is on, and connect to the chosen logger."""
+        self._folder.close(record)
+        self._sinks += [make(self._cfg, self._folder.path) for make in SINKS[self._cfg.logger.name]]
 
     def row(self, row: dict[str, Any]) -> None:
         """Record one epoch."""
@@ -126,9 +165,16 @@ class Tracker:
 
 
 def read_record(cfg: Config) -> dict[str, Any] | None:
-    """The record of a configuration's run, or None if there is none."""
-    file = identity.run_directory(cfg) / "record.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    """The record of a configuration's run, or None if there is none that can be read."""
+    return _read(identity.run_directory(cfg) / "record.json")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(file.read_text())
+        return record if "status" in record else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -145,6 +191,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
+        "tf32": bool(torch.backends.cudnn.allow_tf32) if device.type == "cuda" else None,
         "commit": _commit(),
     }
 
@@ -216,27 +263,45 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(line(values) for values in [head, *cells])
 
 
-def summary(configs: list[Config]) -> str:
-    """A table of several runs from their records, and the files they wrote."""
-    rows, files = [], []
+def planned_runs(configs: list[Config]) -> list[tuple[Path, dict[str, Any]]]:
+    """The folder and record of each configuration's run, "not run" where there is none."""
+    runs = {}
     for cfg in configs:
-        record = read_record(cfg) or {"status": "not run"}
+        absent = {"status": "not run", "method": cfg.method.name, "dataset": cfg.dataset.name}
+        absent |= {"backbone": cfg.backbone.name, "seed": cfg.seed, "id": identity.run_id(cfg)}
+        runs[identity.run_directory(cfg)] = read_record(cfg) or absent
+    return list(runs.items())
+
+
+def found_runs(output_dir: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The folder and record of every run in a folder, in the order they ended in."""
+    files = sorted(Path(output_dir).rglob("record.json"), key=lambda file: file.parent.stat().st_ctime)
+    read = [(file.parent, _read(file)) for file in files]
+    return [(folder, record) for folder, record in read if record is not None]
+
+
+def summary(runs: list[tuple[Path, dict[str, Any]]]) -> str:
+    """A table of runs from their records, and the files they wrote."""
+    if not runs:
+        return "no runs"
+    rows = []
+    for _, record in runs:
         done = record["status"] == "done"
         rows.append(
             {
-                "method": cfg.method.name,
-                "dataset": cfg.dataset.name,
-                "backbone": cfg.backbone.name,
-                "seed": cfg.seed,
+                "method": record["method"],
+                "dataset": record["dataset"],
+                "backbone": record["backbone"],
+                "seed": record["seed"],
                 "modules": record["modules"] if done else "",
                 "test %": f"{record['last']['test_accuracy']:.2f}" if done else record["status"],
                 "best %": f"{record['best']['test_accuracy']:.2f}" if done else "",
                 "peak memory": mebibytes(record["peak_memory_bytes"]) if done else "",
                 "seconds": f"{record['seconds']:.1f}" if done else "",
+                "id": record["id"],
             }
         )
-        if done:
-            files.append(f"{identity.run_directory(cfg)}/{{config.yaml,metrics.csv,record.json}}")
+    files = [f"{folder}/{{config.yaml,metrics.csv,record.json}}" for folder, r in runs if r["status"] == "done"]
     return "\n".join([table(rows), "", "Files:", *(f"  {file}" for file in files)])
 
 

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +29,19 @@ def images_and_targets():
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(8, 3, 8, 8, generator=generator)
     return images, torch.arange(8) % 10
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of ten small pictures of cats and dogs, for dataset=imagefolder."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 3), ("test", 2)):
+        for name in ("cats", "dogs"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from torchvision.transforms import functional as tv
 
 from localsl.config import compose
 from localsl.data import Split
-from localsl.data.batches import Batches, Draw
+from localsl.data.batches import Draw, TestBatches, TrainBatches
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def test_equal_to_torchvision(name, padding, mode, flip):
     dataset = compose([f"dataset={name}"]).dataset
     assert (dataset.padding, dataset.padding_mode, dataset.flip) == (padding, mode, flip)
     split = noise(24, dataset.image_size)
-    batches = Batches(split, dataset, 24, CPU)
+    batches = TrainBatches(split, dataset, 24, CPU)
     draw = Draw.of(24, dataset, seed=0, epoch=1)
     ours = batches.augmented(draw.order, draw.top, draw.left, draw.flip)
     assert bool(draw.flip.any()) is flip
@@ -56,7 +56,7 @@ def test_equal_to_torchvision(name, padding, mode, flip):
 def test_test_images_are_normalised_only():
     dataset = compose(["dataset=cifar10"]).dataset
     split = noise(5, 32)
-    (images, targets), (more, _) = Batches(split, dataset, 3, CPU).test()
+    (images, targets), (more, _) = TestBatches(split, dataset, 3, CPU)
     for source, image in zip(split.images, torch.cat([images, more]), strict=True):
         assert torch.equal(image, by_torchvision(source, 4, 4, False, dataset))
     assert targets.tolist() == [0, 1, 2]
@@ -73,20 +73,20 @@ def test_offsets_cover_the_whole_padded_image():
 
 def test_an_epoch_is_a_function_of_seed_and_epoch():
     dataset = compose(["dataset=cifar10"]).dataset
-    batches = Batches(noise(10, 32), dataset, 4, CPU)
+    batches = TrainBatches(noise(10, 32), dataset, 4, CPU)
     state = torch.get_rng_state()
-    one, two = list(batches.train(0, 1)), list(batches.train(0, 1))
+    one, two = list(batches.epoch(0, 1)), list(batches.epoch(0, 1))
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
-    for other in (batches.train(0, 2), batches.train(1, 1)):
+    for other in (batches.epoch(0, 2), batches.epoch(1, 1)):
         assert not torch.equal(one[0][0], next(other)[0])
 
 
 def test_every_image_comes_once_and_the_last_batch_is_kept():
     dataset = compose().dataset
     split = Split(noise(10, 8).images, torch.arange(10))
-    batches = Batches(split, dataset, 4, CPU)
-    targets = [t for _, t in batches.train(0, 1)]
+    batches = TrainBatches(split, dataset, 4, CPU)
+    targets = [t for _, t in batches.epoch(0, 1)]
     assert [len(t) for t in targets] == [4, 4, 2]
     assert len(batches) == 3
     assert sorted(torch.cat(targets).tolist()) == list(range(10))

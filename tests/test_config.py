@@ -1,9 +1,13 @@
 """Composition, types, ranges, combinations: what passes, and what each mistake is told as."""
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from localsl.config import CONF, ConfigError, check_command_line, compose
+from localsl.engine import train_step
+from localsl.network import build_network
+from localsl.optim import SGD
 
 
 def problems(*overrides):
@@ -66,16 +70,32 @@ MISTAKES = [
     ("K=[1", "K", "cannot be read"),
     ("K=2,4", "K", "-m"),
     ("K", "K", "key=value"),
-    ("~K", "K", "cannot be left out"),
+    ("~K", "~K", "can be left out"),
+    ("~optimizer.lr", "~optimizer.lr", "can be left out"),
+    ("~dataset", "~dataset", "can be left out"),
+    ("=3", "=3", "key=value"),
+    ("method=bp,dgl", "method", "add -m"),
+    ("method=null", "method", "one of"),
+    ("backbone=32", "backbone", "resnet32"),
+    ("backbone.name=resnet110", "backbone.name", "[18, 18, 18]"),
+    ("backbone.blocks=[3,3,3]", "backbone.name", "NAME"),
+    ("backbone.name=../x", "backbone.name", "letters"),
+    ("dataset.mean=[[1],2,3]", "dataset.mean", "list of numbers"),
+    ("+dataset.files=[1,2]", "dataset.files", "counted"),
+    ("threads=100000", "threads", "at most"),
+    ("batch_size=99999999999999999999", "batch_size", "at most"),
+    ("dataset.padding=100000", "dataset.padding", "at most"),
+    ("device=cuda:", "device", "cuda:0"),
+    ("data_dir=~/x", "data_dir", "quotes"),
     ("method=dlg", "method", "did you mean method=dgl"),
     ("dataset=cifar11", "dataset", "did you mean dataset=cifar10"),
-    ("+aux.dept=3", "+aux.dept", "unknown key"),
-    ("aux.dept=3", "aux.dept", "unknown key"),
+    ("+aux.dept=3", "+aux.dept", "did you mean aux.depth?"),
+    ("aux.dept=3", "aux.dept", "did you mean aux.depth?"),
     ("+foo=1", "+foo", "unknown key"),
-    ("method.name=foo", "method.name", "bp, dgl"),
+    ("method.rule=foo", "method.rule", "bp, bp_checkpoint, dgl"),
     ("dataset.name=foo", "dataset.name", "digits"),
     ("optimizer.lr=-1", "optimizer.lr", "above 0"),
-    ("optimizer.lr=nan", "optimizer.lr", "above 0"),
+    ("optimizer.lr=nan", "optimizer.lr", "finite number above 0"),
     ("optimizer.momentum=1", "optimizer.momentum", "below 1"),
     ("optimizer.momentum=0", "optimizer.momentum", "Nesterov"),
     ("batch_size=1", "batch_size", "at least 2"),
@@ -85,7 +105,7 @@ MISTAKES = [
     ("precision=fp16", "precision", "fp32, bf16"),
     ("device=gpu", "device", "auto, cpu"),
     ("device=cuda:64", "device", "device=cpu"),
-    ("show=everything", "show", "modules"),
+    ("show=everything", "show", "modules, runs"),
     ("logger.mode=on", "logger.mode", "unknown key"),
     ("dataset.mean=[1,2]", "dataset.mean", "three numbers"),
     ("dataset.std=[1,2,0]", "dataset.std", "above 0"),
@@ -100,6 +120,14 @@ MISTAKES = [
     ("partition.balance=memory", "partition.balance", "resnet110 on cifar10"),
     ("partition.stem=none", "partition.stem", "own, merged"),
     ("aux_net=none", "aux_net", "type aux_net=dgl"),
+    ("aux_net=predsim", "aux_net", "method=predsim"),
+    ("aux.depth=1", "aux.depth", "at least 2"),
+    ("aux.depth=15", "aux.pyramid", "makes two"),
+    ("aux.depth=16", "aux.depth", "none is left"),
+    ("aux.selection=random", "aux.selection", "uniform, sequential"),
+    ("aux.lambda_ce=[1]", "aux.lambda_ce", "two numbers"),
+    ("ema=man", "ema", "dgl has no momentum layers"),
+    ("ema.momentum=0.9", "ema.momentum", "unknown key"),
 ]
 
 
@@ -116,17 +144,42 @@ def test_backpropagation_takes_any_K_but_no_auxiliary_network():
 
 
 def test_all_problems_are_told_together():
-    found = problems(
-        "K=99", "optimizer.lr=-1", "+aux.dept=3", "precision=fp8", "dataset.mean=[1]", "logger=x"
-    )
-    assert {p.key for p in found} == {
-        "K",
-        "optimizer.lr",
-        "+aux.dept",
-        "precision",
-        "dataset.mean",
-        "logger",
-    }
+    found = problems("K=99", "optimizer.lr=-1", "+aux.dept=3", "precision=fp8", "dataset.mean=[1]", "~seed")
+    assert {p.key for p in found} == {"K", "optimizer.lr", "+aux.dept", "precision", "dataset.mean", "~seed"}
+    found = problems("method.rule=x", "optimizer={lr:-1}", "K=99")
+    assert {p.key for p in found} == {"method.rule", "optimizer.lr", "K"}
+
+
+def test_a_wrong_choice_brings_no_problems_of_the_default_in_its_place():
+    assert [p.key for p in problems("backbone=resnt110", "K=55")] == ["backbone"]
+    assert [p.key for p in problems("logger=wandbb", "logger.project=x")] == ["logger"]
+    assert [p.key for p in problems("dataset=imagefoldr", "dataset.root=/x")] == ["dataset"]
+    joblib = ("hydra.launcher.n_jobs=2", "hydra/launcher=joblib")
+    assert [p.key for p in problems(*joblib, "method=dlg")] == ["method"]
+
+
+# Of the rules that have switches of their own.
+RULE_MISTAKES = [
+    (["method=bp", "ema=man"], "ema", "no momentum layers"),
+    (["method=bp", "aux.depth=3"], "aux.depth", "leave aux.depth out"),
+    (["method=man", "aux.depth=3"], "aux.depth", "man has no"),
+    (["method=man", "aux_net=auglocal"], "aux_net", "DGL's, InfoPro's or PredSim's"),
+    (["method=man", "ema.source=none", "ema.bias=channel"], "ema.source", "ema.bias=block"),
+    (["method=mlaan", "method.cascade=5", "K=4"], "method.cascade", "4 modules"),
+    (["method=mlaan", "method.cascade=0"], "method.cascade", "at least 1"),
+    (["method=lam", "method.leap=false"], "method.leap", "type method=dgl"),
+    (["method=auglocal", "K=2"], "aux.pyramid", "makes two"),
+    (["method=auglocal", "aux.depth=null"], "aux.depth", "type aux.depth=2"),
+    (["method=auglocal", "aux_net=dgl"], "aux_net", "type aux_net=auglocal"),
+    (["method=auglocal", "aux.selection=uniform/conv3x3"], "aux.multiplier", "aux.multiplier=1"),
+    (["method=infopro", "aux_net=dgl"], "aux_net", "type aux_net=infopro"),
+    (["method=predsim", "aux_net=dgl"], "aux_net", "type aux_net=predsim"),
+]
+
+
+@pytest.mark.parametrize(("typed", "key", "words"), RULE_MISTAKES)
+def test_a_mistake_with_a_rule_is_told(typed, key, words):
+    assert any(p.key == key and words in str(p) for p in problems(*typed))
 
 
 def test_every_job_of_a_sweep_is_checked_before_the_first():
@@ -146,18 +199,29 @@ def test_flags_that_only_print_are_left_to_hydra():
     assert check_command_line(["--cfg", "job", "K=0"]) == []
 
 
-def test_every_file_of_conf_composes():
+def test_every_file_of_conf_composes_builds_and_steps(pictures):
+    needs = {
+        "imagefolder": [f"dataset.root={pictures}"],
+        "none": ["method=bp"],
+        "predsim": ["method=predsim"],
+        "infopro": ["method=infopro"],
+        "infopro_2c2f": ["method=infopro"],
+        "auglocal": ["method=auglocal", "aux.depth=2"],
+    }
     tried = 0
-    for group in sorted(p for p in CONF.iterdir() if p.is_dir()):
-        for file in sorted(group.glob("*.yaml")):
-            needs = {"imagefolder": ["dataset.root=."], "none": ["method=bp"]}.get(file.stem, [])
-            overrides = [f"{group.name}={file.stem}", "K=1", *needs]
-            if file.stem == "imagefolder":
-                assert [p.key for p in problems(*overrides)] == ["dataset.root"]
-            else:
-                compose(overrides)
-            tried += 1
-    assert tried == 20
+    for file in sorted(CONF.glob("*/*.yaml")):
+        group = file.parent.name
+        tiny = [] if group == "backbone" else ["backbone.blocks=[1,1,1]", "backbone.name=tiny", "K=4"]
+        more = needs.get(file.stem, ["method=man"] if group == "ema" else [])
+        cfg = compose([f"{group}={file.stem}", *(tiny or ["K=2"]), *more])
+        network = build_network(cfg)
+        optimizer = SGD(network.parameters(), cfg.optimizer)
+        images = torch.rand(2, 3, cfg.dataset.image_size, cfg.dataset.image_size)
+        losses = list(train_step(network, optimizer, images, torch.tensor([0, 1])))
+        assert losses
+        assert all(bool(torch.isfinite(loss.total)) for loss in losses)
+        tried += 1
+    assert tried == 42
 
 
 def test_yaml_states_every_default():

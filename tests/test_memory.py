@@ -7,7 +7,7 @@ from localsl.config import compose
 from localsl.engine import train_step
 from localsl.measure.memory import LiveBytes, PeakMemory
 from localsl.network import build_network
-from localsl.optim import build_optimizer
+from localsl.optim import SGD
 
 
 def test_a_storage_counts_once_and_until_its_last_reference():
@@ -38,8 +38,8 @@ def test_what_is_saved_for_backward_counts():
 def peak(*overrides):
     cfg = compose(["dataset=cifar10", *overrides])
     network = build_network(cfg)
-    optimizer = build_optimizer(network.parameters(), cfg.optimizer)
-    memory = PeakMemory(network, optimizer, 2)
+    optimizer = SGD(network.parameters(), cfg.optimizer)
+    memory = PeakMemory(network, optimizer, steps=3, epochs=1)
     for _ in range(2):
         images, targets = torch.randn(64, 3, 32, 32), torch.arange(64) % 10
         with memory.step():
@@ -56,10 +56,22 @@ def test_local_learning_needs_less_and_its_peak_does_not_grow_with_depth():
     assert deep[1] > 1.8 * shallow[1]
 
 
+@pytest.mark.parametrize(("steps", "epochs", "traced"), [(1, 1, 0), (2, 1, 0), (3, 1, 1), (1, 9, 1), (2, 9, 2)])
+def test_the_traced_step_has_a_full_batch_and_where_possible_momentum(steps, epochs, traced):
+    network = build_network(compose())
+    optimizer = SGD(network.parameters(), compose().optimizer)
+    memory = PeakMemory(network, optimizer, steps, epochs)
+    seen = []
+    for step in range(steps * epochs):
+        with memory.step() as live:
+            seen += [step] if live else []
+    assert seen == [traced]
+
+
 def test_a_run_of_one_step_is_measured_too():
     network = build_network(compose())
-    optimizer = build_optimizer(network.parameters(), compose().optimizer)
-    memory = PeakMemory(network, optimizer, 1)
+    optimizer = SGD(network.parameters(), compose().optimizer)
+    memory = PeakMemory(network, optimizer, steps=1, epochs=1)
     with memory.step():
         list(train_step(network, optimizer, torch.randn(4, 3, 8, 8), torch.arange(4)))
     assert memory.bytes > sum(p.nbytes for p in network.parameters())
@@ -68,5 +80,5 @@ def test_a_run_of_one_step_is_measured_too():
 
 def test_nothing_measured_is_zero():
     network = build_network(compose())
-    optimizer = build_optimizer(network.parameters(), compose().optimizer)
-    assert PeakMemory(network, optimizer, 5).bytes == pytest.approx(0)
+    optimizer = SGD(network.parameters(), compose().optimizer)
+    assert PeakMemory(network, optimizer, steps=5, epochs=1).bytes == 0

@@ -1,11 +1,17 @@
 """The learning rate of every epoch, and what the optimizer is given."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+import torch
 from torch import nn
 
 from localsl.config import compose
 from localsl.network import build_network
-from localsl.optim import build_optimizer, learning_rate
+from localsl.optim import SGD, learning_rate
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -46,17 +52,50 @@ def test_without_warmup_it_is_the_cosine():
     assert learning_rate(1, 1.0, settings) == pytest.approx(0.853553)
 
 
-def test_one_group_with_decay_on_every_parameter():
+def test_steps_are_those_of_torchs_sgd():
+    settings = compose().optimizer
+    generator = torch.Generator().manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    ours = SGD(layers[0].parameters(), settings)
+    theirs = torch.optim.SGD(layers[1].parameters(), 0.1, 0.9, weight_decay=1e-4, nesterov=True)
+    for step in range(4):
+        ours.lr = theirs.param_groups[0]["lr"] = 0.1 / (step + 1)
+        x = torch.randn(8, 5, generator=generator)
+        for layer, optimizer in zip(layers, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            # The last layer gets its first gradient late.
+            (layer(x) if step else layer[1](layer[0](x))).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    assert set(ours.state) == set(layers[0].parameters())
+
+
+def test_weight_decay_is_on_every_parameter():
     network = build_network(compose())
-    optimizer = build_optimizer(network.parameters(), compose().optimizer)
-    (group,) = optimizer.param_groups
-    assert len(group["params"]) == len(list(network.parameters())) == 356
-    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 1e-4)
-    assert group["dampening"] == 0
+    optimizer = SGD(network.parameters(), compose(["optimizer.weight_decay=0.5"]).optimizer)
+    assert len(optimizer.parameters) == 356
+    before = [p.detach().clone() for p in network.parameters()]
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for old, new in zip(before, network.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), old * (1 - 0.1 * 0.5 * 1.9))  # Nesterov's first step
 
 
 def test_frozen_parameters_are_left_out():
     layer = nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
-    (group,) = build_optimizer(layer.parameters(), compose().optimizer).param_groups
-    assert group["params"] == [layer.weight]
+    assert SGD(layer.parameters(), compose().optimizer).parameters == [layer.weight]
+
+
+TYPED = ["schedule.epochs=1", "dataset.train_subset=20", "batch_size=20"]
+
+
+def test_the_compiler_is_not_imported():
+    """It would double the time to the first step."""
+    code = f"import sys, run; sys.argv += {TYPED}; run.main(); print('torch._dynamo' in sys.modules)"
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.stdout.splitlines()[-1:] == ["False"], done.stderr

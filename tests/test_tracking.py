@@ -2,11 +2,13 @@
 
 import csv
 import json
+import threading
+from pathlib import Path
 
 import pytest
 
 from localsl import experiment, tracking
-from localsl.config import compose
+from localsl.config import ConfigError, compose
 from localsl.identity import cell_id, run_directory, run_id
 
 TINY = ["schedule=smoke", "schedule.epochs=2", "K=2", "backbone=resnet20"]
@@ -70,6 +72,7 @@ def test_the_files_of_a_run(capsys):
     record = experiment.run(cfg)
     folder = run_directory(cfg)
     assert sorted(file.name for file in folder.iterdir()) == [
+        ".lock",
         "config.yaml",
         "metrics.csv",
         "record.json",
@@ -146,13 +149,55 @@ def test_an_interrupted_run_says_so_and_starts_again(monkeypatch):
 
 def test_a_run_whose_loss_is_not_finite_diverges_by_name():
     cfg = compose([*TINY, "optimizer.lr=1e30", "schedule.warmup_lr=1e30"])
-    with pytest.raises(
-        experiment.Diverged, match=r"module \d is (nan|inf) in epoch 1 at learning rate 1e\+30"
-    ):
+    with pytest.raises(experiment.Diverged, match=r"module \d is (nan|inf) in epoch 1 at learning rate 1e\+30"):
         experiment.run(cfg)
     record = tracking.read_record(cfg)
     assert record is not None
     assert record["status"] == "diverged"
+
+
+def test_weights_that_break_in_the_last_step_diverge_too():
+    steps = ["schedule.epochs=1", "batch_size=40", "optimizer.lr=1e30", "schedule.warmup_lr=1e30"]
+    with pytest.raises(experiment.Diverged, match="the test loss is"):
+        experiment.run(compose([*TINY, *steps]))
+
+
+def test_a_record_that_cannot_be_read_is_none():
+    cfg = compose(TINY)
+    run_directory(cfg).mkdir(parents=True)
+    for text in ("", "{}", '{"sta', "[]"):
+        (run_directory(cfg) / "record.json").write_text(text)
+        assert tracking.read_record(cfg) is None
+
+
+def test_a_folder_that_cannot_be_written_is_told():
+    Path("taken").write_text("a file")
+    with pytest.raises(ConfigError, match="output_dir=taken"):
+        experiment.run(compose([*TINY, "output_dir=taken"]))
+
+
+def test_a_second_process_waits_for_the_first(capsys):
+    cfg = compose(TINY)
+    done = []
+    with tracking.exclusive(cfg):
+        second = threading.Thread(target=lambda: done.append(experiment.run(cfg)))
+        second.start()
+        second.join(1)
+        assert second.is_alive()
+        assert not (run_directory(cfg) / "metrics.csv").exists()
+    second.join(60)
+    assert done[0]["status"] == "done"
+    assert "waiting" in capsys.readouterr().err
+
+
+def test_wandb_that_does_not_start_is_told(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "garbage")
+    cfg = compose([*TINY, "logger=wandb"])
+    with pytest.raises(ConfigError, match="W&B does not start"):
+        experiment.run(cfg)
+    record = tracking.read_record(cfg)
+    assert record is not None
+    assert record["status"] == "failed"
 
 
 class FakeWandB:

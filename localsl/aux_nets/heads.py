@@ -1,14 +1,21 @@
-"""Classifier heads: features of a module to logits."""
+"""Classifier heads: features of a module to logits, or to an embedding for the contrastive loss."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from localsl.network import Site
+
+def conv_bn_relu(c_in: int, c_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution without bias that keeps the size but for its stride, BatchNorm, ReLU."""
+    convolution = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+
+
+def pooled() -> list[nn.Module]:
+    """Global average pooling to (N, C)."""
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
 
 
 class DGLHead(nn.Sequential):
@@ -18,22 +25,79 @@ class DGLHead(nn.Sequential):
     hidden layer more. Input (N, c, s, s), pooled to ceil(s/4) first; hidden layers have 4c units.
     """
 
-    def __init__(self, channels: int, size: int, classes: int):
+    def __init__(self, channels: int, size: int, outputs: int):
         hidden = 4 * channels
         layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(math.ceil(size / 4))]
         for _ in range(3):
-            layers += [nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels)]
-            layers += [nn.ReLU(inplace=True)]
+            layers += conv_bn_relu(channels, channels, 1)
         layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten()]
         for _ in range(2):
             layers += [nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden)]
             layers += [nn.ReLU(inplace=True)]
-        super().__init__(*layers, nn.Linear(hidden, classes))
+        super().__init__(*layers, nn.Linear(hidden, outputs))
 
 
-HEADS = {"dgl": DGLHead}
+class BigDGLHead(nn.Sequential):
+    """The head that the released MLAAN uses on DGL: three 1x1 convolutions of width f, global pooling,
+    three hidden layers of 4f units with bias and BatchNorm, a linear layer. f = 128.
+    """
+
+    def __init__(self, channels: int, outputs: int, width: int = 128):
+        layers = conv_bn_relu(channels, width, 1)
+        layers += conv_bn_relu(width, width, 1) + conv_bn_relu(width, width, 1) + pooled()
+        for units in (width, 4 * width, 4 * width):
+            layers += [nn.Linear(units, 4 * width), nn.BatchNorm1d(4 * width), nn.ReLU(inplace=True)]
+        super().__init__(*layers, nn.Linear(4 * width, outputs))
 
 
-def build(name: str, site: Site, classes: int) -> nn.Module:
-    """The head `name` for the features at `site`."""
-    return HEADS[name](site.channels, site.size, classes)
+class InfoProHead(nn.Sequential):
+    """InfoPro's heads "0c1f" to "2c2f": so many 3x3 convolutions, global pooling, so many linear layers.
+
+    The first convolution doubles the channels at stride 2, except on the backbone's widest features (`widest`),
+    which it keeps; hidden linear layers have `feature_dim` units.
+    """
+
+    def __init__(self, kind: str, channels: int, widest: int, outputs: int, feature_dim: int = 128):
+        convolutions, linears = int(kind[0]), int(kind[2])
+        layers: list[nn.Module] = []
+        width = channels
+        if convolutions:
+            width = min(2 * channels, widest)
+            layers += conv_bn_relu(channels, width, 3, 2 if channels < widest else 1)
+            for _ in range(convolutions - 1):
+                layers += conv_bn_relu(width, width, 3)
+        layers += pooled()
+        for _ in range(linears - 1):
+            layers += [nn.Linear(width, feature_dim), nn.ReLU(inplace=True)]
+            width = feature_dim
+        super().__init__(*layers, nn.Linear(width, outputs))
+
+
+INFOPRO_KINDS = ("0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c2f")
+
+
+class PredSimHead(nn.Sequential):
+    """Average pooling until at most `target` features are left, and one linear layer (PredSim's "pred").
+
+    The kernel doubles alternately in height and width; zeros of its padding count in the mean.
+    """
+
+    def __init__(self, channels: int, size: int, outputs: int, target: int = 512):
+        height = width = 1
+        out_h = out_w = size
+        while channels * out_h * out_w > target and height < size:
+            height *= 2
+            out_h = math.ceil(size / height)
+            if channels * out_h * out_w > target:
+                width *= 2
+                out_w = math.ceil(size / width)
+        pad_h = height * (out_h - size // height) // 2
+        pad_w = width * (out_w - size // width) // 2
+        pool = nn.Identity()
+        if height > 1 or width > 1:
+            pool = nn.AvgPool2d((height, width), padding=(pad_h, pad_w))
+        # From the pooling itself: its padding can add a row that ceil does not count.
+        features = channels * math.prod(
+            (size + 2 * pad - kernel) // kernel + 1 for kernel, pad in ((height, pad_h), (width, pad_w))
+        )
+        super().__init__(pool, nn.Flatten(), nn.Linear(features, outputs))

@@ -1,7 +1,8 @@
 """Backbones, one file per family: each is an ordered list of local layers and a classifier.
 
-A family's file has three functions, all of the same settings (`cfg.backbone`): `problems`,
-`local_layers` (what the layers are, without building them) and `build`.
+A family's file has four functions, all of the same settings (`cfg.backbone`): `problems`, `local_layers`
+(what the layers are, without building them), `build`, and `layer_like` (a layer of the same kind for other
+input widths and strides, which AugLocal's auxiliary networks are made of).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import nn
 from localsl.schema import Problem
 
 if TYPE_CHECKING:
-    from localsl.config import BackboneConfig
+    from localsl.settings import BackboneConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class LocalLayer:
     name: str
     channels: int
     stride: int
+
+    @property
+    def stage(self) -> int:
+        """Its stage, from 1; the stem counts as the first's."""
+        return 1 if self.name == "stem" else int(self.name.split(".")[0])
 
 
 class Backbone(nn.Module):
@@ -61,6 +67,11 @@ def problems(settings: BackboneConfig) -> Iterator[Problem]:
 def local_layers(settings: BackboneConfig) -> list[LocalLayer]:
     """The local layers, stem first, without building anything."""
     return _family(settings).local_layers(settings)
+
+
+def layer_like(settings: BackboneConfig, index: int, c_in: int, stride: int) -> nn.Module:
+    """A layer of the kind and width of local layer `index`, from `c_in` channels and with this stride."""
+    return _family(settings).layer_like(settings, index, c_in, stride)
 
 
 def build(settings: BackboneConfig, num_classes: int) -> Backbone:

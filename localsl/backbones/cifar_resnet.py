@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from localsl.init import normal_fan_out
 from localsl.schema import Problem
 
 if TYPE_CHECKING:
-    from localsl.config import BackboneConfig
+    from localsl.settings import BackboneConfig
 
 
 class BasicBlock(nn.Module):
@@ -41,8 +42,22 @@ def problems(settings: BackboneConfig) -> Iterator[Problem]:
     blocks, widths = settings.blocks, settings.widths
     if not blocks or min(blocks) < 1:
         yield Problem("backbone.blocks", blocks, "one number of blocks, at least 1, per stage")
-    if len(widths) != len(blocks) or min(widths, default=0) < 1:
-        yield Problem("backbone.widths", widths, f"one width, at least 1, for each of {len(blocks)} stages")
+    elif max(blocks) > 1000:
+        yield Problem("backbone.blocks", blocks, "at most 1000 blocks per stage")
+    if len(widths) != len(blocks) or min(widths, default=0) < 1 or max(widths) > 65536:
+        yield Problem(
+            "backbone.widths", widths, f"one width, from 1 to 65536, for each of {len(blocks)} stages"
+        )
+    yield from _misnamed(settings)
+
+
+def _misnamed(settings: BackboneConfig) -> Iterator[Problem]:
+    """Tables of cuts and loss weights are kept by name, so that resnet32 must be ResNet-32."""
+    match = re.fullmatch(r"resnet(\d+)", settings.name)
+    each = (int(match[1]) - 2) // 6 if match else 0
+    if match and (settings.blocks != [each] * 3 or settings.widths != [16, 32, 64]):
+        what = f"{settings.name} has blocks [{each}, {each}, {each}] and widths [16, 32, 64]"
+        yield Problem("backbone.name", settings.name, what, "type backbone.name=NAME for one of your own")
 
 
 def local_layers(settings: BackboneConfig) -> list[LocalLayer]:
@@ -55,13 +70,16 @@ def local_layers(settings: BackboneConfig) -> list[LocalLayer]:
     return layers
 
 
+def layer_like(settings: BackboneConfig, index: int, c_in: int, stride: int) -> nn.Module:
+    """A block as wide as local layer `index`; for the stem too, which AugLocal never selects."""
+    return BasicBlock(c_in, local_layers(settings)[index].channels, stride)
+
+
 def build(settings: BackboneConfig, num_classes: int) -> Backbone:
     """Stem, blocks, global average pooling, one linear layer; initialised as all four papers' code does."""
     stem, *blocks = local_layers(settings)
     convolution = nn.Conv2d(3, stem.channels, 3, 1, 1, bias=False)
-    layers: list[nn.Module] = [
-        nn.Sequential(convolution, nn.BatchNorm2d(stem.channels), nn.ReLU(inplace=True))
-    ]
+    layers: list[nn.Module] = [nn.Sequential(convolution, nn.BatchNorm2d(stem.channels), nn.ReLU(inplace=True))]
     width = stem.channels
     for block in blocks:
         layers.append(BasicBlock(width, block.channels, block.stride))

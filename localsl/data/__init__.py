@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from localsl.schema import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from localsl.config import Config, DatasetConfig
+    from localsl.settings import Config, DatasetConfig
 
 # The subsets are part of the data, not of a run: they are the same for every seed.
 SUBSET_SEED = 0

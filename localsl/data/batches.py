@@ -14,7 +14,7 @@ from localsl.data import Split
 from localsl.init import stream
 
 if TYPE_CHECKING:
-    from localsl.config import DatasetConfig
+    from localsl.settings import DatasetConfig
 
 
 @dataclass(frozen=True)
@@ -42,49 +42,81 @@ class Draw:
         return cls(order, corners[0], corners[1], flip & dataset.flip)
 
 
-class Batches:
-    """Both uses of a split on a device: augmented batches to train on, plain ones to evaluate on.
+class Normalisation:
+    """Bytes to float32 of the data set's mean 0 and standard deviation 1, in a memory layout."""
 
-    Padding is of the unnormalised image, so that zero is black. Images come as (n, 3, H, W) float32,
-    targets as (n,) int64; the last batch is smaller where the count asks for it.
+    def __init__(self, dataset: DatasetConfig, device: torch.device, layout: torch.memory_format):
+        self._mean = torch.tensor(dataset.mean, device=device).view(1, 3, 1, 1) / 255
+        self._std = torch.tensor(dataset.std, device=device).view(1, 3, 1, 1) / 255
+        self._layout = layout
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 3, H, W) uint8 to the same in float32."""
+        images = images.to(torch.float32, memory_format=self._layout)
+        return images.div_(255).sub_(self._mean).div_(self._std)
+
+
+class TrainBatches:
+    """Augmented batches of a split: images (n, 3, H, W) float32, targets (n,) int64.
+
+    Padding is of the unnormalised image, so that zero is black. The last batch is smaller where the count asks
+    for it.
     """
 
-    def __init__(self, split: Split, dataset: DatasetConfig, batch_size: int, device: torch.device):
-        self.dataset, self.batch_size, self.device = dataset, batch_size, device
-        self.targets = split.targets.to(device)
-        self.images = split.images.to(device)
+    def __init__(
+        self,
+        split: Split,
+        dataset: DatasetConfig,
+        batch_size: int,
+        device: torch.device,
+        layout: torch.memory_format = torch.contiguous_format,
+    ):
+        self._dataset, self._batch_size, self._device = dataset, batch_size, device
+        self._targets = split.targets.to(device)
         size, pad = split.images.shape[-1], dataset.padding
         border = ((0, 0), (0, 0), (pad, pad), (pad, pad))
         mode = "reflect" if dataset.padding_mode == "reflect" else "constant"
         padded = np.pad(split.images.numpy(), border, mode=mode)
         # A view with every crop of every image: (N, 3, 2 pad + 1, 2 pad + 1, H, W), nothing copied.
         self._crops = torch.from_numpy(padded).to(device).unfold(2, size, 1).unfold(3, size, 1)
-        self._mean = torch.tensor(dataset.mean, device=device).view(1, 3, 1, 1) / 255
-        self._std = torch.tensor(dataset.std, device=device).view(1, 3, 1, 1) / 255
+        self._normalise = Normalisation(dataset, device, layout)
 
     def __len__(self) -> int:
-        return -(-len(self.targets) // self.batch_size)
+        return -(-len(self._targets) // self._batch_size)
 
-    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of augmented batches, in the order of (seed, epoch)."""
-        draw = Draw.of(len(self.targets), self.dataset, seed, epoch)
-        parts = [part.to(self.device) for part in (draw.order, draw.top, draw.left, draw.flip)]
-        for index, top, left, flip in zip(*(p.split(self.batch_size) for p in parts), strict=True):
-            yield self.augmented(index, top, left, flip), self.targets[index]
-
-    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in their own order, normalised only."""
-        for images, targets in zip(
-            self.images.split(self.batch_size), self.targets.split(self.batch_size), strict=True
-        ):
-            yield self._normalised(images), targets
+    def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of batches, in the order of (seed, epoch)."""
+        draw = Draw.of(len(self._targets), self._dataset, seed, epoch)
+        parts = [part.to(self._device) for part in (draw.order, draw.top, draw.left, draw.flip)]
+        for index, top, left, flip in zip(*(p.split(self._batch_size) for p in parts), strict=True):
+            yield self.augmented(index, top, left, flip), self._targets[index]
 
     def augmented(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
         """The crops of the images `index` at (top, left), mirrored where `flip`, normalised."""
         crops = self._crops[index, :, top, left]
-        if self.dataset.flip:
+        if self._dataset.flip:
             crops = torch.where(flip.view(-1, 1, 1, 1), crops.flip(3), crops)
-        return self._normalised(crops)
+        return self._normalise(crops)
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        return images.float().div_(255).sub_(self._mean).div_(self._std)
+
+class TestBatches:
+    """All images of a split in their own order, normalised only."""
+
+    __test__ = False  # the name is no test's
+
+    def __init__(
+        self,
+        split: Split,
+        dataset: DatasetConfig,
+        batch_size: int,
+        device: torch.device,
+        layout: torch.memory_format = torch.contiguous_format,
+    ):
+        on_device = split.to(device)
+        self._images = on_device.images.split(batch_size)
+        self._targets = on_device.targets.split(batch_size)
+        self._normalise = Normalisation(dataset, device, layout)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, targets in zip(self._images, self._targets, strict=True):
+            yield self._normalise(images), targets

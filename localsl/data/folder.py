@@ -12,8 +12,8 @@ from localsl.schema import ConfigError, Problem
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 
 
-def contents(root: Path) -> tuple[list[str], int]:
-    """Class names of the training pictures, sorted, and the number of pictures in both splits.
+def contents(root: Path) -> tuple[list[str], list[int]]:
+    """Class names, sorted, and the number of training and of test pictures.
 
     Raises:
         ConfigError: if the folder is not laid out as it should be.
@@ -25,7 +25,13 @@ def contents(root: Path) -> tuple[list[str], int]:
     strange = sorted(set(_classes(test)) - set(classes))
     if strange:
         raise _error(root, f"{test} has classes that {train} lacks: {', '.join(strange)}")
-    return classes, sum(len(_pictures(part / name)) for part in (train, test) for name in classes)
+    empty = [name for name in classes if not _pictures(train / name)]
+    if empty:
+        raise _error(root, f"{train} has no pictures of {', '.join(empty)}", "add some, or remove the folder")
+    counts = [sum(len(_pictures(part / name)) for name in classes) for part in (train, test)]
+    if not counts[1]:
+        raise _error(root, f"{test} holds no pictures", f"known endings: {' '.join(sorted(SUFFIXES))}")
+    return classes, counts
 
 
 def load(root: Path, size: int) -> tuple[Split, Split]:
@@ -42,13 +48,15 @@ def load(root: Path, size: int) -> tuple[Split, Split]:
 def _splits(root: Path) -> tuple[Path, Path]:
     train = root / "train"
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    if not root.is_dir():
+        raise _error(root, "there is no such folder")
     if not train.is_dir() or test is None:
         raise _error(root, "must hold train/ and test/ (or val/)", "put train/<class>/*.png in it")
     return train, test
 
 
 def _classes(part: Path) -> list[str]:
-    return sorted(entry.name for entry in part.iterdir() if entry.is_dir())
+    return sorted(e.name for e in part.iterdir() if e.is_dir() and not e.name.startswith("."))
 
 
 def _pictures(place: Path) -> list[Path]:
@@ -64,8 +72,6 @@ def _decoded(root: Path, part: Path, classes: list[str], size: int) -> Split:
 
     fit = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
     files = [(file, label) for label, name in enumerate(classes) for file in _pictures(part / name)]
-    if not files:
-        raise _error(root, f"{part} holds no pictures", f"known endings: {' '.join(sorted(SUFFIXES))}")
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for index, (file, _) in enumerate(files):
         try:

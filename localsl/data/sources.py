@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from localsl.data import SUBSET_SEED, Split, folder
 from localsl.schema import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from localsl.config import DatasetConfig
+    from localsl.settings import DatasetConfig
 
 # Training and test images as published.
 PUBLISHED = {"cifar10": (50000, 10000), "svhn": (73257, 26032), "stl10": (5000, 8000)}
@@ -35,6 +36,41 @@ def load(dataset: DatasetConfig, data_dir: str) -> tuple[Split, Split]:
         told = f"warning: {found}, where the published {dataset.name} has {expected[0]} and {expected[1]}"
         print(told, file=sys.stderr)
     return train, test
+
+
+def described(dataset: DatasetConfig, data_dir: str) -> DatasetConfig:
+    """The settings with what is told by the files alone, without reading images: classes and counts.
+
+    Raises:
+        ConfigError: if the settings cannot be met by any images.
+    """
+    if dataset.name not in SOURCES:
+        raise ConfigError([Problem("dataset.name", dataset.name, f"one of {', '.join(SOURCES)}")])
+    if dataset.name == "imagefolder":
+        if dataset.root is None:
+            what = "must name a folder that holds train/<class>/ and test/<class>/"
+            raise ConfigError([Problem("dataset.root", None, what, "type dataset.root=FOLDER")])
+        classes, files = folder.contents(Path(dataset.root).expanduser())
+        count = dataset.num_classes or len(classes)
+        dataset = replace(dataset, num_classes=count, classes=classes, files=files)
+    elif dataset.root is not None:
+        what = f"{dataset.name} is not read from a folder of images"
+        instead = "type dataset=imagefolder for your own pictures, data_dir=FOLDER for the data set"
+        raise ConfigError([Problem("dataset.root", dataset.root, what, instead)])
+    if dataset.name == "stl10":
+        labels = [Path(data_dir).expanduser() / "stl10_binary" / f"{part}_y.bin" for part in ("train", "test")]
+        files = [file.stat().st_size for file in labels if file.is_file()]
+        if len(files) == 2 and tuple(files) != PUBLISHED["stl10"]:
+            dataset = replace(dataset, files=files)
+    problems = []
+    if dataset.num_classes < 2:
+        problems.append(Problem("dataset.num_classes", dataset.num_classes, "must be at least 2"))
+    if dataset.padding_mode == "reflect" and dataset.padding >= dataset.image_size:
+        what = f"reflection needs less than dataset.image_size={dataset.image_size}"
+        problems.append(Problem("dataset.padding", dataset.padding, what))
+    if problems:
+        raise ConfigError(problems)
+    return dataset
 
 
 def digits(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
@@ -105,7 +141,7 @@ def stl10(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
 def imagefolder(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
     """The pictures of a folder of class folders, decoded, resized and cropped to squares."""
     assert dataset.root is not None
-    return folder.load(Path(dataset.root), dataset.image_size)
+    return folder.load(Path(dataset.root).expanduser(), dataset.image_size)
 
 
 SOURCES: dict[str, Callable[[DatasetConfig, Path], tuple[Split, Split]]] = {
@@ -129,6 +165,6 @@ def _made(name: str, files: str, data_dir: Path, kind: type, **which: Any) -> An
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         said = f" LOCALSL_DATA is {os.environ['LOCALSL_DATA']}." if "LOCALSL_DATA" in os.environ else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        what = f"it is not in {place} and could not be downloaded ({reason})"
+        what = f"it is not (whole) in {place} and could not be downloaded ({reason})"
         instead = f"put {files} there, or set LOCALSL_DATA (or data_dir=) to the folder that holds it.{said}"
         raise ConfigError([Problem("dataset", name, what, instead)]) from None

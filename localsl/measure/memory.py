@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from localsl.optim import SGD
 
 
 class LiveBytes(TorchDispatchMode):
@@ -30,6 +31,10 @@ class LiveBytes(TorchDispatchMode):
         self._alive: dict[int, weakref.ref] = {}
         for tensor in tensors:
             self._count(tensor)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; True would import the compiler at the first operation
 
     def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -56,14 +61,15 @@ class PeakMemory:
     """The peak of a run's training steps, data set left out: it lies on the device beside them.
 
     On CUDA the allocator's `max_memory_allocated` over all of training, less the data set. On a CPU the
-    live tensors of one step, the second, when the optimizer's state exists: parameters, gradients,
-    momentum and activations, without kernels' workspaces. `scope` says which.
+    live tensors of one step on a full batch, the second step where it can be, when the optimizer's state
+    exists: parameters, gradients, momentum and activations, without kernels' workspaces. `scope` says which.
     """
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, steps: int):
+    def __init__(self, network: nn.Module, optimizer: SGD, steps: int, epochs: int):
+        """`steps` is an epoch's, of which the last may be of a smaller batch."""
         self._network, self._optimizer = network, optimizer
         self._device = next(network.parameters()).device
-        self._trace_at = min(1, steps - 1)
+        self._trace_at = 1 if steps > 2 else steps if epochs > 1 else 0
         self._step = 0
         self._live: LiveBytes | None = None
         self._resident = 0
@@ -97,9 +103,4 @@ class PeakMemory:
     def _state(self) -> list[Tensor]:
         tensors: list[Tensor] = [*self._network.parameters(), *self._network.buffers()]
         tensors += [p.grad for p in self._network.parameters() if p.grad is not None]
-        return tensors + [
-            value
-            for state in self._optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
-        ]
+        return tensors + [value for state in self._optimizer.state.values() for value in state.values()]

@@ -3,34 +3,139 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from localsl import partition
+from localsl.aux_nets import lambdas
+from localsl.aux_nets.augmented import CONVOLUTIONS, STRATEGIES
+from localsl.aux_nets.terms import Terms
+from localsl.objectives import CrossEntropy, Objective, Part
 from localsl.schema import Problem
 
 if TYPE_CHECKING:
-    from localsl.config import Config
-    from localsl.network import Objective, Site
+    from localsl.plan import Plan
+    from localsl.settings import Config
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Method:
-    """Settings of a rule (`cfg.method`). A subclass named `Settings` in its own file says what differs."""
+    """Settings of a rule (`cfg.method`). A subclass named `Settings` in its own file says what differs.
+
+    Left as it is, each module but the last is trained by the terms of `cfg.aux` on its output.
+    """
 
     name: str
+    """What the run is called: a file of conf/method."""
+
+    rule: str
+    """The file of localsl/methods that the settings are of: two forms of a rule share it."""
 
     single_module: ClassVar[bool] = False
     """True for a rule that trains the whole network as one module: K then says nothing."""
 
+    auxiliary: ClassVar[bool] = True
+    """Whether modules have auxiliary networks."""
+
+    momentum: ClassVar[bool] = False
+    """Whether there are layers that `cfg.ema` describes."""
+
+    depth: ClassVar[bool] = False
+    """Whether `aux.depth` can be given."""
+
+    batchnorm_every_forward: ClassVar[bool] = True
+    """Whether each of several forwards of a layer in one step moves BatchNorm's running statistics."""
+
+    def resolved(self, cfg: Config) -> Config:
+        """The configuration with values left null filled in: InfoPro's loss weights."""
+        return with_lambdas(cfg, lambdas.published(cfg), "module")
+
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """What in the configuration this rule cannot work with."""
-        yield from ()
+        if self.auxiliary and cfg.aux.head == "none":
+            yield Problem(
+                "aux_net", "none", f"{self.name} trains modules by auxiliary networks", "type aux_net=dgl"
+            )
+        if not self.auxiliary and cfg.aux.head != "none":
+            yield Problem("aux_net", cfg.aux.head, f"{self.name} has no auxiliary network", "leave aux_net out")
+        if not self.momentum and cfg.ema.source != "none":
+            yield Problem("ema", cfg.ema.source, f"{self.name} has no momentum layers", "leave ema out")
+        if not self.depth and cfg.aux.depth is not None:
+            what = f"{self.name} has no auxiliary network whose depth can be set"
+            yield Problem("aux.depth", cfg.aux.depth, what, "leave aux.depth out")
 
     def groups(self, cfg: Config) -> list[range]:
         """The local layers of each module."""
         return partition.cut(cfg)
 
-    def objective(self, cfg: Config, site: Site) -> Objective:
-        """What trains the module that ends at `site`; never asked for the last one."""
-        raise NotImplementedError(f"{type(self).__name__} trains no module but the last")
+    def objectives(self, plan: Plan) -> list[Objective]:
+        """What trains each module."""
+        terms = Terms(plan)
+        objectives = []
+        for module in range(plan.modules - 1):
+            site = plan.site(module)
+            objectives.append(Objective([Part(terms.at(site, plan.layers[site.layer].stage))]))
+        return [*objectives, output(plan)]
+
+    def checkpoint_segments(self, cfg: Config) -> int:
+        """In how many pieces a module's forward is recomputed in its backward; 0 keeps all activations."""
+        return 0
+
+
+def output(plan: Plan) -> Objective:
+    """The last module's objective: cross-entropy of the backbone's classifier, weight 1."""
+    return Objective([Part([CrossEntropy(plan.backbone.classifier)])])
+
+
+def with_lambdas(cfg: Config, values: lambdas.Lambdas, over: str) -> Config:
+    """The configuration with these loss weights wherever `cfg.aux` has null."""
+    aux, (first_r, first_ce, last_r, last_ce) = cfg.aux, values
+    if aux.lambda_reconstruction is None:
+        aux = replace(aux, lambda_reconstruction=[first_r, last_r])
+    if aux.lambda_ce is None:
+        aux = replace(aux, lambda_ce=[first_ce, last_ce])
+    if aux.lambda_over is None:
+        aux = replace(aux, lambda_over=over)
+    return replace(cfg, aux=aux)
+
+
+@dataclass(kw_only=True)
+class HeadMethod(Method):
+    """A rule whose auxiliary networks are terms on a module's own output, of a depth that can be set."""
+
+    depth: ClassVar[bool] = True
+
+    def problems(self, cfg: Config) -> Iterator[Problem]:
+        """Depths and strategies that cannot be built."""
+        yield from super().problems(cfg)
+        aux = cfg.aux
+        for name in aux.selection.split("/"):
+            if name not in STRATEGIES:
+                yield Problem(
+                    "aux.selection", aux.selection, f"one of {', '.join(STRATEGIES)}, or one per stage"
+                )
+                return
+        if aux.depth is None:
+            if aux.head == "auglocal":
+                yield Problem("aux.depth", None, "AugLocal's networks have a depth", "type aux.depth=2 or more")
+            return
+        used = set(aux.selection.split("/")) if aux.head == "auglocal" else {"conv3x3"}
+        if used & set(CONVOLUTIONS) and len(used) > 1 and aux.multiplier is None:
+            what = "convolutions beside other strategies have no width that matches AugLocal's cost"
+            yield Problem("aux.multiplier", None, what, "type aux.multiplier=1")
+        before, groups = partition.cut(cfg), self.groups(cfg)
+        if len(groups) < 2 <= len(before):
+            what = f"at K={cfg.K} the last {aux.depth} of {len(before)} modules are one, and none is left"
+            yield Problem("aux.depth", aux.depth, what, f"type aux.depth={len(before) - 2} or less")
+        elif len(groups) == 2 and aux.pyramid > 0:
+            what = (
+                f"the pyramid needs three modules or more, and K={cfg.K} with aux.depth={aux.depth} makes two"
+            )
+            yield Problem("aux.pyramid", aux.pyramid, what, "type aux.pyramid=0, or another K")
+
+    def groups(self, cfg: Config) -> list[range]:
+        """With a depth d and one module a layer, the last d layers are one module, as AugLocal's code does."""
+        groups = partition.cut(cfg)
+        if cfg.aux.depth is None or not partition.layer_wise(cfg):
+            return groups
+        return partition.joined(groups, cfg.aux.depth)

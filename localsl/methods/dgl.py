@@ -10,25 +10,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from localsl.aux_nets import heads
-from localsl.methods.base import Method
-from localsl.network import Classification, Objective, Site
+from localsl.methods.base import HeadMethod
 from localsl.schema import Problem
 
 if TYPE_CHECKING:
-    from localsl.config import Config
+    from localsl.settings import Config
 
 
-@dataclass
-class Settings(Method):
-    """A classifier on each module's output."""
+@dataclass(kw_only=True)
+class Settings(HeadMethod):
+    """A classifier on each module's output, and nothing else."""
 
     def problems(self, cfg: Config) -> Iterator[Problem]:
-        """Without a head the modules before the last would have no loss."""
-        if cfg.aux.head == "none":
-            yield Problem("aux_net", "none", "dgl trains every module by a head", "type aux_net=dgl")
-
-    def objective(self, cfg: Config, site: Site) -> Objective:
-        """Cross-entropy of the auxiliary head, weight 1."""
-        head = heads.build(cfg.aux.head, site, cfg.dataset.num_classes)
-        return Objective([Classification(head)])
+        """Other terms would make it another rule."""
+        yield from super().problems(cfg)
+        if any(cfg.aux.lambda_reconstruction or []) or any(cfg.aux.lambda_similarity or []):
+            what = "dgl's modules have a classifier only"
+            yield Problem("aux_net", cfg.aux.head, what, "type method=infopro or method=predsim")

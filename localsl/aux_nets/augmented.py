@@ -1,0 +1,152 @@
+"""AugLocal's auxiliary networks: copies of the architecture of later layers, and the handcrafted ones they
+are compared with.
+
+Ma et al. 2024, section 3.2 and Table 5. `aux.selection` names the strategy, one for all stages or one per stage
+of the module's last layer ("repetitive/repetitive_s2/uniform"):
+
+    uniform         later layers, evenly spread
+    sequential      the layers right after
+    repetitive      copies of the module's own last layer, which keep the size
+    repetitive_s2   the same, with as many stride-2 copies first as the uniform network has
+    conv1x1 conv3x3 plain convolutions, `aux.multiplier` times as wide as the features
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from localsl import backbones
+from localsl.aux_nets import depth
+from localsl.aux_nets.heads import conv_bn_relu, pooled
+from localsl.plan import Plan, Site
+
+LAYERWISE = ("uniform", "sequential", "repetitive", "repetitive_s2")
+CONVOLUTIONS = {"conv1x1": 1, "conv3x3": 3}
+STRATEGIES = (*LAYERWISE, *CONVOLUTIONS)
+
+
+class AugmentedHead(nn.Sequential):
+    """Auxiliary layers, global average pooling, BatchNorm where there is one layer at most, a linear layer.
+
+    The BatchNorm is the released code's; the paper's Table 6 omits it.
+
+    Attributes:
+        selected: the local layers that it is shaped like.
+        strides: of its layers.
+    """
+
+    def __init__(
+        self, layers: list[nn.Module], width: int, outputs: int, selected: list[int], strides: list[int]
+    ):
+        norm = [nn.BatchNorm1d(width)] if len(layers) <= 1 else []
+        super().__init__(*layers, *pooled(), *norm, nn.Linear(width, outputs))
+        self.selected, self.strides = selected, strides
+
+    def summary(self) -> str:
+        """For the table of modules."""
+        strides = ",".join(map(str, self.strides))
+        return f"layers {','.join(map(str, self.selected))} strides {strides}"
+
+
+class ConvHead(nn.Sequential):
+    """`count` convolutions of one width that keep the size, global average pooling, a linear layer."""
+
+    def __init__(self, channels: int, kernel: int, count: int, multiplier: float, outputs: int):
+        width = max(1, round(multiplier * channels))
+        layers: list[nn.Module] = []
+        for index in range(count):
+            layers += conv_bn_relu(width if index else channels, width, kernel)
+        super().__init__(*layers, *pooled(), nn.Linear(width, outputs))
+
+
+def depths(plan: Plan) -> list[int]:
+    """Hidden layers of the auxiliary network of every module but the last."""
+    assert plan.cfg.aux.depth is not None
+    return depth.pyramid(plan.cfg.aux.depth, plan.modules, plan.cfg.aux.pyramid)
+
+
+def strategy(selection: str, stage: int) -> str:
+    """The strategy for a module that ends in `stage` (from 1); the last one named holds for later stages."""
+    per_stage = selection.split("/")
+    return per_stage[min(stage, len(per_stage)) - 1]
+
+
+def build(plan: Plan, site: Site, outputs: int, how: str, multiplier: float) -> nn.Module:
+    """The auxiliary classifier at a site by the strategy `how`."""
+    count = depths(plan)[site.module]
+    if how in CONVOLUTIONS:
+        return ConvHead(site.channels, CONVOLUTIONS[how], count, multiplier, outputs)
+    select = depth.sequential if how == "sequential" else depth.uniform
+    selected = select(site.layer, len(plan.layers), count)
+    strides = owed(plan, site.layer, selected)
+    if how.startswith("repetitive"):
+        # For the stem, whose own layer is a convolution of the image, a block of its width.
+        own = max(site.layer, 1)
+        downsampling = sum(stride - 1 for stride in strides) if how == "repetitive_s2" else 0
+        strides = [2] * downsampling + [1] * (count - downsampling)
+        selected = [own] * count
+    layers, width = [], site.channels
+    for index, stride in zip(selected, strides, strict=True):
+        layers.append(backbones.layer_like(plan.cfg.backbone, index, width, stride))
+        width = plan.layers[index].channels
+    return AugmentedHead(layers, width, outputs, selected, strides)
+
+
+def owed(plan: Plan, layer: int, selected: list[int]) -> list[int]:
+    """The strides of auxiliary layers: each downsampling that a jump skips is owed, one paid per layer.
+
+    What is still owed at the end is dropped, as in the released code (16-channel layers at d = 2).
+    """
+    strides, debt = [], 0
+    for before, index in pairwise([layer, *selected]):
+        debt += sum(passed.stride == 2 for passed in plan.layers[before + 1 : index + 1])
+        strides.append(2 if debt else 1)
+        debt -= debt > 0
+    return strides
+
+
+def matched_multiplier(plan: Plan, sites: list[Site], kernel: int, outputs: int) -> float:
+    """The one width multiplier at which convolutional heads cost what AugLocal's uniform ones do in all.
+
+    Compared are the multiply-adds of convolutions and linear layers for one image, with widths not yet
+    rounded. AugLocal section A.5 gives the rule and not its numbers.
+    """
+    counts = depths(plan)
+
+    def cost(multiplier: float) -> float:
+        total = 0.0
+        for site in sites:
+            width = multiplier * site.channels
+            convolutions = site.channels * width + (counts[site.module] - 1) * width * width
+            total += kernel**2 * site.size**2 * convolutions + width * outputs
+        return total
+
+    with torch.device("meta"):
+        goal = sum(multiply_adds(build(plan, s, outputs, "uniform", 1.0), s) for s in sites)
+    low, high = 0.0, 1.0
+    while cost(high) < goal:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) < goal else (low, middle)
+    return high
+
+
+def multiply_adds(network: nn.Module, site: Site) -> int:
+    """Of the convolutions and linear layers of a network on the meta device, for one image at a site."""
+    total = 0
+
+    def count(module: nn.Module, _: tuple, output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        total += output.numel() * module.weight[0].numel()
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    network.eval()
+    network(torch.empty(1, site.channels, site.size, site.size, device="meta"))
+    return total

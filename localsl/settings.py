@@ -1,0 +1,137 @@
+"""The typed schema of a run's configuration: what values there are, and what each allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from localsl.aux_nets.terms import HEADS
+from localsl.methods.base import Method
+from localsl.schema import derived, ends, name, number, one_of, ruled, triple
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    """Images and how they are normalised and augmented (conf/dataset)."""
+
+    name: str
+    num_classes: int = ruled(number(0, at_most=2**20))
+    image_size: int = ruled(number(4, at_most=1024))
+    mean: list[float] = ruled(triple())
+    std: list[float] = ruled(triple(above=0))
+    padding: int = ruled(number(0, at_most=128))
+    padding_mode: str = ruled(one_of("reflect", "zero"))
+    flip: bool
+    train_subset: int | None = ruled(number(1, instead="null takes all images"))
+    test_subset: int | None = ruled(number(1, instead="null takes all images"))
+    root: str | None
+    # Data that are not as published enter a run's identity by what they hold, not by where they lie.
+    classes: list[str] | None = derived()
+    files: list[int] | None = derived()
+
+
+@dataclass(kw_only=True)
+class BackboneConfig:
+    """A network as an ordered list of local layers (conf/backbone).
+
+    `family` is a file of localsl/backbones.
+    """
+
+    name: str = ruled(name())
+    family: str
+    blocks: list[int]
+    widths: list[int]
+
+
+@dataclass(kw_only=True)
+class AuxConfig:
+    """The auxiliary network of a module (conf/aux_net)."""
+
+    head: str = ruled(one_of(*HEADS))
+    loss: str = ruled(one_of("softmax", "contrastive"))
+    feature_dim: int = ruled(number(1))
+    pool_target: int = ruled(number(1))
+    depth: int | None = ruled(number(2, instead="d counts the classifier: d=2 is one layer before it"))
+    selection: str
+    pyramid: float = ruled(number(0, at_most=1))
+    multiplier: float | None = ruled(number(above=0))
+    lambda_ce: list[float] | None = ruled(ends())
+    lambda_reconstruction: list[float] | None = ruled(ends())
+    lambda_similarity: list[float] | None = ruled(ends())
+    lambda_over: str | None = ruled(one_of("module", "stage", "next_stage"))
+
+
+@dataclass(kw_only=True)
+class EmaConfig:
+    """Layers that follow later ones (conf/ema)."""
+
+    source: str = ruled(one_of("none", "momentum", "copy"))
+    momentum: float = ruled(number(0, at_most=1), default=0.995)
+    gradient: bool | None = False
+    bias: str = ruled(one_of("none", "block", "channel"), default="none")
+    start: str = ruled(one_of("copy", "fresh"), default="copy")
+    layers: str = ruled(one_of("all", "first"), default="all")
+    moves: str | None = ruled(one_of("all", "last", "last_twice"), default="all")
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """SGD (conf/optimizer)."""
+
+    name: str = ruled(one_of("sgd"))
+    lr: float = ruled(number(above=0, instead="the papers' is 0.8 for batches of 1024, 0.1 for 128"))
+    momentum: float = ruled(number(0, below=1))
+    nesterov: bool
+    weight_decay: float = ruled(number(0))
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """Epochs and learning rate (conf/schedule)."""
+
+    name: str
+    epochs: int = ruled(number(1, at_most=10**6))
+    warmup_epochs: int = ruled(number(0))
+    warmup_lr: float = ruled(number(0))
+
+
+@dataclass(kw_only=True)
+class PartitionConfig:
+    """How K becomes groups of local layers."""
+
+    stem: str = ruled(one_of("own", "merged"))
+    balance: str = ruled(one_of("depth", "memory"))
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """Where metrics go beside the run's folder (conf/logger)."""
+
+    name: str = ruled(one_of("csv", "wandb"))
+    project: str = "localsl"
+    entity: str | None = None
+    mode: str = ruled(one_of("auto", "online", "offline", "disabled"), default="auto")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """One run. conf/config.yaml says what each value means."""
+
+    method: Method
+    dataset: DatasetConfig
+    backbone: BackboneConfig
+    aux: AuxConfig
+    ema: EmaConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    logger: LoggerConfig
+    partition: PartitionConfig
+    K: int
+    batch_size: int = ruled(number(2, at_most=2**20, instead="BatchNorm needs two images"))
+    seed: int = ruled(number(0, at_most=2**53))
+    precision: str = ruled(one_of("fp32", "bf16"))
+    channels_last: bool
+    device: str
+    threads: int | None = ruled(number(1, at_most=1024))
+    data_dir: str
+    output_dir: str
+    show: str | None = ruled(one_of("modules", "runs"))

@@ -1,0 +1,119 @@
+"""Every rule on both papers' networks at every published K takes two steps; a new rule needs two files."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from localsl import config, methods
+from localsl.config import compose
+from localsl.engine import train_step
+from localsl.network import build_network
+from localsl.optim import SGD
+from tests.test_cli import records, typed
+from tests.test_data import stl10_folder
+
+RULES = ["bp", "bp_checkpoint", "dgl", "predsim", "infopro", "auglocal", "man", "man aux_net=infopro"]
+RULES += ["man aux_net=predsim", "man_released", "mlaan", "mlaan aux_net=dgl", "mlaan aux_net=infopro", "mlm"]
+RULES += ["lam", "mlaan_released", "mlaan_released aux_net=dgl_big", "mlaan_released aux_net=infopro"]
+PUBLISHED = [("resnet32", K) for K in (2, 3, 4, 8, 16)] + [("resnet110", K) for K in (2, 3, 4, 8, 16, 32, 55)]
+CASES = list(itertools.product(RULES, PUBLISHED))
+
+
+def two_steps(rule, backbone, K):
+    name, *more = rule.split()
+    if name == "auglocal":
+        more.append("aux.depth=3")
+        more += ["aux.pyramid=0"] if K == 2 else []
+    if name.startswith("mlaan") and K == 2:
+        more.append("method.cascade=2")
+    if name == "mlm" and K == 2:
+        more.append("method.cascade=2")
+    cfg = compose([f"method={name}", *more, f"backbone={backbone}", f"K={K}"])
+    network = build_network(cfg)
+    optimizer = SGD(network.parameters(), cfg.optimizer)
+    images, targets = torch.randn(4, 3, 8, 8), torch.arange(4)
+    for _ in range(2):
+        losses = list(train_step(network, optimizer, images, targets))
+    assert all(bool(torch.isfinite(loss.total)) for loss in losses)
+    assert losses[-1].module == len(network.local_modules) - 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_two_steps_at_the_layer_wise_K(rule):
+    two_steps(rule, "resnet32", 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "network"), CASES)
+def test_two_steps_at_every_published_K(rule, network):
+    two_steps(rule, *network)
+
+
+TOY_RULE = '''
+from dataclasses import dataclass
+
+from localsl.methods.base import Method, output
+from localsl.objectives import CrossEntropy, Objective, Part
+from localsl.aux_nets.heads import InfoProHead
+
+
+@dataclass(kw_only=True)
+class Settings(Method):
+    """Every second module has a linear classifier, the others train nothing."""
+
+    every: int
+
+    def objectives(self, plan):
+        objectives = []
+        for module in range(plan.modules - 1):
+            head = InfoProHead("0c1f", plan.site(module).channels, 64, 10)
+            objectives.append(Objective([] if module % self.every else [Part([CrossEntropy(head)])]))
+        return [*objectives, output(plan)]
+'''
+
+TOY_YAML = """# @package _global_
+defaults:
+  - override /aux_net: linear
+  - _self_
+method: {name: toy, rule: toy, every: 2}
+"""
+
+
+def test_a_new_rule_needs_one_file_and_one_yaml(tmp_path, monkeypatch, images_and_targets):
+    code, conf = tmp_path / "methods", tmp_path / "conf" / "method"
+    code.mkdir()
+    conf.mkdir(parents=True)
+    (code / "toy.py").write_text(TOY_RULE)
+    (conf / "toy.yaml").write_text(TOY_YAML)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(code)])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    cfg = compose([f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "method=toy", "K=4", "method.every=2"])
+    network = build_network(cfg)
+    optimizer = SGD(network.parameters(), cfg.optimizer)
+    assert [loss.module for loss in train_step(network, optimizer, *images_and_targets)] == [0, 2, 3]
+    sys.modules.pop("localsl.methods.toy")
+    with pytest.raises(config.ConfigError, match=r"method\.every=x: must be a whole number"):
+        compose([f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "method=toy", "method.every=x"])
+
+
+@pytest.mark.slow
+def test_man_on_stl10_at_K55(tmp_path, monkeypatch):
+    stl10_folder(tmp_path / "data", train=20, test=10)
+    monkeypatch.setenv("LOCALSL_DATA", str(tmp_path / "data"))
+    line = ["method=man", "dataset=stl10", "backbone=resnet110", "K=55"]
+    assert typed(monkeypatch, *line, "schedule=smoke") == 0
+    (record,) = records()
+    assert (record["method"], record["modules"], record["status"]) == ("man", 55, "done")
+    assert Path("outputs/stl10/man-resnet110-K55").is_dir()
+
+
+@pytest.mark.slow
+def test_fifteen_runs_over_depth(monkeypatch):
+    tiny = ["schedule=smoke", "dataset.train_subset=40", "dataset.test_subset=20", "batch_size=20"]
+    sweep = ["-m", "method=dgl,infopro,auglocal", "aux.depth=2,3,4,5,6"]
+    assert typed(monkeypatch, *sweep, *tiny) == 0
+    assert len({r["id"] for r in records()}) == 15
+    assert {r["status"] for r in records()} == {"done"}

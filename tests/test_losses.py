@@ -1,0 +1,64 @@
+"""The pure losses, against values of the published implementations and direct formulas."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from localsl import losses
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 1])
+
+
+def wave(*shape):
+    k = np.arange(np.prod(shape))
+    return torch.from_numpy(np.sin(0.37 * k) + 0.5 * np.cos(1.11 * k)).reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((6, 8, 4, 4), 0.5221226464834658),
+        ((6, 3, 4, 4), 0.6209676272874387),  # three channels or fewer are flattened
+        ((6, 8, 1, 1), 0.8122393598405527),  # so is a single position
+        ((6, 8), 0.8122393598405527),
+    ],
+)
+def test_similarity_matching(shape, expected):
+    target = losses.similarity_matrix(F.one_hot(LABELS, 10))
+    assert float(losses.similarity_matching(wave(*shape), target)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_target_similarity():
+    target = losses.similarity_matrix(F.one_hot(LABELS, 10))
+    expected = [1, -1 / 9, -1 / 9, 1, -1 / 9, -1 / 9]
+    assert target[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_supervised_contrastive():
+    features = wave(6, 8)
+    assert float(losses.supervised_contrastive(features, LABELS)) == pytest.approx(16.402803610816626, rel=1e-5)
+    z = F.normalize(features, dim=1)
+    total = 0.0
+    for i in range(6):
+        others = [a for a in range(6) if a != i]
+        below = torch.logsumexp(torch.stack([z[i] @ z[a] / 0.07 for a in others]), 0)
+        positives = [p for p in others if LABELS[p] == LABELS[i]]
+        if positives:
+            total -= sum(float(z[i] @ z[p] / 0.07 - below) for p in positives) / len(positives)
+    assert float(losses.supervised_contrastive(features, LABELS)) == pytest.approx(total / 6, rel=1e-5)
+
+
+def test_a_batch_without_positives_has_no_contrastive_loss_and_a_finite_gradient():
+    features = wave(3, 8).requires_grad_()
+    loss = losses.supervised_contrastive(features, torch.arange(3))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert features.grad is not None
+    assert bool((features.grad == 0).all())
+
+
+def test_reconstruction_is_the_cross_entropy_of_the_sigmoid():
+    logits, pixels = wave(2, 3, 4, 4), torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    expected = F.binary_cross_entropy(torch.sigmoid(logits), pixels)
+    assert float(losses.reconstruction(logits, pixels)) == pytest.approx(float(expected))

@@ -1,0 +1,292 @@
+"""Every rule against the published implementations' losses, its isolation, its momentum layers."""
+
+import pytest
+import torch
+
+from localsl.aux_nets.momentum import MomentumLayer
+from localsl.config import compose
+from localsl.network import build_network, count_parameters
+from tests import golden
+
+
+def squares(network):
+    return sum(float(p.grad.double().pow(2).sum()) for p in network.parameters() if p.grad is not None)
+
+
+def backpropagated(network, images, targets):
+    seen = []
+    for loss in network.local_losses(images, targets):
+        loss.total.backward()
+        seen.append(loss)
+    return seen
+
+
+def filled(*overrides):
+    network = build_network(compose(["dataset=cifar10", *overrides]))
+    golden.fill(network)
+    return network
+
+
+def test_golden_predsim():
+    weights = ["aux.lambda_similarity=[5,1]", "aux.lambda_ce=[0.5,0.75]"]
+    network = filled("method=predsim", *weights)
+    *losses, output = backpropagated(network, *golden.batch())
+    assert [float(loss.terms["ce"].detach()) for loss in losses] == pytest.approx(golden.PREDSIM_CE, rel=1e-4)
+    similarities = [float(loss.terms["similarity"].detach()) for loss in losses]
+    assert similarities == pytest.approx(golden.PREDSIM_SIMILARITY, rel=1e-4)
+    assert float(output.total.detach()) == pytest.approx(golden.OUTPUT, rel=1e-4)
+    assert squares(network) == pytest.approx(golden.PREDSIM_GRADIENT, rel=1e-2)
+
+
+def test_golden_auglocal():
+    network = filled("method=auglocal", "aux.depth=3")
+    losses = [float(loss.total.detach()) for loss in backpropagated(network, *golden.batch())]
+    assert losses == pytest.approx([*golden.AUGLOCAL_D3, golden.OUTPUT], rel=1e-4)
+    assert squares(network) == pytest.approx(golden.AUGLOCAL_D3_GRADIENT, rel=1e-2)
+
+
+@pytest.fixture
+def two_threads():
+    """As the golden steps were measured. With DGL's big head, BatchNorm over eight samples multiplies the
+    rounding of another order of summation to several per cent by the third step.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", golden.RELEASED)
+def test_golden_steps_of_the_released_code(name, two_threads):
+    expected = golden.RELEASED[name]
+    network = filled(*expected.overrides.split())
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
+    steps = zip(expected.losses, expected.gradients, (1e-4, 1e-4, 1e-3), strict=True)
+    for losses, gradient, tolerance in steps:
+        optimizer.zero_grad()
+        totals = [float(loss.total.detach()) for loss in backpropagated(network, *golden.batch())]
+        assert totals == pytest.approx(losses, rel=tolerance)
+        assert squares(network) == pytest.approx(gradient, rel=1e-2)
+        assert sum(p.numel() for p in network.parameters() if p.grad is not None) == expected.trained
+        network.update_ema()
+        optimizer.step()
+
+
+# The modules that each loss reaches, from the rules' definitions: windows of k modules for cascades.
+LOCAL = [[0], [1], [2], [3]]
+REACH = {
+    "method=predsim": LOCAL,
+    "method=infopro": LOCAL,
+    "method=auglocal aux.depth=3": LOCAL,
+    "method=man": LOCAL,
+    "method=man_released": LOCAL,
+    "method=lam": LOCAL,
+    "method=mlaan": [[0], [1], [0, 1, 2], [1, 2, 3]],
+    "method=mlaan method.cascade=2": [[0], [0, 1], [1, 2], [2, 3]],
+    "method=mlm": [[0], [1], [0, 1, 2], [1, 2, 3]],
+    "method=mlaan_released": [[0, 1], [1, 2], [2, 3]],
+    "method=mlaan_released aux_net=dgl_big": [[0, 1, 2], [1, 2, 3]],
+}
+
+
+@pytest.mark.parametrize("rule", REACH)
+def test_a_loss_reaches_the_modules_of_its_definition(rule, images_and_targets):
+    network = build_network(compose([*rule.split(), "K=4", "backbone=resnet20"]))
+    last = len(network.local_modules) - 1
+    reached = []
+    for loss in network.local_losses(*images_and_targets):
+        network.zero_grad(set_to_none=True)
+        loss.total.backward()
+        touched = {id(p) for p in network.parameters() if p.grad is not None}
+        modules = []
+        for module in network.local_modules:
+            parameters = [p for i in module.layers for p in network.backbone.layers[i].parameters()]
+            of_module = {id(p) in touched for p in parameters}
+            assert len(of_module) == 1  # all of a module or nothing
+            modules += [module.index] if True in of_module else []
+        reached.append(modules)
+        own = {id(p) for p in network.auxiliary[loss.module].parameters() if p.requires_grad}
+        all_auxiliary = {id(p) for p in network.auxiliary.parameters()}
+        assert touched & all_auxiliary == own
+        classifier = {id(p) for p in network.backbone.classifier.parameters()}
+        assert touched & classifier == (classifier if loss.module == last else set())
+    assert reached == REACH[rule]
+
+
+@pytest.mark.parametrize("rule", ["method=man", "method=man_released", "method=lam", "method=mlaan"])
+def test_momentum_layers_follow_the_reference_bit_for_bit(rule, images_and_targets):
+    network = build_network(compose([*rule.split(), "K=4", "backbone=resnet20", "ema.momentum=0.9"]))
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1, 0.9)
+    layers = [m for m in network.auxiliary.modules() if isinstance(m, MomentumLayer) and m.follower]
+    assert len(layers) >= 3
+    for _ in range(3):
+        optimizer.zero_grad()
+        backpropagated(network, *images_and_targets)
+        expected = [
+            [
+                0.9 * p + (1 - 0.9) * q
+                for p, q in zip(m.follower.parameters(), m._live[0].parameters(), strict=True)
+            ]
+            for m in layers
+        ]
+        network.update_ema()
+        for layer, values in zip(layers, expected, strict=True):
+            assert all(torch.equal(p, v) for p, v in zip(layer.follower.parameters(), values, strict=True))
+        optimizer.step()
+
+
+def test_the_live_layer_is_the_next_modules_first():
+    network = build_network(compose(["method=man", "K=4", "backbone=resnet20"]))
+    for module in network.local_modules[:-1]:
+        (layer,) = (m for m in network.auxiliary[module.index].modules() if isinstance(m, MomentumLayer))
+        assert layer._live[0] is network.backbone.layers[module.layers[-1] + 1]
+        live = layer._live[0].state_dict()
+        assert all(torch.equal(value, live[name]) for name, value in layer.follower.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("ema", "trained", "moves"),
+    [
+        ("ema.gradient=true", True, True),
+        ("ema.gradient=false", False, True),
+        ("ema.source=copy", True, True),
+        ("ema.momentum=1", True, False),
+    ],
+)
+def test_ema_settings(ema, trained, moves, images_and_targets):
+    network = build_network(compose(["method=man", "K=2", "backbone=resnet20", "ema.start=fresh", ema]))
+    (layer,) = (m for m in network.auxiliary.modules() if isinstance(m, MomentumLayer))
+    before = [p.clone() for p in layer.follower.parameters()]
+    backpropagated(network, *images_and_targets)
+    assert all((p.grad is not None) is trained for p in layer.follower.parameters())
+    network.update_ema()
+    after = list(layer.follower.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) is moves
+    if ema == "ema.source=copy":
+        assert all(torch.equal(a, b) for a, b in zip(after, layer._live[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("rule", ["method=man", "method=mlaan", "method=mlaan_released", "method=predsim"])
+def test_nothing_auxiliary_runs_in_evaluation(rule, images_and_targets):
+    network = build_network(compose([*rule.split(), "K=4", "backbone=resnet20"])).eval()
+    for module in network.auxiliary.modules():
+        module.register_forward_pre_hook(lambda *_: pytest.fail("an auxiliary network ran"))
+    assert network(images_and_targets[0]).shape == (8, 10)
+
+
+@pytest.mark.parametrize(
+    ("rule", "updates"),
+    [
+        ("method=mlaan", [1, 1, 1, 1]),
+        ("method=mlaan method.batchnorm=every", [2, 3, 3, 1]),
+        ("method=mlaan_released", [2, 3, 3, 1]),
+        ("method=man", [1, 1, 1, 1]),
+    ],
+)
+def test_batchnorm_updates(rule, updates, images_and_targets):
+    """Running means start at 0 and move by a tenth of the batch's each time: 1 - 0.9^n of the way after n."""
+    network = build_network(compose([*rule.split(), "K=4", "backbone=resnet20"])).train()
+    once = build_network(compose(["method=bp", "backbone=resnet20"])).train()
+    backpropagated(network, *images_and_targets)
+    backpropagated(once, *images_and_targets)
+    found = []
+    for module in network.local_modules:
+        index = module.layers[-1]
+        ours, reference = (n.backbone.layers[index].bn1.running_mean for n in (network, once))
+        share = float((ours / reference).median()) * 0.1
+        found.append(round(torch.log(torch.tensor(1 - share)).item() / torch.log(torch.tensor(0.9)).item()))
+    assert found == updates
+
+
+def test_mlaan_terms_say_which_part_they_are_of(images_and_targets):
+    network = build_network(compose(["method=mlaan", "aux_net=infopro", "K=4", "backbone=resnet20"]))
+    losses = backpropagated(network, *images_and_targets)
+    assert set(losses[0].terms) == {"independent/ce", "independent/reconstruction"}
+    assert set(losses[2].terms) == {
+        "independent/ce",
+        "independent/reconstruction",
+        "cascaded/ce",
+        "cascaded/reconstruction",
+    }
+    assert set(losses[3].terms) == {"ce"}
+    total = sum(losses[2].weights[name] * value for name, value in losses[2].terms.items())
+    assert float(losses[2].total.detach()) == pytest.approx(float(total.detach()), rel=1e-6)
+
+
+def test_contrastive_heads_have_no_accuracy(images_and_targets):
+    network = build_network(compose(["method=infopro", "aux.loss=contrastive", "K=4", "backbone=resnet20"]))
+    *local, output = backpropagated(network, *images_and_targets)
+    assert [set(loss.terms) for loss in local] == [{"reconstruction", "contrastive"}] * 3
+    assert [loss.correct for loss in local] == [None] * 3
+    assert output.correct is not None
+
+
+def test_checkpointing_changes_nothing_but_memory(images_and_targets):
+    plain, checkpointed = (
+        build_network(compose([f"method={m}", "backbone=resnet20"])).train() for m in ("bp", "bp_checkpoint")
+    )
+    for _ in range(2):
+        (one,), (two,) = (backpropagated(n, *images_and_targets) for n in (plain, checkpointed))
+        assert torch.equal(one.total, two.total)
+    assert all(
+        torch.equal(a.grad, b.grad) for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=True)
+    )
+    for (name, a), b in zip(plain.named_buffers(), checkpointed.buffers(), strict=True):
+        assert torch.equal(a, b) or name.endswith("num_batches_tracked")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "K", "overrides", "parameters"),
+    [
+        ("resnet32", 16, "method=predsim", 751_216),
+        ("resnet32", 16, "method=infopro", 916_021),
+        ("resnet110", 55, "method=predsim", 2_844_086),
+        ("resnet110", 55, "method=infopro", 3_455_688),
+        ("resnet32", 16, "method=dgl aux_net=dgl_1c2f", 855_280),
+    ],
+)
+def test_parameters_as_published(backbone, K, overrides, parameters):
+    cfg = compose(["dataset=cifar10", f"backbone={backbone}", f"K={K}", *overrides.split()])
+    assert count_parameters(build_network(cfg)) == parameters
+
+
+def test_a_module_of_weight_zero_is_warned_about():
+    from localsl.experiment import describe
+
+    cfg = compose(
+        ["method=infopro", "K=4", "backbone=resnet20", "aux.lambda_ce=[1,0]", "aux.lambda_reconstruction=[5,0]"]
+    )
+    assert "warning: all loss weights are 0 in module 2" in describe(cfg, build_network(cfg))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("dataset=cifar10 K=16", ([5, 0.2], [0.05, 0.5])),
+        ("dataset=cifar10 K=4", ([6, 1], [0, 2])),
+        ("dataset=cifar10 K=3", ([5, 0.2], [0.05, 0.5])),
+        ("dataset=stl10 backbone=resnet110 K=8", ([20, 5], [0.2, 1])),
+        ("dataset=stl10 backbone=resnet110 K=55", ([5, 0.5], [0, 1])),
+        ("dataset=cifar10 backbone=resnet110 K=3 partition.balance=memory", ([5, 5], [0, 0.1])),
+    ],
+)
+@pytest.mark.parametrize("method", ["infopro", "man", "mlaan"])
+def test_infopros_published_weights(method, overrides, expected):
+    aux = compose([f"method={method}", "aux_net=infopro", *overrides.split()]).aux
+    assert (aux.lambda_reconstruction, aux.lambda_ce) == expected
+
+
+@pytest.mark.parametrize(
+    ("K", "by_stage"),
+    # Reconstruction and cross-entropy in stage 1, 2, 3.
+    [
+        (8, [(4.1667, 0.4167), (3.3333, 0.3333), (2.5, 0.25)]),
+        (16, [(4.6429, 0.4643), (4.2857, 0.4286), (3.9286, 0.3929)]),
+    ],
+)
+def test_the_released_man_weighs_by_the_next_layers_stage(K, by_stage):
+    network = build_network(compose(["method=man_released", f"K={K}"]))
+    for module in network.local_modules[:-1]:
+        next_stage = int(network.names[module.layers[-1] + 1].split(".")[0])
+        weights = module.objective.weights
+        assert (weights["reconstruction"], weights["ce"]) == pytest.approx(by_stage[next_stage - 1], abs=1e-4)
