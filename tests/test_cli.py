@@ -139,6 +139,7 @@ def seconds(line):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_the_first_step_comes_soon_after_torchs_import():
     """A run of one step, its evaluation and record included, against importing torch; the best of three."""
     one_step = ["schedule.epochs=1", "dataset.train_subset=128", "dataset.test_subset=10"]
