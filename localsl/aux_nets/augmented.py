@@ -1,7 +1,7 @@
 """AugLocal's auxiliary networks: copies of the architecture of later layers, and the handcrafted ones they
 are compared with.
 
-Ma et al. 2024, section 3.2 and Table 5. `aux.selection` names the strategy, one for all stages or one per stage
+Ma et al. 2024, Figure 2 and Table 5. `aux.selection` names the strategy, one for all stages or one per stage
 of the module's last layer ("repetitive/repetitive_s2/uniform"):
 
     uniform         later layers, evenly spread

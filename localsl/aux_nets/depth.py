@@ -23,7 +23,7 @@ def uniform(layer: int, layers: int, count: int) -> list[int]:
     """`count` layers spread evenly over those after `layer`, the last always among them.
 
     Indices s_i = round(l + (L - l - 1) / a * i), i = 1 ... a, from 0, ties to even; all later layers where
-    there are no more than a. AugLocal section 3.2.
+    there are no more than a. AugLocal, Figure 2.
     """
     later = layers - 1 - layer
     if count >= later:
