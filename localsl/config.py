@@ -219,14 +219,15 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
         if path not in fields:
             problems.append(_unknown(f"+{path}", value, list(fields)))
             continue
+        rule = fields[path].metadata.get("rule")
         try:
             OmegaConf.update(schema, path, value)
             typed = OmegaConf.select(schema, path)
-            rule = fields[path].metadata.get("rule")
             if rule is not None and typed is not None and not rule.holds(typed):
                 problems.append(Problem(path, value, rule.allowed, rule.instead))
         except REFUSED:
-            problems.append(Problem(path, value, f"must be {_in_words(fields[path].type)}"))
+            instead = rule.instead if rule is not None else ""
+            problems.append(Problem(path, value, f"must be {_in_words(fields[path].type)}", instead))
     for path, field in fields.items():
         if path not in leaves and field.default is dataclasses.MISSING:
             problems.append(Problem(path, "", "has no value and needs one"))

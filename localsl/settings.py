@@ -125,7 +125,7 @@ class Config:
     schedule: ScheduleConfig
     logger: LoggerConfig
     partition: PartitionConfig
-    K: int
+    K: int = ruled(number(instead="for example K=16"))
     batch_size: int = ruled(number(2, at_most=2**20, instead="BatchNorm needs two images"))
     seed: int = ruled(number(0, at_most=2**53))
     precision: str = ruled(one_of("fp32", "bf16"))
