@@ -29,36 +29,37 @@ class Totals:
     def __init__(self, modules: int, device: torch.device):
         self._loss = torch.zeros(modules, dtype=torch.float64, device=device)
         self._correct = torch.zeros(modules, dtype=torch.int64, device=device)
-        self._classifies = [True] * modules
+        self._has_loss = [False] * modules
+        self._classifies = [False] * modules
         self._images = 0
 
     def add(self, loss: LocalLoss, images: int) -> None:
         """Count one module's loss for a batch."""
         self._loss[loss.module] += loss.total.detach() * images
-        if loss.correct is None:
-            self._classifies[loss.module] = False
-        else:
+        self._has_loss[loss.module] = True
+        if loss.correct is not None:
             self._correct[loss.module] += loss.correct
+            self._classifies[loss.module] = True
 
     def batch(self, images: int) -> None:
         """Count a batch's images, once for all modules."""
         self._images += images
 
     def means(self) -> list[ModuleMeans]:
-        """Per module: mean loss per image, and accuracy in per cent where it classifies."""
+        """Per module: mean loss per image where it has one, accuracy in per cent where it classifies."""
         loss = (self._loss / self._images).tolist()
         accuracy = (100 * self._correct / self._images).tolist()
         return [
-            ModuleMeans(x, a if known else None)
-            for x, a, known in zip(loss, accuracy, self._classifies, strict=True)
+            ModuleMeans(x if trained else None, a if known else None)
+            for x, trained, a, known in zip(loss, self._has_loss, accuracy, self._classifies, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class ModuleMeans:
-    """A module's mean loss per image and its classifier's accuracy in per cent, if it has one."""
+    """A module's mean loss per image and its classifier's accuracy in per cent, each if it has one."""
 
-    loss: float
+    loss: float | None
     accuracy: float | None
 
 

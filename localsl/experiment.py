@@ -183,11 +183,11 @@ def _prepare(device: torch.device) -> None:
         torch.backends.cudnn.deterministic = True
 
 
-def _check_finite(losses: list[float], epoch: int, lr: float) -> None:
+def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:
     """Of every module in training, and last of the network in evaluation."""
     names = [*(f"loss of module {i}" for i in range(len(losses) - 1)), "test loss"]
     for name, loss in zip(names, losses, strict=True):
-        if not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             what = f"the {name} is {loss} in epoch {epoch} at learning rate {lr:g}"
             raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
 

@@ -100,3 +100,11 @@ def test_bf16_runs_forward_in_bfloat16_and_keeps_weights_in_float32(images_and_t
     assert not torch.is_autocast_enabled("cpu")
     assert {loss.total.dtype for loss in losses} == {torch.float32}
     assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_a_module_without_a_loss_has_no_figures(images_and_targets):
+    """The released MLAAN's first module: a zero would read as a loss of nothing and an accuracy of 0 %."""
+    network, optimizer = made("method=mlaan_released", "K=4")
+    first, *others = train_epoch(network, optimizer, [images_and_targets])
+    assert (first.loss, first.accuracy) == (None, None)
+    assert all(mean.loss is not None and mean.accuracy is not None for mean in others)

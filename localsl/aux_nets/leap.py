@@ -28,10 +28,10 @@ def select(plan: Plan, module: int) -> list[int]:
     names = [layer.name for layer in plan.layers]
     last, backbone = plan.end(module), plan.cfg.backbone.name
     chosen = EXCEPTIONS.get((backbone, plan.modules, names[last]))
-    chosen = chosen or {"resnet32": _resnet32, "resnet110": _resnet110}.get(backbone, lambda _: None)(
-        names[last]
-    )
-    return [names.index(name) for name in chosen.split()] if chosen else _any(plan, last)
+    rule = {"resnet32": _resnet32, "resnet110": _resnet110}.get(backbone)
+    if rule is None:
+        return _any(plan, last)
+    return [names.index(name) for name in (chosen or rule(names[last])).split()]
 
 
 def _resnet32(end: str) -> str:

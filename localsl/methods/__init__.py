@@ -14,7 +14,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> type[Method]:
-    """The settings class of the method `name`, the last one that its file defines.
+    """The class `Settings` of the file `name`.
 
     Raises:
         KeyError: if there is no such method.
