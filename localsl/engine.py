@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from localsl.network import LocalLoss, LocalNetwork
-from localsl.optim import SGD
+from localsl.optim import Optimizer
 
 Autocast = Callable[[], AbstractContextManager]
 
@@ -65,7 +65,7 @@ class ModuleMeans:
 
 def train_step(
     network: LocalNetwork,
-    optimizer: SGD,
+    optimizer: Optimizer,
     images: Tensor,
     targets: Tensor,
     forward: Autocast = nullcontext,
@@ -90,7 +90,7 @@ def train_step(
 
 def train_epoch(
     network: LocalNetwork,
-    optimizer: SGD,
+    optimizer: Optimizer,
     batches: Iterable[tuple[Tensor, Tensor]],
     forward: Autocast = nullcontext,
     around_step: Callable[[], AbstractContextManager] = nullcontext,

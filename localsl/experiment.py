@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import data, identity, objectives, tracking
+from localsl import data, identity, objectives, optim, tracking
 from localsl.data.batches import TestBatches, TrainBatches
 from localsl.engine import ModuleMeans, autocast, evaluate, train_epoch
+from localsl.init import stream
 from localsl.measure.memory import PeakMemory
 from localsl.network import LocalNetwork, build_network, count_parameters
-from localsl.optim import SGD, learning_rate
+from localsl.optim import learning_rate
 from localsl.schema import LocalslError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
     print(describe(cfg, network), flush=True)
     layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
     network.to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    optimizer = SGD(network.parameters(), cfg.optimizer)
+    optimizer = optim.build(network.parameters(), cfg.optimizer)
     train = TrainBatches(images.train, cfg.dataset, cfg.batch_size, device, layout)
     test = TestBatches(images.test, cfg.dataset, cfg.batch_size, device, layout)
     forward = autocast(cfg.precision, device)
@@ -137,6 +138,7 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
         for epoch in range(1, cfg.schedule.epochs + 1):
             optimizer.lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
             began = time.perf_counter()
+            torch.manual_seed(stream(cfg.seed, "training", epoch))  # of dropout
             batches = progress.steps(train.epoch(cfg.seed, epoch))
             means = train_epoch(network, optimizer, batches, forward, memory.step)
             images_per_s = len(images.train) / (time.perf_counter() - began)

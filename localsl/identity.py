@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Where and how a run is executed and logged, and names that stand for values listed beside them.
 EXCLUDED = ("channels_last", "device", "threads", "logger", "data_dir", "output_dir", "show")
-EXCLUDED_NESTED = (("dataset", "root"), ("schedule", "name"))
+EXCLUDED_NESTED = (("dataset", "root"), ("dataset", "sgd_lr"), ("schedule", "name"))
 
 
 def identity(cfg: Config) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -130,7 +131,7 @@ class LocalNetwork(nn.Module):
         if features is None:
             with torch.no_grad():
                 features = self._run(module, inputs[index])
-        inputs[index + 1] = features.detach()
+        inputs[index + 1] = F.dropout2d(features.detach(), module.objective.dropout, self.training)
         if parts:
             weights = module.objective.weights
             loss = LocalLoss(index, weighted_sum(terms, weights), terms, weights, correct)

@@ -123,9 +123,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Objective:
-    """Everything whose loss is backpropagated when a module has run. Without parts it trains nothing."""
+    """Everything whose loss is backpropagated when a module has run.
+
+    Attributes:
+        parts: without any it trains nothing.
+        dropout: probability that a channel of the features is dropped on its way to the next module; the
+            objective's own terms see all of them.
+    """
 
     parts: Sequence[Part] = field(default_factory=list)
+    dropout: float = 0.0
 
     @property
     def weights(self) -> dict[str, float]:

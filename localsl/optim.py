@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 if TYPE_CHECKING:
     from localsl.settings import OptimizerConfig, ScheduleConfig
 
 
-class SGD:
-    """torch's fused SGD over all trainable parameters, weight decay on every one of them.
+class Optimizer(ABC):
+    """All trainable parameters, weight decay on every one of them, updated by torch's fused kernels.
 
-    The arithmetic is torch's own function. Its class is not used because constructing it imports the compiler,
-    which takes about as long as importing torch does.
+    The arithmetic is torch's own functions. Its classes are not used because constructing one imports the
+    compiler, which takes about as long as importing torch does.
 
     Attributes:
         parameters: what it updates.
         lr: learning rate of the next step.
-        state: by parameter, {"momentum_buffer": tensor} from its first gradient on.
+        state: by parameter, its running averages by torch's names, from its first gradient on.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig):
         self.parameters = [p for p in parameters if p.requires_grad]
         self.lr = settings.lr
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
-        self._momentum, self._nesterov = settings.momentum, settings.nesterov
-        self._weight_decay = settings.weight_decay
+        self._settings = settings
 
     def zero_grad(self) -> None:
         """Let go of all gradients."""
@@ -42,25 +43,76 @@ class SGD:
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         stepped = [p for p in self.parameters if p.grad is not None]
+        for parameter in stepped:
+            if parameter not in self.state:
+                self.state[parameter] = self._fresh(parameter)
+        grads = [cast(Tensor, p.grad) for p in stepped]
+        self._update(cast(list[Tensor], stepped), grads, [self.state[p] for p in stepped])
+
+    @abstractmethod
+    def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """The state of a parameter that was never updated."""
+
+    @abstractmethod
+    def _update(self, parameters: list[Tensor], grads: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+        """Change the parameters and their states in place."""
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum."""
+
+    def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        if not self._settings.momentum:
+            return {}
+        return {"momentum_buffer": torch.zeros_like(parameter)}  # its first step is that of torch's copy
+
+    def _update(self, parameters: list[Tensor], grads: list[Tensor], states: list[dict[str, Tensor]]) -> None:
         sgd(
-            cast(list[Tensor], stepped),
-            [cast(Tensor, p.grad) for p in stepped],
-            [self._momentum_buffer(p) for p in stepped],
+            parameters,
+            grads,
+            [state.get("momentum_buffer") for state in states],
             fused=True,
             lr=self.lr,
-            momentum=self._momentum,
-            nesterov=self._nesterov,
-            weight_decay=self._weight_decay,
+            momentum=self._settings.momentum,
+            nesterov=self._settings.nesterov,
+            weight_decay=self._settings.weight_decay,
             dampening=0,
             maximize=False,
         )
 
-    def _momentum_buffer(self, parameter: nn.Parameter) -> Tensor | None:
-        if not self._momentum:
-            return None
-        if parameter not in self.state:  # zeros give the same first step as torch's copy of the gradient
-            self.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-        return self.state[parameter]["momentum_buffer"]
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015); `momentum` is its beta1."""
+
+    def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        averages = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        return {"step": torch.zeros((), device=parameter.device), **averages}
+
+    def _update(self, parameters: list[Tensor], grads: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+        adam(
+            parameters,
+            grads,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            lr=self.lr,
+            beta1=self._settings.momentum,
+            beta2=self._settings.beta2,
+            weight_decay=self._settings.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+
+KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam}
+
+
+def build(parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> Optimizer:
+    """The optimizer of a configuration over all parameters that train."""
+    return KINDS[settings.name](parameters, settings)
 
 
 def learning_rate(epoch: int, lr: float, schedule: ScheduleConfig) -> float:
@@ -68,10 +120,15 @@ def learning_rate(epoch: int, lr: float, schedule: ScheduleConfig) -> float:
 
     With E epochs, W of them warm-up: cos(e) = lr (1 + cos(pi e / E)) / 2, and for e <= W
     cos(e) (e - 1) / W + warmup_lr (W + 1 - e) / W. The released code of AugLocal, MAN and MLAAN (W = 10);
-    no paper mentions the warm-up.
+    no paper mentions the warm-up. With milestones it is lr, times `decay` once for each epoch of them that is
+    over, in the cosine's place.
     """
-    cosine = 0.5 * lr * (1 + math.cos(math.pi * epoch / schedule.epochs))
+    if schedule.milestones:
+        base = lr * schedule.decay ** sum(epoch > milestone for milestone in schedule.milestones)
+    else:
+        base = 0.5 * lr * (1 + math.cos(math.pi * epoch / schedule.epochs))
     warmup = schedule.warmup_epochs
     if epoch > warmup:
-        return cosine
-    return (cosine * (epoch - 1) + schedule.warmup_lr * (warmup + 1 - epoch)) / warmup
+        return base
+    start = min(schedule.warmup_lr, lr)  # 0.01 there, which would not warm up Adam
+    return (base * (epoch - 1) + start * (warmup + 1 - epoch)) / warmup

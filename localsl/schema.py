@@ -125,3 +125,11 @@ def ends() -> Rule:
         lambda v: len(v) == 2 and all(math.isfinite(x) for x in v),
         "must be two numbers, [first module, last module]",
     )
+
+
+def ascending() -> Rule:
+    """Epochs, each later than the one before; or none."""
+    return Rule(
+        lambda v: all(a < b for a, b in zip([0, *v], v, strict=False)),
+        "must be numbers of epochs, each above the one before",
+    )

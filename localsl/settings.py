@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from localsl.aux_nets.terms import HEADS
 from localsl.methods.base import Method
-from localsl.schema import derived, ends, name, number, one_of, ruled, triple
+from localsl.schema import ascending, derived, ends, name, number, one_of, ruled, triple
 
 
 @dataclass(kw_only=True)
@@ -14,6 +14,7 @@ class DatasetConfig:
     """Images and how they are normalised and augmented (conf/dataset)."""
 
     name: str
+    sgd_lr: float = ruled(number(above=0))
     num_classes: int = ruled(number(0, at_most=2**20))
     image_size: int = ruled(number(4, at_most=1024))
     mean: list[float] = ruled(triple())
@@ -40,6 +41,7 @@ class BackboneConfig:
     family: str
     blocks: list[int]
     widths: list[int]
+    negative_slope: float = ruled(number(0, below=1))
 
 
 @dataclass(kw_only=True)
@@ -50,6 +52,7 @@ class AuxConfig:
     loss: str = ruled(one_of("softmax", "contrastive"))
     feature_dim: int = ruled(number(1))
     pool_target: int = ruled(number(1))
+    zero_start: bool
     depth: int | None = ruled(number(2, instead="d counts the classifier: d=2 is one layer before it"))
     selection: str
     pyramid: float = ruled(number(0, at_most=1))
@@ -75,11 +78,12 @@ class EmaConfig:
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """SGD (conf/optimizer)."""
+    """How gradients become updates (conf/optimizer)."""
 
-    name: str = ruled(one_of("sgd"))
+    name: str = ruled(one_of("sgd", "adam"))
     lr: float = ruled(number(above=0, instead="the papers' is 0.8 for batches of 1024, 0.1 for 128"))
     momentum: float = ruled(number(0, below=1))
+    beta2: float = ruled(number(0, below=1))
     nesterov: bool
     weight_decay: float = ruled(number(0))
 
@@ -92,6 +96,8 @@ class ScheduleConfig:
     epochs: int = ruled(number(1, at_most=10**6))
     warmup_epochs: int = ruled(number(0))
     warmup_lr: float = ruled(number(0))
+    milestones: list[int] = ruled(ascending())
+    decay: float = ruled(number(above=0, at_most=1))
 
 
 @dataclass(kw_only=True)

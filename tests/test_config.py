@@ -4,10 +4,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from localsl import optim
 from localsl.config import CONF, ConfigError, check_command_line, compose
 from localsl.engine import train_step
 from localsl.network import build_network
-from localsl.optim import SGD
 
 
 def problems(*overrides):
@@ -201,27 +201,29 @@ def test_flags_that_only_print_are_left_to_hydra():
 
 def test_every_file_of_conf_composes_builds_and_steps(pictures):
     needs = {
-        "imagefolder": [f"dataset.root={pictures}"],
-        "none": ["method=bp"],
-        "predsim": ["method=predsim"],
-        "infopro": ["method=infopro"],
-        "infopro_2c2f": ["method=infopro"],
-        "auglocal": ["method=auglocal", "aux.depth=2"],
+        "dataset/imagefolder": [f"dataset.root={pictures}"],
+        "aux_net/none": ["method=bp"],
+        "aux_net/predsim": ["method=predsim"],
+        "aux_net/infopro": ["method=infopro"],
+        "aux_net/infopro_2c2f": ["method=infopro"],
+        "aux_net/auglocal": ["method=auglocal", "aux.depth=2"],
+        "method/auglocal": ["aux.depth=2"],
+        **{f"ema/{name}": ["method=man"] for name in ("man", "man_released", "lam", "lam_released")},
     }
     tried = 0
     for file in sorted(CONF.glob("*/*.yaml")):
         group = file.parent.name
         tiny = [] if group == "backbone" else ["backbone.blocks=[1,1,1]", "backbone.name=tiny", "K=4"]
-        more = needs.get(file.stem, ["method=man"] if group == "ema" else [])
+        more = needs.get(f"{group}/{file.stem}", [])
         cfg = compose([f"{group}={file.stem}", *(tiny or ["K=2"]), *more])
         network = build_network(cfg)
-        optimizer = SGD(network.parameters(), cfg.optimizer)
+        optimizer = optim.build(network.parameters(), cfg.optimizer)
         images = torch.rand(2, 3, cfg.dataset.image_size, cfg.dataset.image_size)
         losses = list(train_step(network, optimizer, images, torch.tensor([0, 1])))
         assert losses
         assert all(bool(torch.isfinite(loss.total)) for loss in losses)
         tried += 1
-    assert tried == 42
+    assert tried == 45
 
 
 def test_yaml_states_every_default():

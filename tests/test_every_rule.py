@@ -7,15 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from localsl import config, methods
+from localsl import config, methods, optim
 from localsl.config import compose
 from localsl.engine import train_step
 from localsl.network import build_network
-from localsl.optim import SGD
 from tests.test_cli import records, typed
 from tests.test_data import stl10_folder
 
-RULES = ["bp", "bp_checkpoint", "dgl", "predsim", "infopro", "auglocal", "man", "man aux_net=infopro"]
+RULES = [
+    "bp",
+    "bp_checkpoint",
+    "dgl",
+    "predsim",
+    "predsim_original",
+    "infopro",
+    "auglocal",
+    "man",
+    "man aux_net=infopro",
+]
 RULES += ["man aux_net=predsim", "man_released", "mlaan", "mlaan aux_net=dgl", "mlaan aux_net=infopro", "mlm"]
 RULES += ["lam", "mlaan_released", "mlaan_released aux_net=dgl_big", "mlaan_released aux_net=infopro"]
 PUBLISHED = [("resnet32", K) for K in (2, 3, 4, 8, 16)] + [("resnet110", K) for K in (2, 3, 4, 8, 16, 32, 55)]
@@ -33,7 +42,7 @@ def two_steps(rule, backbone, K):
         more.append("method.cascade=2")
     cfg = compose([f"method={name}", *more, f"backbone={backbone}", f"K={K}"])
     network = build_network(cfg)
-    optimizer = SGD(network.parameters(), cfg.optimizer)
+    optimizer = optim.build(network.parameters(), cfg.optimizer)
     images, targets = torch.randn(4, 3, 8, 8), torch.arange(4)
     for _ in range(2):
         losses = list(train_step(network, optimizer, images, targets))
@@ -92,7 +101,7 @@ def test_a_new_rule_needs_one_file_and_one_yaml(tmp_path, monkeypatch, images_an
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     cfg = compose([f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "method=toy", "K=4", "method.every=2"])
     network = build_network(cfg)
-    optimizer = SGD(network.parameters(), cfg.optimizer)
+    optimizer = optim.build(network.parameters(), cfg.optimizer)
     assert [loss.module for loss in train_step(network, optimizer, *images_and_targets)] == [0, 2, 3]
     sys.modules.pop("localsl.methods.toy")
     with pytest.raises(config.ConfigError, match=r"method\.every=x: must be a whole number"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from localsl import optim
 from localsl.config import compose
 from localsl.network import build_network
 from localsl.optim import SGD, learning_rate
@@ -46,19 +47,37 @@ def test_the_last_epoch_has_learning_rate_zero(schedule):
     assert learning_rate(settings.epochs, 0.8, settings) == 0
 
 
+def test_milestones():
+    settings = compose(["schedule=predsim"]).schedule
+    rates = {epoch: learning_rate(epoch, 1.0, settings) for epoch in (1, 200, 201, 300, 301, 351, 376, 400)}
+    assert rates == {1: 1, 200: 1, 201: 0.25, 300: 0.25, 301: 1 / 16, 351: 1 / 64, 376: 1 / 256, 400: 1 / 256}
+
+
+def test_warmup_never_starts_above_the_learning_rate():
+    settings = compose(["schedule=short"]).schedule
+    assert learning_rate(1, 5e-4, settings) == 5e-4
+
+
 def test_without_warmup_it_is_the_cosine():
     settings = compose(["schedule.epochs=4", "schedule.warmup_epochs=0"]).schedule
     assert learning_rate(2, 1.0, settings) == pytest.approx(0.5)
     assert learning_rate(1, 1.0, settings) == pytest.approx(0.853553)
 
 
-def test_steps_are_those_of_torchs_sgd():
-    settings = compose().optimizer
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("sgd", lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=1e-4, nesterov=True)),
+        ("adam", lambda p: torch.optim.Adam(p, 0.1, weight_decay=1e-4, fused=True)),
+    ],
+)
+def test_steps_are_those_of_torch(name, theirs):
+    settings = compose([f"optimizer={name}", "optimizer.weight_decay=1e-4"]).optimizer
     generator = torch.Generator().manual_seed(0)
     layers = [nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
-    ours = SGD(layers[0].parameters(), settings)
-    theirs = torch.optim.SGD(layers[1].parameters(), 0.1, 0.9, weight_decay=1e-4, nesterov=True)
+    ours = optim.build(layers[0].parameters(), settings)
+    theirs = theirs(layers[1].parameters())
     for step in range(4):
         ours.lr = theirs.param_groups[0]["lr"] = 0.1 / (step + 1)
         x = torch.randn(8, 5, generator=generator)

@@ -1,5 +1,7 @@
 """Every rule against the published implementations' losses, its isolation, its momentum layers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from localsl.aux_nets.momentum import MomentumLayer
 from localsl.config import compose
 from localsl.network import build_network, count_parameters
 from tests import golden
+from tests.test_cli import typed
 
 
 def squares(network):
@@ -36,6 +39,35 @@ def test_golden_predsim():
     assert similarities == pytest.approx(golden.PREDSIM_SIMILARITY, rel=1e-4)
     assert float(output.total.detach()) == pytest.approx(golden.OUTPUT, rel=1e-4)
     assert squares(network) == pytest.approx(golden.PREDSIM_GRADIENT, rel=1e-2)
+
+
+def test_the_original_predsim(images_and_targets):
+    cfg = compose(["method=predsim_original", "K=4"])
+    network = build_network(cfg)
+    classifiers = [network.auxiliary[i]["ce"][-1] for i in range(3)]
+    assert all(not layer.weight.any() and layer.bias.any() for layer in classifiers)
+    assert network.backbone.layers[0](images_and_targets[0]).min() < 0
+    *local, last = network.local_losses(*images_and_targets)
+    assert [loss.weights for loss in local] == [{"similarity": 0.99, "ce": 0.01}] * 3
+    assert last.weights == {"ce": 0.01}
+    given = []
+    for module in network.local_modules[1:]:
+        first = network.backbone.layers[module.layers[0]]
+        first.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    list(network.local_losses(*images_and_targets))
+    for features in given:  # whole channels are dropped, the others enlarged
+        dropped = (features == 0).all(dim=(2, 3)).float().mean()
+        assert 0.05 < dropped < 0.5
+    network(images_and_targets[0])
+    assert len(given) == 6
+
+
+def test_the_original_predsim_repeats_its_dropout(monkeypatch):
+    tiny = ["dataset.train_subset=40", "dataset.test_subset=20", "schedule=smoke", "backbone=resnet20", "K=4"]
+    for folder in ("a", "b"):
+        assert typed(monkeypatch, "method=predsim_original", *tiny, f"output_dir={folder}") == 0
+    one, two = (path.read_text().splitlines() for path in sorted(Path().rglob("metrics.csv")))
+    assert [line.split(",")[:6] for line in one] == [line.split(",")[:6] for line in two]
 
 
 def test_golden_auglocal():

@@ -82,7 +82,7 @@ class PredSimHead(nn.Sequential):
     The kernel doubles alternately in height and width; zeros of its padding count in the mean.
     """
 
-    def __init__(self, channels: int, size: int, outputs: int, target: int = 512):
+    def __init__(self, channels: int, size: int, outputs: int, target: int = 512, zero_start: bool = False):
         height = width = 1
         out_h = out_w = size
         while channels * out_h * out_w > target and height < size:
@@ -100,4 +100,14 @@ class PredSimHead(nn.Sequential):
         features = channels * math.prod(
             (size + 2 * pad - kernel) // kernel + 1 for kernel, pad in ((height, pad_h), (width, pad_w))
         )
-        super().__init__(pool, nn.Flatten(), nn.Linear(features, outputs))
+        linear = ZeroLinear if zero_start else nn.Linear
+        super().__init__(pool, nn.Flatten(), linear(features, outputs))
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer whose weights, not its biases, start at 0: PredSim's own classifiers."""
+
+    def reset_parameters(self) -> None:
+        """Torch's default for the biases."""
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)

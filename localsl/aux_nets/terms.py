@@ -53,7 +53,8 @@ class Terms:
         if name == "dgl_big":
             return BigDGLHead(site.channels, self._outputs)
         if name == "predsim":
-            return PredSimHead(site.channels, site.size, self._outputs, self._aux.pool_target)
+            aux = self._aux
+            return PredSimHead(site.channels, site.size, self._outputs, aux.pool_target, aux.zero_start)
         return self.infopro(name, site, self._outputs)
 
     def infopro(self, kind: str, site: Site, outputs: int) -> nn.Module:

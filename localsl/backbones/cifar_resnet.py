@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: identity, or 1x1 convolution and BatchNorm where shapes differ."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int):
+    def __init__(self, c_in: int, c_out: int, stride: int, negative_slope: float = 0.0):
         super().__init__()
+        self.negative_slope = negative_slope
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
@@ -33,8 +34,13 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, c_in, s, s) to (N, c_out, ceil(s / stride), ceil(s / stride))."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x), inplace=True)
+        y = rectified(self.bn1(self.conv1(x)), self.negative_slope)
+        return rectified(self.bn2(self.conv2(y)) + self.shortcut(x), self.negative_slope)
+
+
+def rectified(x: Tensor, negative_slope: float) -> Tensor:
+    """(Leaky) ReLU, in place."""
+    return F.leaky_relu(x, negative_slope, inplace=True) if negative_slope else F.relu(x, inplace=True)
 
 
 def problems(settings: BackboneConfig) -> Iterator[Problem]:
@@ -72,17 +78,19 @@ def local_layers(settings: BackboneConfig) -> list[LocalLayer]:
 
 def layer_like(settings: BackboneConfig, index: int, c_in: int, stride: int) -> nn.Module:
     """A block as wide as local layer `index`; for the stem too, which AugLocal never selects."""
-    return BasicBlock(c_in, local_layers(settings)[index].channels, stride)
+    return BasicBlock(c_in, local_layers(settings)[index].channels, stride, settings.negative_slope)
 
 
 def build(settings: BackboneConfig, num_classes: int) -> Backbone:
     """Stem, blocks, global average pooling, one linear layer; initialised as all four papers' code does."""
     stem, *blocks = local_layers(settings)
     convolution = nn.Conv2d(3, stem.channels, 3, 1, 1, bias=False)
-    layers: list[nn.Module] = [nn.Sequential(convolution, nn.BatchNorm2d(stem.channels), nn.ReLU(inplace=True))]
+    slope = settings.negative_slope
+    activation = nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
+    layers: list[nn.Module] = [nn.Sequential(convolution, nn.BatchNorm2d(stem.channels), activation)]
     width = stem.channels
     for block in blocks:
-        layers.append(BasicBlock(width, block.channels, block.stride))
+        layers.append(BasicBlock(width, block.channels, block.stride, slope))
         width = block.channels
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     backbone = Backbone(layers, nn.Sequential(*pool, nn.Linear(width, num_classes)))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from localsl.optim import SGD
+from localsl.optim import Optimizer
 
 
 class LiveBytes(TorchDispatchMode):
@@ -65,7 +65,7 @@ class PeakMemory:
     exists: parameters, gradients, momentum and activations, without kernels' workspaces. `scope` says which.
     """
 
-    def __init__(self, network: nn.Module, optimizer: SGD, steps: int, epochs: int):
+    def __init__(self, network: nn.Module, optimizer: Optimizer, steps: int, epochs: int):
         """`steps` is an epoch's, of which the last may be of a smaller batch."""
         self._network, self._optimizer = network, optimizer
         self._device = next(network.parameters()).device

@@ -2,24 +2,36 @@
 
 Nøkland and Eidnes: "Training Neural Networks with Local Error Signals", ICML 2019, as AugLocal re-implements
 it for its tables: two heads on a module's output, weights 0.99 (similarity) and 0.01 (cross-entropy).
+`method=predsim_original` has the settings of PredSim's own code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from localsl.methods.base import HeadMethod
-from localsl.schema import Problem
+from localsl.objectives import Objective
+from localsl.schema import Problem, number, ruled
 
 if TYPE_CHECKING:
+    from localsl.plan import Plan
     from localsl.settings import Config
 
 
 @dataclass(kw_only=True)
 class Settings(HeadMethod):
-    """A classifier and a similarity-matching loss on each module's output."""
+    """A classifier and a similarity-matching loss on each module's output.
+
+    Attributes:
+        output_weight: of the last module's cross-entropy; 0.01 in PredSim's own code.
+        dropout: probability that a channel is dropped from what a module hands to the next; its own losses
+            see all channels (PredSim's own code).
+    """
+
+    output_weight: float = ruled(number(above=0))
+    dropout: float = ruled(number(0, below=1))
 
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """Without the similarity it would be another rule."""
@@ -27,3 +39,9 @@ class Settings(HeadMethod):
         if not any(cfg.aux.lambda_similarity or []):
             what = "predsim's modules have a similarity loss"
             yield Problem("aux_net", cfg.aux.head, what, "type aux_net=predsim")
+
+    def objectives(self, plan: Plan) -> list[Objective]:
+        """The base's, with dropout between them."""
+        *local, last = super().objectives(plan)
+        last = Objective([replace(part, weight=self.output_weight) for part in last.parts])
+        return [*(replace(objective, dropout=self.dropout) for objective in local), last]
