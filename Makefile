@@ -5,10 +5,10 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-rules check test test-slow lock clean
+.PHONY: help setup demo check test test-slow lock clean status render
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## create .venv with the locked versions (done once, by whichever target comes first)
 
@@ -20,15 +20,31 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## train backpropagation and DGL on the embedded digits and compare them, in 2 minutes
-	$(PY) run.py -m method=bp,dgl
+RULES := schedule.epochs=12 schedule.warmup_epochs=2 output_dir=outputs/demo
 
-RULES := schedule.epochs=12 schedule.warmup_epochs=2 output_dir=outputs/demo-rules
-
-demo-rules: setup ## the same with five local rules, in 6 minutes
+demo: setup ## train backpropagation and five local rules on the embedded digits and compare them, in 6 minutes
 	$(PY) run.py -m method=bp,dgl,infopro,man,mlaan $(RULES)
 	$(PY) run.py method=auglocal aux.depth=3 $(RULES)
-	@echo; $(PY) run.py show=runs output_dir=outputs/demo-rules
+	@echo; $(PY) run.py show=runs output_dir=outputs/demo
+
+# What a table's sweep is given: PAPER=man for one paper, SCHEDULE=paper|short|smoke, DATASET=digits for the
+# embedded images in every cell, DRY=1 to list the work and run nothing; anything else in ARGS.
+PAPER :=
+SCHEDULE := paper
+DATASET :=
+DRY :=
+ARGS :=
+SMOKE := $(if $(filter smoke,$(SCHEDULE)),dataset.train_subset=256 dataset.test_subset=256)
+CELLS := schedule=$(SCHEDULE) $(if $(DATASET),dataset=$(DATASET)) $(SMOKE) $(ARGS)
+
+table%: setup ## table1 to table13: run what the papers' tables need, and write results/<paper>/table1.csv
+	$(PY) run.py -m sweep=$(if $(PAPER),$(PAPER)/)$@ $(CELLS) $(if $(DRY),show=jobs)
+
+status: setup ## of every table, how many of its runs are done, running, failed, missing
+	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=status
+
+render: setup ## write all tables anew from the records in results/runs; trains nothing
+	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=tables
 
 check: setup ## lint, formatting and types
 	$(VENV)/bin/ruff check .

@@ -13,20 +13,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from localsl import experiment, tracking
+from localsl import experiment
 from localsl.config import CONF, check_command_line, validate
 from localsl.schema import LocalslError
+from localsl.tables import command
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def job(cfg: DictConfig) -> None:
-    """One run; in a sweep its error goes to the launcher, so that the other jobs still run."""
+def job(cfg: DictConfig) -> str | None:
+    """One run; returns how it ended. In a sweep its error goes to the sweeper, which goes on."""
     try:
-        experiment.run(validate(cfg))
+        record = experiment.run(validate(cfg))
     except LocalslError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         sys.exit(fail(error))
+    return record["status"] if record else None
 
 
 def fail(error: LocalslError) -> int:
@@ -36,19 +38,23 @@ def fail(error: LocalslError) -> int:
 
 
 def main() -> None:
-    """Check, run, and after a sweep compare its runs."""
+    """Check, run, and after a sweep compare its runs or render its tables."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    configs = []
     try:
-        configs = check_command_line(sys.argv[1:])
-        job()
+        line = check_command_line(sys.argv[1:])
+        told = command.shown(line)
+        if told is not None:
+            print(told)
+            return
+        print(command.before(line), end="", flush=True)
+        try:
+            job()
+        finally:
+            print(command.after(line), end="")
     except LocalslError as error:
         sys.exit(fail(error))
     except KeyboardInterrupt:
         sys.exit(130)
-    finally:
-        if len(configs) > 1 and not configs[0].show:
-            print(f"\n{tracking.summary(tracking.planned_runs(configs))}")
 
 
 if __name__ == "__main__":

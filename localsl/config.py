@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 import hydra
 import torch
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from localsl import backbones, methods, partition
 from localsl.data import sources
+from localsl.identity import leaves
 from localsl.methods.base import Method
 from localsl.schema import ConfigError, Problem
-from localsl.settings import Config
+from localsl.settings import Config, fields
+from localsl.tables import sweeps
+from localsl.tables.sweeps import Job, Request
 
 __all__ = ["CONF", "Config", "ConfigError", "check_command_line", "compose", "validate"]
 
@@ -42,8 +46,8 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         ConfigError: with every problem found: overrides that do not compose, unknown keys, wrong
             types, values out of range, and values that do not go together.
     """
-    kept, problems, replaced = _composable(list(overrides))
-    config, wrong = _typed(_hydra(kept))
+    kept, raw, problems, replaced = _composable(list(overrides))
+    config, wrong = _typed(raw)
     while config is None:  # set the wrong values aside, so that problems behind them are told too
         problems += [problem for problem in wrong if problem not in problems]
         keys = {problem.key.lstrip("+") for problem in wrong}
@@ -74,38 +78,54 @@ def validate(raw: DictConfig) -> Config:
     return config
 
 
-def check_command_line(arguments: Sequence[str]) -> list[Config]:
-    """The configuration of every job that a command line stands for, all checked before the first starts.
+@dataclass(frozen=True)
+class Line:
+    """What a command line stands for.
 
-    Empty where Hydra only prints something (`--cfg`, `--help` and their like).
+    Attributes:
+        jobs: its runs; none where Hydra only prints something (`--cfg`, `--help` and their like).
+        configs: theirs, in the same order.
+        request: the tables that it asks for, or None.
+    """
+
+    jobs: list[Job] = dataclasses.field(default_factory=list)
+    configs: list[Config] = dataclasses.field(default_factory=list)
+    request: Request | None = None
+
+
+def check_command_line(arguments: Sequence[str]) -> Line:
+    """Every job that a command line stands for, all checked before the first starts.
 
     Raises:
         ConfigError: with the problems of all jobs together.
     """
     flags = get_args_parser().parse_args(list(arguments))
     if flags.cfg or flags.help or flags.hydra_help or flags.info or flags.shell_completion:
-        return []
-    jobs = [flags.overrides]
+        return Line()
+    jobs, request = [Job(tuple(flags.overrides))], None
     if flags.multirun:
         try:
-            parsed = OverridesParser.create().parse_overrides(flags.overrides)
-        except HydraException:
+            request = sweeps.requested(flags.overrides)
+            jobs = request.jobs if request else sweeps.jobs(flags.overrides)
+        except OverrideParseException:
             pass  # told as single problems below
-        else:
-            try:
-                jobs = BasicSweeper.split_arguments(parsed, None)[0]
-            except REFUSED as error:
-                what = f"this sweep cannot be expanded ({_first_line(error)})"
-                raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
-    configs, problems = [], []
-    for overrides in jobs:
+        except REFUSED as error:
+            what = f"this sweep cannot be expanded ({_first_line(error)})"
+            raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
+    composed: dict[tuple[str, ...], Config] = {}
+    problems = []
+    for overrides in dict.fromkeys(job.overrides for job in jobs):
         try:
-            configs.append(compose(overrides))
+            composed[overrides] = compose(overrides)
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
+    about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables"}
+    if request is None and about_sweeps:
+        what = "is about the runs of a table"
+        problems.append(Problem("show", about_sweeps.pop(), what, "type -m sweep=table1 too"))
     if problems:
         raise ConfigError(problems)
-    return configs
+    return Line(jobs, [job.seeded(composed[job.overrides]) for job in jobs], request)
 
 
 def _hydra(overrides: list[str]) -> DictConfig:
@@ -113,17 +133,15 @@ def _hydra(overrides: list[str]) -> DictConfig:
         return hydra.compose("config", overrides)
 
 
-def _composable(overrides: list[str]) -> tuple[list[str], list[Problem], set[str]]:
-    """The overrides that Hydra takes, a problem for each other, and the groups whose choice was refused."""
+def _composable(overrides: list[str]) -> tuple[list[str], DictConfig, list[Problem], set[str]]:
+    """The overrides that Hydra takes and what they make, a problem for each other, and the groups whose choice
+    was refused.
+    """
     deletions = [o for o in overrides if o.startswith("~") and not o.startswith("~hydra")]
     problems = [Problem(o, "", "nothing can be left out of a configuration") for o in deletions]
     overrides = [o for o in overrides if o not in deletions]
-    try:
-        _hydra(overrides)
-    except REFUSED:
-        pass
-    else:
-        return overrides, problems, set()
+    with contextlib.suppress(*REFUSED):
+        return overrides, _hydra(overrides), problems, set()
     groups = {str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()}
     kept: list[str] = []
     replaced = set()
@@ -139,7 +157,7 @@ def _composable(overrides: list[str]) -> tuple[list[str], list[Problem], set[str
             problems.append(_refusal(override, groups, kept, error))
         else:
             kept.append(override)
-    return kept, problems, replaced
+    return kept, _hydra(kept), problems, replaced
 
 
 def _key(override: str) -> str:
@@ -167,7 +185,7 @@ def _refusal(override: str, groups: set[str], kept: list[str], error: Exception)
     if name in groups:
         choices = sorted(p.stem for p in (CONF / name).glob("*.yaml"))
         return Problem(key, value, f"one of {', '.join(choices)}", _nearest(value, choices, f"{name}="))
-    known = [path for path, _ in _leaves(OmegaConf.to_container(_hydra(kept)))]
+    known = [path for path, _ in leaves(OmegaConf.to_container(_hydra(kept)))]
     if name not in known:
         return _unknown(key, value, known)
     return Problem(key, value, _first_line(error))
@@ -190,22 +208,14 @@ def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{match[0]}?" if match else ""
 
 
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
-
-
 def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
     """The configuration as dataclasses, or None and what is wrong with single values."""
     try:
         container = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         return None, [Problem(str(error.full_key), "", _first_line(error))]
-    leaves = dict(_leaves(container))
-    rule = leaves.get("method.rule")
+    given = dict(leaves(container))
+    rule = given.get("method.rule")
     if rule not in methods.names():
         return None, [Problem("method.rule", rule, f"one of {', '.join(methods.names())}")]
     method = methods.find(rule)
@@ -213,13 +223,13 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
     for name, kind in get_type_hints(Config).items():
         if dataclasses.is_dataclass(kind):
             schema[name] = OmegaConf.structured(method if kind is Method else kind)
-    fields = dict(_fields(Config, method))
+    known = dict(fields(method))
     problems = []
-    for path, value in leaves.items():
-        if path not in fields:
-            problems.append(_unknown(f"+{path}", value, list(fields)))
+    for path, value in given.items():
+        if path not in known:
+            problems.append(_unknown(f"+{path}", value, list(known)))
             continue
-        rule = fields[path].metadata.get("rule")
+        rule = known[path].metadata.get("rule")
         try:
             OmegaConf.update(schema, path, value)
             typed = OmegaConf.select(schema, path)
@@ -227,26 +237,15 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
                 problems.append(Problem(path, value, rule.allowed, rule.instead))
         except REFUSED:
             instead = rule.instead if rule is not None else ""
-            problems.append(Problem(path, value, f"must be {_in_words(fields[path].type)}", instead))
-    for path, field in fields.items():
-        if path not in leaves and field.default is dataclasses.MISSING:
+            problems.append(Problem(path, value, f"must be {_in_words(known[path].type)}", instead))
+    for path, field in known.items():
+        if path not in given and field.default is field.default_factory is dataclasses.MISSING:
             problems.append(Problem(path, "", "has no value and needs one"))
     if problems:
         return None, problems
     config = OmegaConf.to_object(schema)
     assert isinstance(config, Config)
     return config, []
-
-
-def _fields(cls: type, method: type[Method], path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    """Every leaf of the schema by its dotted path, with `method` as the chosen method's class."""
-    kinds = get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        kind = method if kinds[field.name] is Method else kinds[field.name]
-        if dataclasses.is_dataclass(kind):
-            yield from _fields(cast(type, kind), method, f"{path}{field.name}.")
-        else:
-            yield f"{path}{field.name}", field
 
 
 def _in_words(kind: Any) -> str:
@@ -269,6 +268,8 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
         what = "Nesterov needs a momentum above 0"
         problems.append(Problem("optimizer.momentum", 0, what, "or type optimizer.nesterov=false"))
     problems += _device_problems(config.device)
+    if config.sweep is not None:
+        problems.append(Problem("sweep", config.sweep, "a table is many runs", "add -m"))
     unfit = list(backbones.problems(config.backbone)) or list(partition.problems(config))
     if not unfit:  # what follows asks for the layers and the cuts
         config = config.method.resolved(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +32,8 @@ def run(cfg: Config) -> dict[str, Any] | None:
     """Train and record the run of a configuration; a finished one is only told again.
 
     Returns:
-        its record, or None if only something to be shown was asked for.
+        its record, of which only the status "held" where another process is at it and `cfg.held` is "skip";
+        None if only something to be shown was asked for.
 
     Raises:
         ConfigError: if the data set is not to be had.
@@ -49,17 +51,22 @@ def run(cfg: Config) -> dict[str, Any] | None:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     images = data.load(cfg)
-    with tracking.exclusive(cfg):
-        return _finished(cfg) or _train(cfg, images)
+    try:
+        with tracking.exclusive(cfg):
+            return _finished(cfg) or _train(cfg, images)
+    except tracking.Held:
+        print(f"another process is at this run, and it is left to it: {identity.run_directory(cfg)}")
+        return {"status": "held"}
 
 
 def _finished(cfg: Config) -> dict[str, Any] | None:
-    record = tracking.read_record(cfg)
-    if record is None or record["status"] != "done":
-        return None
-    print(f"This run is done: {identity.run_directory(cfg)} (delete the folder to run it again)")
-    print(closing(record))
-    return record
+    for folder in (identity.run_directory(cfg), tracking.kept_directory(cfg)):
+        record = tracking.read(folder / "record.json")
+        if record is not None and record["status"] == "done":
+            print(f"This run is done: {folder} (delete the folder to run it again)")
+            print(closing(record))
+            return record
+    return None
 
 
 def describe(cfg: Config, network: LocalNetwork) -> str:
@@ -160,6 +167,7 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
     except BaseException as error:
         record["status"] = "failed"
         record["error"] = f"{type(error).__name__}: {error}"
+        record["traceback"] = traceback.format_exc()
         raise
     finally:
         progress.close()

@@ -1,48 +1,87 @@
-"""Which run a configuration is: the part of it that decides the numbers, hashed, and the folder it names."""
+"""Which run a configuration is: the part of it that decides the numbers, hashed, and the folder it names.
+
+Configurations are taken as dicts, as `dataclasses.asdict` gives them and a run's config.yaml keeps them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from localsl.settings import Config
+from localsl import methods
+from localsl.settings import Config, fields
 
 # Where and how a run is executed and logged, and names that stand for values listed beside them.
-EXCLUDED = ("channels_last", "device", "threads", "logger", "data_dir", "output_dir", "show")
-EXCLUDED_NESTED = (("dataset", "root"), ("dataset", "sgd_lr"), ("schedule", "name"))
+EXCLUDED = ("channels_last", "device", "threads", "logger", "data_dir", "output_dir", "results_dir", "sweep")
+EXCLUDED += ("held", "show", "dataset.root", "dataset.sgd_lr", "schedule.name")
 
-
-def identity(cfg: Config) -> dict[str, Any]:
-    """The values that decide a run's numbers. A rule with one module is the same run for every K."""
-    values = {key: value for key, value in asdict(cfg).items() if key not in EXCLUDED}
-    for group, key in EXCLUDED_NESTED:
-        del values[group][key]
-    if cfg.method.single_module:
-        del values["K"], values["partition"]
-    return values
+# How long, on how many images and how a configuration is trained: what a cell of a table leaves open.
+SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_subset", "dataset.test_subset")
 
 
 def run_id(cfg: Config) -> str:
     """Eight hexadecimal digits that two runs share exactly if they are the same run."""
-    return _digest(identity(cfg))
+    return _digest(identity(dataclasses.asdict(cfg)))
 
 
 def cell_id(cfg: Config) -> str:
     """The same without the seed: what repeated runs have in common."""
-    values = identity(cfg)
-    del values["seed"]
-    return _digest(values)
+    return _digest(_without(identity(dataclasses.asdict(cfg)), "seed"))
+
+
+def signature(values: dict[str, Any]) -> str:
+    """The same without all that a cell of a table leaves open."""
+    return _digest(_without(identity(values), "seed", *SETTING))
+
+
+def identity(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that decide a run's numbers, by their dotted names.
+
+    A field that has a default in the schema is left out at that value, so that a run keeps its identity when
+    the schema gets a field. A rule with one module is the same run for every K.
+    """
+    method = methods.find(values["method"]["rule"])
+    defaults = {path: _default(field) for path, field in fields(method)}
+    kept = {path: v for path, v in leaves(values) if path not in defaults or defaults[path] != v}
+    return _without(kept, *EXCLUDED, *(("K", "partition") if method.single_module else ()))
+
+
+def setting(values: dict[str, Any]) -> dict[str, Any]:
+    """What a cell of a table leaves open, but for the seed, by dotted names."""
+    kept = identity(values)
+    open_to = _without(kept, *SETTING)
+    return {path: value for path, value in kept.items() if path not in open_to}
 
 
 def run_directory(cfg: Config) -> Path:
     """OUTPUT_DIR/<dataset>/<method>-<backbone>-K<K>/seed=<seed>-<run id>."""
     cut = "" if cfg.method.single_module else f"-K{cfg.K}"
-    setting = f"{cfg.method.name}-{cfg.backbone.name}{cut}"
-    return Path(cfg.output_dir) / cfg.dataset.name / setting / f"seed={cfg.seed}-{run_id(cfg)}"
+    name = f"{cfg.method.name}-{cfg.backbone.name}{cut}"
+    return Path(cfg.output_dir) / cfg.dataset.name / name / f"seed={cfg.seed}-{run_id(cfg)}"
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested dicts with its dotted name."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Without these names and those below them."""
+    return {p: v for p, v in values.items() if not any(p == n or p.startswith(f"{n}.") for n in names)}
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _digest(values: dict[str, Any]) -> str:

@@ -1,8 +1,14 @@
-"""The typed schema of a run's configuration: what values there are, and what each allows."""
+"""The typed schema of a run's configuration: what values there are, and what each allows.
+
+A field that joins it after runs were recorded has a default here: the value that those runs mean.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import cast, get_type_hints
 
 from localsl.aux_nets.terms import HEADS
 from localsl.methods.base import Method
@@ -41,7 +47,7 @@ class BackboneConfig:
     family: str
     blocks: list[int]
     widths: list[int]
-    negative_slope: float = ruled(number(0, below=1))
+    negative_slope: float = ruled(number(0, below=1), default=0.0)
 
 
 @dataclass(kw_only=True)
@@ -52,7 +58,7 @@ class AuxConfig:
     loss: str = ruled(one_of("softmax", "contrastive"))
     feature_dim: int = ruled(number(1))
     pool_target: int = ruled(number(1))
-    zero_start: bool
+    zero_start: bool = False
     depth: int | None = ruled(number(2, instead="d counts the classifier: d=2 is one layer before it"))
     selection: str
     pyramid: float = ruled(number(0, at_most=1))
@@ -83,7 +89,7 @@ class OptimizerConfig:
     name: str = ruled(one_of("sgd", "adam"))
     lr: float = ruled(number(above=0, instead="the papers' is 0.8 for batches of 1024, 0.1 for 128"))
     momentum: float = ruled(number(0, below=1))
-    beta2: float = ruled(number(0, below=1))
+    beta2: float = ruled(number(0, below=1), default=0.0)
     nesterov: bool
     weight_decay: float = ruled(number(0))
 
@@ -96,8 +102,8 @@ class ScheduleConfig:
     epochs: int = ruled(number(1, at_most=10**6))
     warmup_epochs: int = ruled(number(0))
     warmup_lr: float = ruled(number(0))
-    milestones: list[int] = ruled(ascending())
-    decay: float = ruled(number(above=0, at_most=1))
+    milestones: list[int] = ruled(ascending(), default_factory=list)
+    decay: float = ruled(number(above=0, at_most=1), default=1.0)
 
 
 @dataclass(kw_only=True)
@@ -116,6 +122,7 @@ class LoggerConfig:
     project: str = "localsl"
     entity: str | None = None
     mode: str = ruled(one_of("auto", "online", "offline", "disabled"), default="auto")
+    tags: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -140,4 +147,18 @@ class Config:
     threads: int | None = ruled(number(1, at_most=1024))
     data_dir: str
     output_dir: str
-    show: str | None = ruled(one_of("modules", "runs"))
+    results_dir: str
+    sweep: str | None
+    held: str = ruled(one_of("wait", "skip"))
+    show: str | None = ruled(one_of("modules", "runs", "jobs", "status", "tables"))
+
+
+def fields(method: type[Method], cls: type = Config, path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every leaf of the schema by its dotted name, with `method` as the class of the chosen rule's settings."""
+    kinds = get_type_hints(cls)
+    for entry in dataclasses.fields(cls):
+        kind = method if kinds[entry.name] is Method else kinds[entry.name]
+        if dataclasses.is_dataclass(kind):
+            yield from fields(method, cast(type, kind), f"{path}{entry.name}.")
+        else:
+            yield f"{path}{entry.name}", entry

@@ -64,11 +64,28 @@ class RunFolder:
         write_atomically(self.path / "record.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
+class Held(Exception):
+    """Another process is at this run."""
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process is at the run of this folder."""
+    try:
+        with (folder / ".lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 @contextmanager
 def exclusive(cfg: Config) -> Iterator[None]:
     """Hold a run's folder, created if need be, against other processes; wait while another holds it.
 
     Raises:
+        Held: instead of waiting, if `cfg.held` says so.
         ConfigError: if the folder cannot be written.
     """
     path = identity.run_directory(cfg)
@@ -82,6 +99,8 @@ def exclusive(cfg: Config) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if cfg.held == "skip":
+                raise Held from None
             print(f"another process is at this run: waiting for {path}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -111,6 +130,7 @@ class WandB:
             name=f"seed={cfg.seed}",
             group=f"{folder.parent.name}-{identity.cell_id(cfg)}",
             job_type="train",
+            tags=cfg.logger.tags,
             resume="allow",
             config=asdict(cfg),
             dir=str(folder),
@@ -164,12 +184,18 @@ class Tracker:
             sink.close(record)
 
 
+def kept_directory(cfg: Config) -> Path:
+    """Where a run's record lies once it is among the results: RESULTS_DIR/runs/<run id>."""
+    return Path(cfg.results_dir) / "runs" / identity.run_id(cfg)
+
+
 def read_record(cfg: Config) -> dict[str, Any] | None:
     """The record of a configuration's run, or None if there is none that can be read."""
-    return _read(identity.run_directory(cfg) / "record.json")
+    return read(identity.run_directory(cfg) / "record.json")
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def read(file: Path) -> dict[str, Any] | None:
+    """A record, or None if the file is not there or not whole."""
     try:
         record = json.loads(file.read_text())
         return record if "status" in record else None
@@ -276,8 +302,8 @@ def planned_runs(configs: list[Config]) -> list[tuple[Path, dict[str, Any]]]:
 def found_runs(output_dir: str) -> list[tuple[Path, dict[str, Any]]]:
     """The folder and record of every run in a folder, in the order they ended in."""
     files = sorted(Path(output_dir).rglob("record.json"), key=lambda file: file.parent.stat().st_ctime)
-    read = [(file.parent, _read(file)) for file in files]
-    return [(folder, record) for folder, record in read if record is not None]
+    records = [(file.parent, read(file)) for file in files]
+    return [(folder, record) for folder, record in records if record is not None]
 
 
 def summary(runs: list[tuple[Path, dict[str, Any]]]) -> str:

@@ -183,7 +183,7 @@ def test_a_mistake_with_a_rule_is_told(typed, key, words):
 
 
 def test_every_job_of_a_sweep_is_checked_before_the_first():
-    configs = check_command_line(["-m", "method=bp,dgl", "K=8,16", "seed=0"])
+    configs = check_command_line(["-m", "method=bp,dgl", "K=8,16", "seed=0"]).configs
     assert [(c.method.name, c.K) for c in configs] == [
         ("bp", 8),
         ("bp", 16),
@@ -196,7 +196,7 @@ def test_every_job_of_a_sweep_is_checked_before_the_first():
 
 
 def test_flags_that_only_print_are_left_to_hydra():
-    assert check_command_line(["--cfg", "job", "K=0"]) == []
+    assert check_command_line(["--cfg", "job", "K=0"]).jobs == []
 
 
 def test_every_file_of_conf_composes_builds_and_steps(pictures):

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from localsl.settings import DatasetConfig
 
 # Training and test images as published.
-PUBLISHED = {"cifar10": (50000, 10000), "svhn": (73257, 26032), "stl10": (5000, 8000)}
+PUBLISHED = {"cifar10": (50000, 10000), "svhn": (73257, 26032), "stl10": (5000, 8000), "digits": (1438, 359)}
+
+
+def training_images(dataset: DatasetConfig) -> int:
+    """How many images an epoch has, without reading them."""
+    whole = dataset.files[0] if dataset.files else PUBLISHED[dataset.name][0]
+    return min(dataset.train_subset or whole, whole)
 
 
 def load(dataset: DatasetConfig, data_dir: str) -> tuple[Split, Split]:

@@ -30,8 +30,8 @@ class Settings(HeadMethod):
             see all channels (PredSim's own code).
     """
 
-    output_weight: float = ruled(number(above=0))
-    dropout: float = ruled(number(0, below=1))
+    output_weight: float = ruled(number(above=0), default=1.0)
+    dropout: float = ruled(number(0, below=1), default=0.0)
 
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """Without the similarity it would be another rule."""

@@ -1,0 +1,62 @@
+"""Pictures of tables that the papers draw as curves or bars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window, whatever the machine has
+
+from matplotlib import pyplot as plt
+
+if TYPE_CHECKING:
+    from localsl.tables.render import Row
+    from localsl.tables.sweeps import Table
+
+
+def draw(file: Path, table: Table, made: list[Row]) -> None:
+    """One panel per metric: the paper's numbers hollow or dashed, ours full, one colour a line of the table."""
+    assert table.plot is not None
+    x, keys, kind = table.plot["x"], table.plot["lines"], table.plot["kind"]
+    metrics = list(dict.fromkeys(row["metric"] for row in made))
+    figure, axes = plt.subplots(1, len(metrics), figsize=(5.5 * len(metrics), 4), squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        shown = [row for row in made if row["metric"] == metric and row[x]]
+        places = {value: i for i, value in enumerate(dict.fromkeys(row[x] for row in shown))}
+        labels = list(dict.fromkeys(_label(row, keys) for row in shown))
+        for index, label in enumerate(labels):
+            rows = [row for row in shown if _label(row, keys) == label]
+            offset = (index - (len(labels) - 1) / 2) * 0.8 / len(labels) if kind == "bars" else 0.0
+            for column, name in (("paper_mean", "paper"), ("ours_mean", "ours")):
+                points = [(places[row[x]] + offset, float(row[column])) for row in rows if row[column] != ""]
+                if points:
+                    _series(
+                        axis, kind, points, f"{label}, {name}", f"C{index % 10}", name == "ours", len(labels)
+                    )
+        axis.set_xticks(list(places.values()), list(places))
+        axis.set_xlabel(x)
+        axis.set_ylabel(metric)
+        axis.legend(fontsize=6)
+    figure.suptitle(table.title, fontsize=9)
+    figure.tight_layout()
+    beside = file.with_name(f".{file.name}")
+    figure.savefig(beside, dpi=120, format="png", metadata={"Software": None})
+    beside.replace(file)
+    plt.close(figure)
+
+
+def _label(row: Row, keys: list[str]) -> str:
+    return " ".join(filter(None, (row[key] for key in keys)))
+
+
+def _series(
+    axis: Any, kind: str, points: list[tuple[float, float]], label: str, colour: str, full: bool, lines: int
+) -> None:
+    across, up = zip(*points, strict=True)
+    if kind == "bars":
+        face = colour if full else "none"
+        axis.bar(across, up, 0.7 / lines, color=face, edgecolor=colour, label=label, alpha=0.7 if full else 1)
+    else:
+        axis.plot(across, up, "-o" if full else "--", color=colour, label=label, markersize=4)

@@ -1,0 +1,96 @@
+"""Records of finished runs, and which cell of a table each belongs to."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from localsl import identity, tracking
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+FILES = ("config.yaml", "metrics.csv", "record.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where its files are.
+        record: record.json.
+        values: config.yaml.
+    """
+
+    folder: Path
+    record: dict[str, Any] = field(repr=False)
+    values: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def signature(self) -> str:
+        """What it trained, however long: as `identity.signature`."""
+        return identity.signature(self.values)
+
+    @cached_property
+    def setting(self) -> tuple[tuple[str, str], ...]:
+        """How long and on what: equal for runs whose figures may share a cell."""
+        images = self.record["images"]
+        told = identity.setting(self.values) | {"train": images["train"], "test": images["test"]}
+        return tuple(sorted((name, str(value)) for name, value in told.items()))
+
+
+def read(folder: Path) -> Run | None:
+    """The run of a folder if it is done and whole."""
+    record = tracking.read(folder / "record.json")
+    if record is None or record["status"] != "done" or not (folder / "config.yaml").exists():
+        return None
+    values = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(values, dict)
+    return Run(folder, record, values)  # pyright: ignore[reportArgumentType]
+
+
+def under(folder: Path) -> list[Run]:
+    """The runs of all folders right below, by name."""
+    found = (read(path) for path in sorted(folder.glob("*/")))
+    return [run for run in found if run is not None]
+
+
+def of(configs: Iterable[Config]) -> list[Run]:
+    """The finished runs of these configurations, each once."""
+    folders = dict.fromkeys(identity.run_directory(cfg) for cfg in configs)
+    return [run for run in map(read, folders) if run is not None]
+
+
+def keep(configs: Iterable[Config]) -> None:
+    """Copy the finished runs of these configurations to where results are kept."""
+    for cfg in configs:
+        run = read(identity.run_directory(cfg))
+        if run is not None:
+            folder = tracking.kept_directory(cfg)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                shutil.copyfile(run.folder / name, folder / name)
+
+
+def state(cfg: Config) -> str:
+    """Of a configuration's run: done, running, interrupted, diverged, failed or missing."""
+    for folder in (identity.run_directory(cfg), tracking.kept_directory(cfg)):
+        record = tracking.read(folder / "record.json")
+        if record is None:
+            continue
+        if record["status"] == "running" and not tracking.is_held(folder):
+            return "interrupted"
+        return record["status"]
+    return "missing"
+
+
+def signature(cfg: Config) -> str:
+    """The signature that a configuration's run will have."""
+    return identity.signature(asdict(cfg))

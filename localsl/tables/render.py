@@ -1,0 +1,208 @@
+"""A table's results: the paper's numbers beside those of finished runs, as CSV, Markdown and picture.
+
+Rendering trains nothing. A row is one published number under one setting (schedule, batch size, images ...):
+runs under different settings never share a row. Numbers without a run keep a row with empty cells.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localsl.identity import SETTING, leaves
+from localsl.tables import records, structures
+from localsl.tables.published import KEYS, Number
+from localsl.tables.records import Run
+from localsl.tables.sweeps import MEASURED_BY_TRAINING, Cell, Request, Table
+from localsl.tracking import write_atomically
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+COLUMNS = [*KEYS, "metric", "paper_mean", "paper_std", "ours_mean", "ours_std", "n", "difference"]
+COLUMNS += ["best_mean", "best_std", "status", "measured_on", "schedule", "epochs", "batch_size", "lr"]
+COLUMNS += ["precision", "train_images", "test_images", "modules", "runs", "device", "torch", "commit", "note"]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Tables asked for, and the configuration of each run that they ask for, seeds aside."""
+
+    request: Request
+    configs: dict[tuple[str, ...], Config]
+
+    def of(self, cell: Cell) -> list[Config]:
+        """The configurations of a cell's runs; none where it cannot be run yet."""
+        return [self.configs[o] for o in self.request.overrides(cell) if o in self.configs]
+
+
+def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
+    """Every published number of a table, in the paper's order of cells, under each setting it was run in."""
+    made = []
+    for cell in table.cells:
+        settings = _by_setting(cell, composed.of(cell), runs)
+        for number in cell.numbers:
+            made += _rows_of(number, cell, table.seeds, settings)
+    return made
+
+
+def _by_setting(cell: Cell, configs: list[Config], runs: Sequence[Run]) -> list[list[Run]]:
+    signatures = {records.signature(cfg) for cfg in configs}
+    found: dict[Any, list[Run]] = {}
+    for run in runs:
+        if run.signature in signatures and _as_fixed(cell, run):
+            found.setdefault(run.setting, []).append(run)
+    return [sorted(found[key], key=lambda run: run.record["seed"]) for key in sorted(found)]
+
+
+def _as_fixed(cell: Cell, run: Run) -> bool:
+    """Under the paper's schedule, what a cell itself says of the setting must hold: its number of epochs."""
+    if run.record["schedule"] != "paper":
+        return True
+    given = dict(leaves(run.values))
+    typed = dict(override.split("=", 1) for override in cell.overrides)
+    fixed = {key: value for key, value in typed.items() if key.startswith(tuple(f"{s}." for s in SETTING))}
+    return all(str(given[key]) == value for key, value in fixed.items())
+
+
+def _rows_of(number: Number, cell: Cell, seeds: int, settings: list[list[Run]]) -> list[Row]:
+    row = dict.fromkeys(COLUMNS, "") | dict(zip(KEYS, number.keys, strict=True))
+    row |= {"metric": number.metric, "paper_mean": number.value, "paper_std": number.std, "note": number.note}
+    if cell.unbuilt is not None:
+        return [row | {"status": f"not built: {cell.unbuilt}"}]
+    if number.metric == "structure":
+        return [row | {"ours_mean": structures.of_stage(cell), "status": "done"}]
+    if number.metric not in MEASURED_BY_TRAINING:
+        return [row | {"status": "not measured: no training run tells it"}]
+    if not settings:
+        return [row | {"status": "missing"}]
+    return [row | _ours(number, seeds, runs) for runs in settings]
+
+
+def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
+    first = runs[0]
+    last = [_value(number.metric, run.record["last"]["test_accuracy"]) for run in runs]
+    best = [_value(number.metric, run.record["best"]["test_accuracy"]) for run in runs]
+    mean = statistics.mean(last)
+    return {
+        "ours_mean": f"{mean:.2f}",
+        "ours_std": _spread(last),
+        "n": len(runs),
+        "difference": f"{mean - float(number.value):+.2f}",
+        "best_mean": f"{statistics.mean(best):.2f}",
+        "best_std": _spread(best),
+        "status": "done" if len(runs) >= seeds else f"{len(runs)} of {seeds} seeds",
+        "measured_on": first.record["dataset"],
+        "schedule": _joined(run.record["schedule"] for run in runs),
+        "epochs": first.record["epochs"],
+        "batch_size": first.values["batch_size"],
+        "lr": first.values["optimizer"]["lr"],
+        "precision": first.record["precision"],
+        "train_images": first.record["images"]["train"],
+        "test_images": first.record["images"]["test"],
+        "modules": first.record["modules"],
+        "runs": " ".join(run.record["id"] for run in runs),
+        "device": _joined(run.record["device"] for run in runs),
+        "torch": _joined(run.record["versions"]["torch"] for run in runs),
+        "commit": _joined(str(run.record["commit"])[:10] for run in runs),
+    }
+
+
+def _value(metric: str, accuracy: float) -> float:
+    return accuracy if metric == "top1_acc_pct" else 100 - accuracy
+
+
+def _spread(values: list[float]) -> str:
+    """The sample's standard deviation."""
+    return f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+
+
+def _joined(values: Any) -> str:
+    return "; ".join(dict.fromkeys(values))
+
+
+def write(folder: Path, table: Table, made: list[Row]) -> list[Path]:
+    """Write FOLDER/<paper>/tableN.csv, .md and, where the paper draws it, .png; returns what was written."""
+    stem = folder / table.name
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(made)
+    write_atomically(stem.with_suffix(".csv"), text.getvalue())
+    write_atomically(stem.with_suffix(".md"), markdown(table, made))
+    written = [stem.with_suffix(".csv"), stem.with_suffix(".md")]
+    if table.plot is not None:
+        from localsl.tables import plot
+
+        plot.draw(stem.with_suffix(".png"), table, made)
+        written.append(stem.with_suffix(".png"))
+    return written
+
+
+def markdown(table: Table, made: list[Row]) -> str:
+    """The table in the paper's layout, once per metric and setting: the paper's number, then ours."""
+    parts = [f"# {table.name}: {table.title}", ""]
+    for metric in dict.fromkeys(row["metric"] for row in made):
+        of_metric = [row for row in made if row["metric"] == metric]
+        settings = list(dict.fromkeys(setting(row) for row in of_metric if row["runs"])) or [""]
+        for told in settings:
+            shown = [row for row in of_metric if setting(row) in ("", told)]
+            shown += [row | {"ours_mean": ""} for row in _others(of_metric, told)]
+            ours = any(row["ours_mean"] for row in shown)
+            parts += [f"{metric}: paper, then ours ({told})" if told else metric + _title(ours), ""]
+            parts += [*_grid(table, shown), ""]
+    notes = [
+        f"- {' '.join(filter(None, (row[k] for k in KEYS)))}: {row['note']}" for row in made if row["note"]
+    ]
+    return "\n".join([*parts, *(["Notes", "", *dict.fromkeys(notes), ""] if notes else [])])
+
+
+def _title(ours: bool) -> str:
+    return ": paper, then ours" if ours else ": paper; not measured yet"
+
+
+def setting(row: Row) -> str:
+    """How a row was measured, in words; empty where it was not."""
+    if not row["runs"]:
+        return ""
+    images = f"{row['train_images']} training images of {row['measured_on']}"
+    batch = f"batch {row['batch_size']}, learning rate {row['lr']}, {row['precision']}"
+    return f"schedule {row['schedule']}, {row['epochs']} epochs, {images}, {batch}"
+
+
+def _others(made: list[Row], told: str) -> list[Row]:
+    """Rows of numbers that were measured, but not under this setting."""
+    here = {tuple(row[k] for k in KEYS) for row in made if setting(row) == told}
+    others = [row for row in made if setting(row) not in ("", told)]
+    return [row for row in others if tuple(row[k] for k in KEYS) not in here]
+
+
+def _grid(table: Table, shown: list[Row]) -> list[str]:
+    """A Markdown table with the layout's row keys down and its column keys across."""
+    down, across = table.layout["rows"], table.layout["columns"]
+    body: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}
+    heads: dict[tuple[str, ...], None] = {}
+    order = {number: i for i, number in enumerate(c.keys for c in table.cells)}
+    for row in sorted(shown, key=lambda row: order[tuple(row[k] for k in KEYS)]):
+        head = tuple(row[key] for key in across)
+        heads.setdefault(head)
+        body.setdefault(tuple(row[key] for key in down), {})[head] = _cell(row)
+    lines = ["| " + " | ".join([*down, *(" ".join(filter(None, head)) or "value" for head in heads)]) + " |"]
+    lines.append("|" + " --- |" * (len(down) + len(heads)))
+    for label, values in body.items():
+        lines.append("| " + " | ".join([*label, *(values.get(head, "") for head in heads)]) + " |")
+    return lines
+
+
+def _cell(row: Row) -> str:
+    paper = row["paper_mean"] + (f" ± {row['paper_std']}" if row["paper_std"] else "")
+    ours = str(row["ours_mean"]) + (f" ± {row['ours_std']}" if row["ours_mean"] and row["ours_std"] else "")
+    return f"{paper} / **{ours}**" if ours else paper

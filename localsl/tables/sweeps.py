@@ -1,0 +1,230 @@
+"""Sweeps: what `-m` stands for, and the files sweeps/<paper>/tableN.yaml that name the runs of a table.
+
+Only texts: nothing is composed here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from localsl.schema import ConfigError, Problem
+from localsl.tables import published
+from localsl.tables.published import KEYS, Number
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+SWEEPS = Path(__file__).resolve().parent.parent.parent / "sweeps"
+
+# Key columns that a run's overrides tell, and metrics that its record tells.
+TOLD = {"dataset": "dataset", "backbone": "backbone", "K": "K", "method": "method", "depth": "aux.depth"}
+MEASURED_BY_TRAINING = ("test_error_pct", "top1_error_pct", "top1_acc_pct")
+
+# The groups whose values live under another name.
+PACKAGES = {"aux_net": "aux"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a table, whatever the seed.
+
+    Attributes:
+        keys: in the order of KEYS.
+        overrides: what is typed to run it with the paper's settings.
+        unbuilt: why it cannot be run yet, or None.
+        numbers: what the paper prints for it, one a metric.
+    """
+
+    keys: tuple[str, ...]
+    overrides: tuple[str, ...]
+    unbuilt: str | None
+    numbers: tuple[Number, ...]
+
+    @property
+    def trains(self) -> bool:
+        """Whether a training run tells one of its numbers."""
+        return self.unbuilt is None and any(n.metric in MEASURED_BY_TRAINING for n in self.numbers)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A published table.
+
+    Attributes:
+        name: "man/table1".
+        seeds: runs a cell.
+        layout: {"rows": [...], "columns": [...]}, key columns as the paper arranges them.
+        plot: None, or how the paper draws it: {"x": key, "lines": [keys], "kind": "line" or "bars"}.
+    """
+
+    name: str
+    title: str
+    seeds: int
+    layout: dict[str, list[str]]
+    plot: dict[str, Any] | None
+    cells: list[Cell] = field(repr=False)
+
+    @property
+    def paper(self) -> str:
+        """Its folder."""
+        return self.name.split("/")[0]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: what is typed for it, and the tables that ask for it."""
+
+    overrides: tuple[str, ...]
+    seed: int | None = None
+    tables: tuple[str, ...] = ()
+
+    @property
+    def typed(self) -> list[str]:
+        """Its whole command line."""
+        return [*self.overrides, *([] if self.seed is None else [f"seed={self.seed}"])]
+
+    def seeded(self, cfg: Config) -> Config:
+        """The configuration that `overrides` composed to, with the seed."""
+        return cfg if self.seed is None else replace(cfg, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Tables asked for by `sweep=`, and what was typed beside it, which holds for every cell."""
+
+    tables: list[Table]
+    typed: list[list[str]]
+    seeds: list[int] | None
+
+    def overrides(self, cell: Cell) -> list[tuple[str, ...]]:
+        """The runs of a cell without their seeds: one for each combination of what was typed."""
+        return [_merged(cell.overrides, typed) for typed in self.typed]
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """All runs, those that several cells share once."""
+        asking: dict[tuple[tuple[str, ...], int], list[str]] = {}
+        for table in self.tables:
+            for cell in table.cells:
+                for overrides in self.overrides(cell) if cell.trains else []:
+                    for seed in self.seeds or range(table.seeds):
+                        tables = asking.setdefault((overrides, seed), [])
+                        if table.name not in tables:
+                            tables.append(table.name)
+        return [Job(overrides, seed, tuple(tables)) for (overrides, seed), tables in asking.items()]
+
+
+def jobs(arguments: Sequence[str]) -> list[Job]:
+    """Every job of a multirun's overrides, by `sweep=` or by comma lists.
+
+    Raises:
+        ConfigError: if a table is not there.
+        HydraException, ValueError: if the overrides cannot be parsed or expanded.
+    """
+    request = requested(arguments)
+    return request.jobs if request else [Job(tuple(overrides)) for overrides in combinations(arguments)]
+
+
+def requested(arguments: Sequence[str]) -> Request | None:
+    """The tables that `sweep=` among these overrides names, or None without it.
+
+    Raises:
+        ConfigError: if a table is not there.
+    """
+    given = [a for a in arguments if a.startswith("sweep=")]
+    if not given:
+        return None
+    seeds = [a for a in arguments if a.startswith("seed=")]
+    rest = [a for a in arguments if a not in given and a not in seeds]
+    wanted = [a.removeprefix("sweep=") for combination in combinations(given) for a in combination]
+    tables = [read(name) for name in dict.fromkeys(name for text in wanted for name in named(text))]
+    return Request(tables, combinations(rest), _seeds(seeds))
+
+
+def _seeds(typed: list[str]) -> list[int] | None:
+    values = [c[0].removeprefix("seed=") for c in combinations(typed)] if typed else []
+    wrong = [Problem("seed", v, "must be a whole number of at least 0") for v in values if not v.isdecimal()]
+    if wrong:
+        raise ConfigError(wrong)
+    return [int(v) for v in values] or None
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """Hydra's own expansion of comma lists, in order."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return BasicSweeper.split_arguments(parsed, None)[0]
+
+
+def named(text: str) -> list[str]:
+    """The tables that a name means: "man/table1", or "table1", "man" or "all" for those that there are.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    known = every()
+    found = [name for name in known if text in ("all", name, *name.split("/"))]
+    if not found:
+        near = difflib.get_close_matches(text, [*known, *(name.split("/")[1] for name in known)], n=1)
+        instead = f"did you mean sweep={near[0]}?" if near else ""
+        papers = sorted({name.split("/")[0] for name in known})
+        what = f"a file of sweeps/: table1, or man/table1, of {', '.join(papers)}"
+        raise ConfigError([Problem("sweep", text, what, instead)])
+    return found
+
+
+def every() -> list[str]:
+    """The names of all tables."""
+    names = [str(file.relative_to(SWEEPS).with_suffix("")) for file in SWEEPS.glob("*/*.yaml")]
+    return sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+
+
+def read(name: str) -> Table:
+    """The table of a file, each cell tied to its published numbers."""
+    values = OmegaConf.to_container(OmegaConf.load(SWEEPS / f"{name}.yaml"))
+    assert isinstance(values, dict)
+    numbers: dict[tuple[str, ...], list[Number]] = {}
+    for number in published.read(name):
+        numbers.setdefault(number.keys, []).append(number)
+    cells = [cell for grid in values["grids"] for cell in _cells(grid, numbers)]
+    return Table(name, values["title"], values["seeds"], values["layout"], values.get("plot"), cells)
+
+
+def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -> Iterator[Cell]:
+    for combination in combinations(grid["run"].split()):
+        typed = dict(override.split("=", 1) for override in combination)
+        keys = {key: typed.get(override, "") for key, override in TOLD.items()}
+        if keys["method"] not in ("dgl", "predsim", "infopro", "auglocal"):  # those have a base
+            keys["base"] = typed.get("aux_net", "")
+        keys |= {key: str(value) for key, value in grid.get("keys", {}).items()}
+        ordered = tuple(keys.get(key, "") for key in KEYS)
+        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])))
+
+
+def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
+    """A cell's overrides with those typed for the whole sweep, which replace the cell's own, a group with
+    all of its values.
+    """
+    replaced = [PACKAGES.get(_key(o), _key(o)) for o in typed]
+    kept = [
+        o
+        for o in cell
+        if not any(
+            PACKAGES.get(_key(o), _key(o)) == key or PACKAGES.get(_key(o), _key(o)).startswith(f"{key}.")
+            for key in replaced
+        )
+    ]
+    return (*kept, *typed)
+
+
+def _key(override: str) -> str:
+    return override.split("=")[0].lstrip("+~")

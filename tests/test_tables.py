@@ -1,0 +1,297 @@
+"""The papers' tables: their numbers, the cells and runs they ask for, and how results are rendered."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from localsl import experiment, tracking
+from localsl.config import ConfigError, check_command_line, compose
+from localsl.tables import published, records, render, structures, sweeps
+from localsl.tables.published import KEYS
+from localsl.tables.render import Composed
+from tests.conftest import ROOT
+from tests.test_cli import records as written
+from tests.test_cli import typed
+
+# Cells, numbers and the sum of the numbers, of the papers' own tables.
+PRINTED = {
+    "auglocal/table1": (54, 54, 4721.5),
+    "auglocal/table2": (12, 12, 1130.22),
+    "auglocal/table3": (7, 14, 1150.87),
+    "auglocal/table4": (9, 9, 345.6),
+    "auglocal/table5": (40, 40, 3564.22),
+    "auglocal/table6": (12, 12, 0),
+    "auglocal/table7": (10, 39, 2137.41),
+    "auglocal/table8": (15, 15, 1410.05),
+    "auglocal/table9": (20, 20, 1762.4),
+    "auglocal/table10": (7, 7, 633.73),
+    "auglocal/table11": (25, 25, 27.63),
+    "auglocal/table12": (2, 12, 509.5),
+    "auglocal/table13": (16, 16, 1495.59),
+    "man/table1": (78, 78, 1186.48),
+    "man/table2": (18, 36, 539.56),
+    "man/table3": (15, 15, 213.52),
+    "man/table4": (6, 9, 119.31),
+    "man/table5": (6, 9, 124.64),
+    "mlaan/table1": (66, 66, 763.51),
+    "mlaan/table2": (9, 18, 331.19),
+    "mlaan/table3": (10, 10, 125.71),
+    "mlaan/table4": (4, 4, 36.54),
+    "mlaan/table5": (4, 4, 43.3),
+    "mlaan_preprint/table1": (66, 66, 763.51),
+    "mlaan_preprint/table2": (6, 12, 176.44),
+    "mlaan_preprint/table3": (10, 10, 125.71),
+    "mlaan_preprint/table4": (4, 4, 36.54),
+    "mlaan_preprint/table5": (4, 4, 43.3),
+}
+
+TINY = ["schedule=smoke", "dataset=digits", "dataset.train_subset=40", "dataset.test_subset=20"]
+TINY += ["batch_size=20", "threads=1"]
+ABLATION = ["-m", "sweep=man/table4", *TINY]  # three cells that can be run
+CSV = Path("outputs/results/man/table4.csv")
+
+
+def rows_of(file):
+    with Path(file).open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_there_is_a_file_for_every_table():
+    assert sorted(sweeps.every()) == sorted(PRINTED)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_every_number_has_one_cell_and_every_cell_a_number(name):
+    table, numbers = sweeps.read(name), published.read(name)
+    values = [float(n.value) for n in numbers if n.metric != "structure"]
+    assert (len(table.cells), len(numbers), round(sum(values), 2)) == PRINTED[name]
+    assert all(cell.numbers for cell in table.cells)
+    tied = [number for cell in table.cells for number in cell.numbers]
+    assert Counter(tied) == Counter(numbers)
+    assert len({(n.keys, n.metric) for n in numbers}) == len(numbers)
+    assert {*table.layout["rows"], *table.layout["columns"]} <= {*KEYS, "metric"}
+
+
+def test_every_number_is_in_exactly_one_results_file(tmp_path):
+    request = sweeps.requested(["sweep=all"])
+    for table in request.tables:
+        render.write(tmp_path, table, render.rows(table, Composed(request, {}), []))
+    found = Counter(
+        (f"{file.parent.name}/{file.stem}", *(row[k] for k in (*KEYS, "metric", "paper_mean", "paper_std")))
+        for file in tmp_path.glob("*/*.csv")
+        for row in rows_of(file)
+    )
+    expected = [
+        (name, *n.keys, n.metric, n.value, n.std) for name in sweeps.every() for n in published.read(name)
+    ]
+    assert found == Counter(expected)
+    assert len(expected) == 620
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "runs"),
+    [("auglocal/table1", 54, 162), ("man/table1", 78, 390), ("mlaan/table1", 66, 198)],
+)
+def test_runs_of_the_main_tables(name, cells, runs):
+    request = sweeps.requested([f"sweep={name}"])
+    assert len(request.tables[0].cells) == cells
+    assert len(request.jobs) == runs
+    assert len(sweeps.requested([f"sweep={name}", "seed=3"]).jobs) == cells
+
+
+def test_cells_that_papers_share_are_run_once():
+    alone = [set(sweeps.requested([f"sweep={p}/table1"]).jobs) for p in ("man", "mlaan")]
+    runs = {(job.overrides, job.seed) for jobs in alone for job in jobs}
+    both = sweeps.requested(["sweep=man/table1,mlaan/table1"]).jobs
+    assert {(job.overrides, job.seed) for job in both} == runs
+    assert len(both) == len(runs) == 390 + 198 - 3 * 30
+    shared = next(job for job in both if "method=bp" in job.overrides and job.seed == 0)
+    assert shared.tables == ("man/table1", "mlaan/table1")
+    assert all(set(job.tables) == {"man/table1"} for job in both if job.seed == 4)
+
+
+def test_what_is_typed_replaces_a_cells_own():
+    jobs = sweeps.requested(["sweep=mlaan/table5", "dataset=digits", "schedule=smoke", "seed=0"]).jobs
+    assert sorted(job.typed for job in jobs)[0] == [
+        "method=dgl",
+        "backbone=resnet110",
+        "K=55",
+        "dataset=digits",
+        "schedule=smoke",
+        "seed=0",
+    ]
+    assert not any("schedule.epochs=300" in job.overrides for job in jobs)
+    paper = sweeps.requested(["sweep=mlaan/table5", "seed=0"]).jobs
+    assert sum("schedule.epochs=300" in job.overrides for job in paper) == 2
+    rates = sweeps.requested(["sweep=man/table4", "optimizer.lr=0.1,0.2", "seed=0,1"]).jobs
+    assert len(rates) == 3 * 2 * 2
+
+
+def test_digits_make_the_datasets_of_a_table_one():
+    assert len(sweeps.requested(["sweep=auglocal/table1", "dataset=digits"]).jobs) == 54
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "words"),
+    [
+        (["-m", "sweep=man/table9"], "sweep", "did you mean sweep=man/table"),
+        (["sweep=man/table1"], "sweep", "add -m"),
+        (["-m", "sweep=man/table4", "seed=x"], "seed", "whole number"),
+        (["-m", "sweep=man/table4", "K=99"], "K", "1 to 16"),
+        (["show=status"], "show", "sweep=table1"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_told(arguments, key, words):
+    with pytest.raises(ConfigError) as error:
+        check_command_line(arguments)
+    assert [problem.key for problem in error.value.problems] == [key]
+    assert words in str(error.value)
+
+
+def test_a_sweep_fills_its_table(monkeypatch, capsys):
+    assert typed(monkeypatch, *ABLATION, "seed=0,1") == 0
+    printed = capsys.readouterr().out
+    assert "man/table4      6          3     6     0        0        6       0" in printed
+    assert "not built: ImageNet" in printed
+    rows = rows_of(CSV)
+    assert [row["status"][:9] for row in rows] == ["2 of 5 se"] * 3 + ["not built"] * 6
+    by_seed = {(r["method"], r["seed"]): r for r in written()}
+    assert len(by_seed) == 4  # both cells of man have the same name
+    dgl = [100 - by_seed["dgl", seed]["last"]["test_accuracy"] for seed in (0, 1)]
+    assert float(rows[0]["ours_mean"]) == pytest.approx(sum(dgl) / 2, abs=0.006)
+    assert float(rows[0]["ours_std"]) == pytest.approx(abs(dgl[0] - dgl[1]) / 2**0.5, abs=0.006)
+    assert float(rows[0]["difference"]) == pytest.approx(float(rows[0]["ours_mean"]) - 14.08, abs=0.006)
+    assert (rows[0]["epochs"], rows[0]["measured_on"], rows[0]["modules"]) == ("3", "digits", "16")
+    assert rows[0]["runs"] == f"{by_seed['dgl', 0]['id']} {by_seed['dgl', 1]['id']}"
+    assert "14.08 / **" in CSV.with_suffix(".md").read_text()
+    assert not Path("results").exists()  # smoke runs are no results
+
+    before = CSV.read_text()
+    monkeypatch.setattr(experiment, "_train", lambda *_: pytest.fail("a finished run was repeated"))
+    assert typed(monkeypatch, *ABLATION, "seed=0,1") == 0
+    assert CSV.read_text() == before
+    assert typed(monkeypatch, *ABLATION, "seed=0,1,2", "show=status") == 0
+    assert "man/table4      6          3     9     6        0        3       0" in capsys.readouterr().out
+
+
+def test_a_failing_cell_does_not_stop_the_others(monkeypatch, capsys):
+    train = experiment._train
+
+    def failing(cfg, images):
+        if cfg.ema.bias == "none" and cfg.method.name == "man":
+            raise RuntimeError("the disk is on fire")
+        return train(cfg, images)
+
+    monkeypatch.setattr(experiment, "_train", failing)
+    assert typed(monkeypatch, *ABLATION, "seed=0") == 1
+    told = capsys.readouterr()
+    assert "failed: method=man aux_net=dgl ema.bias=none" in told.err
+    assert "RuntimeError: the disk is on fire" in told.err
+    assert "1 of 3 jobs failed" in told.err
+    assert "Traceback" not in told.err
+    assert [row["n"] for row in rows_of(CSV)[:3]] == ["1", "", "1"]
+
+
+def finished(overrides, accuracy):
+    cfg = compose(overrides)
+    told = {"epoch": cfg.schedule.epochs, "test_accuracy": accuracy, "test_loss": 1.0}
+    record = {
+        "status": "done",
+        "id": f"{accuracy:08.0f}",
+        "seed": cfg.seed,
+        "dataset": "cifar10",
+        "modules": 16,
+    }
+    record |= {"schedule": "paper", "epochs": cfg.schedule.epochs, "precision": "fp32", "device": "cpu"}
+    record["dataset"] = "cifar10"
+    record |= {"images": {"train": 40, "test": 20}, "versions": {"torch": "2"}, "commit": None}
+    return records.Run(Path(), record | {"last": told, "best": told}, asdict(cfg))
+
+
+def test_settings_never_share_a_row():
+    table = sweeps.read("man/table4")
+    dgl = table.cells[0].overrides
+    runs = [
+        finished([*dgl, "schedule.epochs=2", f"seed={seed}"], accuracy) for seed, accuracy in ((0, 50), (1, 60))
+    ]
+    runs.append(finished([*dgl, "schedule.epochs=3", "seed=0"], 90))
+    made = render.rows(table, Composed(sweeps.requested(["sweep=man/table4"]), {dgl: compose(dgl)}), runs)
+    first = [row for row in made if row["variant"] == "ema=0,bias=0" and row["part"] == "4a"]
+    assert [(row["epochs"], row["n"], row["ours_mean"]) for row in first] == [(2, 2, "45.00"), (3, 1, "10.00")]
+    told = render.markdown(table, made)
+    assert "paper, then ours (schedule paper, 2 epochs" in told
+    assert "| ema=0,bias=0 | 14.08 / **45.00 ± 7.07** |" in told
+    assert "| ema=0,bias=0 | 14.08 / **10.00** |" in told
+
+
+def test_a_cell_of_300_epochs_takes_no_runs_of_400():
+    table = sweeps.read("mlaan/table5")
+    cell = next(c for c in table.cells if "schedule.epochs=300" in c.overrides)
+    cfg = compose(list(cell.overrides))
+    runs = [finished([*cell.overrides[:-1], f"schedule.epochs={epochs}"], 90) for epochs in (300, 400)]
+    made = render.rows(table, Composed(sweeps.requested(["sweep=mlaan/table5"]), {cell.overrides: cfg}), runs)
+    assert [row["epochs"] for row in made if row["ours_mean"]] == [300]
+
+
+def test_structures_are_the_papers():
+    table = sweeps.read("auglocal/table6")
+    for cell in table.cells:
+        paper = cell.numbers[0].value.replace(" - ", "-").replace("AP(1/4)", "AP").replace("AP(2x2)", "AP")
+        assert structures.of_stage(cell) == paper
+
+
+def test_a_dead_run_is_interrupted_and_a_live_one_running():
+    cfg = compose(TINY)
+    assert records.state(cfg) == "missing"
+    with tracking.exclusive(cfg):
+        tracking.Tracker(cfg).start({"status": "running"})
+        assert records.state(cfg) == "running"
+    assert records.state(cfg) == "interrupted"
+
+
+def process(*arguments):
+    line = [sys.executable, str(ROOT / "run.py"), *arguments]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_was():
+    line = [*ABLATION, "seed=0,1"]
+    assert process(*line, "output_dir=whole").wait() == 0
+    killed = process(*line)
+    while sum(r["status"] == "done" for r in written()) < 2:
+        time.sleep(0.2)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not CSV.exists()
+    done = {f: f.stat().st_mtime_ns for f in Path("outputs").rglob("record.json") if '"done"' in f.read_text()}
+    assert 2 <= len(done) < 6
+    assert process(*line).wait() == 0
+    assert all(file.stat().st_mtime_ns == before for file, before in done.items())
+    assert CSV.read_text() == Path("whole/results/man/table4.csv").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_sweep():
+    both = [process(*ABLATION, "seed=0,1") for _ in range(2)]
+    told = [p.communicate()[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0]
+    assert sum(text.count("\nwritten to ") for text in told) == 6
+    assert all("\nwritten to " in text for text in told)  # neither only waited
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib hydra.launcher.n_jobs=2", "submitit_local"])
+def test_launchers_give_the_same_table(launcher):
+    assert process(*ABLATION, "seed=0").wait() == 0
+    kind, *more = launcher.split()
+    line = [*ABLATION, "seed=0", f"hydra/launcher={kind}", *more, "output_dir=other"]
+    told = process(*line).communicate()[0]
+    assert Path("other/results/man/table4.csv").read_text() == CSV.read_text(), told
