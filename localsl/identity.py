@@ -17,7 +17,7 @@ from localsl.settings import Config, fields
 
 # Where and how a run is executed and logged, and names that stand for values listed beside them.
 EXCLUDED = ("channels_last", "device", "threads", "logger", "data_dir", "output_dir", "results_dir", "sweep")
-EXCLUDED += ("held", "show", "dataset.root", "dataset.sgd_lr", "schedule.name")
+EXCLUDED += ("held", "show", "measure", "dataset.root", "dataset.sgd_lr", "schedule.name")
 
 # How long, on how many images and how a configuration is trained: what a cell of a table leaves open.
 SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_subset", "dataset.test_subset")
@@ -25,17 +25,17 @@ SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_su
 
 def run_id(cfg: Config) -> str:
     """Eight hexadecimal digits that two runs share exactly if they are the same run."""
-    return _digest(identity(dataclasses.asdict(cfg)))
+    return digest(identity(dataclasses.asdict(cfg)))
 
 
 def cell_id(cfg: Config) -> str:
     """The same without the seed: what repeated runs have in common."""
-    return _digest(_without(identity(dataclasses.asdict(cfg)), "seed"))
+    return digest(without(identity(dataclasses.asdict(cfg)), "seed"))
 
 
 def signature(values: dict[str, Any]) -> str:
     """The same without all that a cell of a table leaves open."""
-    return _digest(_without(identity(values), "seed", *SETTING))
+    return digest(without(identity(values), "seed", *SETTING))
 
 
 def identity(values: dict[str, Any]) -> dict[str, Any]:
@@ -47,13 +47,13 @@ def identity(values: dict[str, Any]) -> dict[str, Any]:
     method = methods.find(values["method"]["rule"])
     defaults = {path: _default(field) for path, field in fields(method)}
     kept = {path: v for path, v in leaves(values) if path not in defaults or defaults[path] != v}
-    return _without(kept, *EXCLUDED, *(("K", "partition") if method.single_module else ()))
+    return without(kept, *EXCLUDED, *(("K", "partition") if method.single_module else ()))
 
 
 def setting(values: dict[str, Any]) -> dict[str, Any]:
     """What a cell of a table leaves open, but for the seed, by dotted names."""
     kept = identity(values)
-    open_to = _without(kept, *SETTING)
+    open_to = without(kept, *SETTING)
     return {path: value for path, value in kept.items() if path not in open_to}
 
 
@@ -73,8 +73,8 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
-def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Without these names and those below them."""
+def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Without these dotted names and those below them."""
     return {p: v for p, v in values.items() if not any(p == n or p.startswith(f"{n}.") for n in names)}
 
 
@@ -84,6 +84,7 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default
 
 
-def _digest(values: dict[str, Any]) -> str:
+def digest(values: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of these values."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -124,10 +124,9 @@ class LocalNetwork(nn.Module):
                     nullcontext() if first or self._count_every_forward else frozen_statistics(self._of(passed))
                 ):
                     features = self._run(passed, features)
-            bridged = features if part.bridge is None else part.bridge(features)
-            for term in part.terms:
-                terms[part.prefix + term.name], right = term(bridged, batch)
-                correct = correct if right is None else right
+            found, right = part.losses(features, batch)
+            terms |= found
+            correct = correct if right is None else right
         if features is None:
             with torch.no_grad():
                 features = self._run(module, inputs[index])

@@ -20,20 +20,26 @@ from localsl import losses
 
 
 class Batch:
-    """A batch, and what several terms need of it: computed when first asked for, once a step."""
+    """A batch, and what several terms need of it."""
 
     def __init__(self, images: Tensor, targets: Tensor, mean: Tensor, std: Tensor, classes: int):
         self.images, self.targets = images, targets
         self._mean, self._std, self._classes = mean, std, classes
 
-    @cached_property
+    @property
     def pixels(self) -> Tensor:
-        """The augmented images before normalisation, in [0, 1], (N, 3, H, W)."""
+        """The augmented images before normalisation, in [0, 1], (N, 3, H, W).
+
+        Not kept: recomputing them costs less than having them in memory while other modules run.
+        """
         return self.images * self._std + self._mean
 
     @cached_property
     def similarity(self) -> Tensor:
-        """How alike the targets are, (N, N): 1 for the same class, -1 / (classes - 1) for another."""
+        """How alike the targets are, (N, N): 1 for the same class, -1 / (classes - 1) for another.
+
+        Computed once a step.
+        """
         return losses.similarity_matrix(F.one_hot(self.targets, self._classes))
 
 
@@ -119,6 +125,15 @@ class Part:
     def prefix(self) -> str:
         """Of the names of its terms."""
         return f"{self.name}/" if self.name else ""
+
+    def losses(self, features: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The unweighted losses by name, and the last classifier's right answers in the batch."""
+        bridged = features if self.bridge is None else self.bridge(features)
+        found, correct = {}, None
+        for term in self.terms:
+            found[self.prefix + term.name], right = term(bridged, batch)
+            correct = correct if right is None else right
+        return found, correct
 
 
 @dataclass(frozen=True)

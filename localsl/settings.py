@@ -150,6 +150,7 @@ class Config:
     results_dir: str
     sweep: str | None
     held: str = ruled(one_of("wait", "skip"))
+    measure: str | None = ruled(one_of("memory", "flops"))
     show: str | None = ruled(one_of("modules", "runs", "jobs", "status", "tables"))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -22,13 +22,14 @@ class LiveBytes(TorchDispatchMode):
     refers to it: activations saved for backward count, a kernel's own workspace does not.
 
     Attributes:
-        now, peak: bytes.
+        peak: bytes.
     """
 
     def __init__(self, tensors: Iterable[Tensor] = ()):
         super().__init__()
-        self.now = self.peak = 0
-        self._alive: dict[int, weakref.ref] = {}
+        self.peak = 0
+        self._bytes = 0  # of storages not yet found dead
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
         for tensor in tensors:
             self._count(tensor)
 
@@ -44,17 +45,38 @@ class LiveBytes(TorchDispatchMode):
         return out
 
     def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._alive or not size:
+        this, storage = key(tensor), tensor.untyped_storage()
+        size = storage.nbytes()
+        if this in self._alive or not size:  # an address is not used again while it is weakly referred to
             return
-        self._alive[key] = weakref.ref(storage, lambda _: self._freed(key, size))
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        self._alive[this] = StorageWeakRef(storage), size
+        self._bytes += size
+        if self._bytes > self.peak and self.now > self.peak:
+            self.peak = self._bytes
+            self.at_peak()
 
-    def _freed(self, key: int, size: int) -> None:
-        del self._alive[key]
-        self.now -= size
+    @property
+    def now(self) -> int:
+        """Bytes alive. Weak references are asked: their callbacks would run inside the garbage collector."""
+        for this in [this for this, (reference, _) in self._alive.items() if reference.expired()]:
+            self.forget(this)
+        return self._bytes
+
+    def forget(self, this: int) -> None:
+        """Called for a storage that is found dead."""
+        self._bytes -= self._alive.pop(this)[1]
+
+    def at_peak(self) -> None:
+        """Called whenever the peak rises."""
+
+    def alive(self) -> dict[int, int]:
+        """Bytes of every storage alive, by `key`; to be asked in `at_peak`, when none is dead."""
+        return {this: size for this, (_, size) in self._alive.items()}
+
+
+def key(tensor: Tensor) -> int:
+    """What tensors share that view one storage, as long as it lives."""
+    return tensor.untyped_storage()._cdata
 
 
 class PeakMemory:

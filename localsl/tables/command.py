@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from localsl import tracking
-from localsl.config import Line
+from localsl.config import Line, compose
 from localsl.tables import overview, records, render
 from localsl.tables.render import Composed
 
@@ -23,18 +23,24 @@ def shown(line: Line) -> str | None:
 
 def before(line: Line) -> str:
     """What is about to be run."""
-    if line.request is None:
+    if line.request is None or _shows(line):
         return ""
     return "\n".join([overview.status(line.request, line.jobs, line.configs), overview.work(line.configs), ""])
 
 
 def after(line: Line) -> str:
     """How several runs ended: their tables rendered, or the runs side by side."""
+    if _shows(line):
+        return ""
     if line.request is not None:
         return f"\n{results(line)}\n"
-    if len(line.configs) < 2 or line.configs[0].show:
+    if len(line.configs) < 2:
         return ""
     return f"\n{tracking.summary(tracking.planned_runs(line.configs))}\n"
+
+
+def _shows(line: Line) -> bool:
+    return bool(line.configs and line.configs[0].show)
 
 
 def results(line: Line) -> str:
@@ -44,12 +50,11 @@ def results(line: Line) -> str:
     OUTPUT_DIR/results, from the sweep's own runs. The others go to RESULTS_DIR, from all records kept there.
     """
     assert line.request is not None
-    if not line.configs:
-        folder, runs = Path("results"), []
-    elif any(c.schedule.name == "smoke" or c.dataset.name == "digits" for c in line.configs):
-        folder, runs = Path(line.configs[0].output_dir) / "results", records.of(line.configs)
+    where = line.configs[0] if line.configs else compose()
+    if line.request.rehearsed:
+        folder, runs = Path(where.output_dir) / "results", records.of(line.configs)
     else:
-        folder = Path(line.configs[0].results_dir)
+        folder = Path(where.results_dir)
         records.keep(line.configs)
         runs = records.under(folder / "runs")
     configs = {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)}

@@ -53,9 +53,9 @@ def work(configs: Sequence[Config]) -> str:
     Hours at the rate of a step of backpropagation on this machine, in the first run's image size: local rules
     have more and smaller operations, and take longer.
     """
-    left = [c for c in configs if records.state(c) != "done"]
+    left = [c for c in configs if c.measure is None and records.state(c) != "done"]
     if not left:
-        return "nothing left to run"
+        return "nothing left to train"
     counted: dict[str, float] = {}
     total = 0.0
     for cfg in left:

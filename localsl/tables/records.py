@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from localsl import identity, tracking
+from localsl.measure import command
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -64,13 +65,20 @@ def under(folder: Path) -> list[Run]:
 
 def of(configs: Iterable[Config]) -> list[Run]:
     """The finished runs of these configurations, each once."""
-    folders = dict.fromkeys(identity.run_directory(cfg) for cfg in configs)
+    folders = dict.fromkeys(identity.run_directory(cfg) for cfg in configs if cfg.measure is None)
     return [run for run in map(read, folders) if run is not None]
 
 
 def keep(configs: Iterable[Config]) -> None:
-    """Copy the finished runs of these configurations to where results are kept."""
+    """Copy the finished runs and measurements of these configurations to where results are kept."""
     for cfg in configs:
+        if cfg.measure is not None:
+            measured = command.recorded(cfg, Path(cfg.output_dir))
+            kept = command.recorded(cfg, Path(cfg.results_dir))
+            if measured.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(measured, kept)
+            continue
         run = read(identity.run_directory(cfg))
         if run is not None:
             folder = tracking.kept_directory(cfg)
@@ -81,6 +89,8 @@ def keep(configs: Iterable[Config]) -> None:
 
 def state(cfg: Config) -> str:
     """Of a configuration's run: done, running, interrupted, diverged, failed or missing."""
+    if cfg.measure is not None:
+        return "missing" if measurement(cfg) is None else "done"
     for folder in (identity.run_directory(cfg), tracking.kept_directory(cfg)):
         record = tracking.read(folder / "record.json")
         if record is None:
@@ -89,6 +99,12 @@ def state(cfg: Config) -> str:
             return "interrupted"
         return record["status"]
     return "missing"
+
+
+def measurement(cfg: Config) -> dict[str, Any] | None:
+    """What `measure=` found for a configuration, or None."""
+    found = (tracking.read(command.recorded(cfg, Path(root))) for root in (cfg.output_dir, cfg.results_dir))
+    return next((record for record in found if record is not None), None)
 
 
 def signature(cfg: Config) -> str:

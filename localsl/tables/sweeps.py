@@ -27,8 +27,16 @@ if TYPE_CHECKING:
 SWEEPS = Path(__file__).resolve().parent.parent.parent / "sweeps"
 
 # Key columns that a run's overrides tell, and metrics that its record tells.
-TOLD = {"dataset": "dataset", "backbone": "backbone", "K": "K", "method": "method", "depth": "aux.depth"}
+TOLD = {
+    "dataset": "dataset",
+    "backbone": "backbone",
+    "K": "K",
+    "method": "method",
+    "base": "aux_net",
+    "depth": "aux.depth",
+}
 MEASURED_BY_TRAINING = ("test_error_pct", "top1_error_pct", "top1_acc_pct")
+MEASURED_ALONE = {"gpu_memory_gb": "memory", "flops_g": "flops"}  # by `measure=`
 
 # The groups whose values live under another name.
 PACKAGES = {"aux_net": "aux"}
@@ -54,6 +62,11 @@ class Cell:
     def trains(self) -> bool:
         """Whether a training run tells one of its numbers."""
         return self.unbuilt is None and any(n.metric in MEASURED_BY_TRAINING for n in self.numbers)
+
+    @property
+    def measures(self) -> list[str]:
+        """The choices of `measure=` that tell one of its numbers."""
+        return [m for metric, m in MEASURED_ALONE.items() if any(n.metric == metric for n in self.numbers)]
 
 
 @dataclass(frozen=True)
@@ -113,15 +126,32 @@ class Request:
     @cached_property
     def jobs(self) -> list[Job]:
         """All runs, those that several cells share once."""
-        asking: dict[tuple[tuple[str, ...], int], list[str]] = {}
+        asking: dict[tuple[tuple[str, ...], int | None], list[str]] = {}
         for table in self.tables:
-            for cell in table.cells:
-                for overrides in self.overrides(cell) if cell.trains else []:
-                    for seed in self.seeds or range(table.seeds):
-                        tables = asking.setdefault((overrides, seed), [])
-                        if table.name not in tables:
-                            tables.append(table.name)
-        return [Job(overrides, seed, tuple(tables)) for (overrides, seed), tables in asking.items()]
+            for run in (run for cell in table.cells for run in self._runs(cell, table.seeds)):
+                tables = asking.setdefault(run, [])
+                if table.name not in tables:
+                    tables.append(table.name)
+        # Measurements, then every cell once before any twice.
+        by_seed = sorted(asking.items(), key=lambda item: -1 if item[0][1] is None else item[0][1])
+        return [Job(overrides, seed, tuple(tables)) for (overrides, seed), tables in by_seed]
+
+    def _runs(self, cell: Cell, seeds: int) -> Iterator[tuple[tuple[str, ...], int | None]]:
+        for overrides in self.overrides(cell) if cell.unbuilt is None else []:
+            for measure in cell.measures:
+                yield measuring(overrides, measure), None
+            for seed in (self.seeds or range(seeds)) if cell.trains else []:
+                yield overrides, seed
+
+    @property
+    def rehearsed(self) -> bool:
+        """Whether what was typed makes rehearsals of the runs, whose tables are no results."""
+        return any(o in ("schedule=smoke", "dataset=digits") for typed in self.typed for o in typed)
+
+
+def measuring(overrides: tuple[str, ...], measure: str) -> tuple[str, ...]:
+    """The job that measures what these overrides train."""
+    return (*overrides, f"measure={measure}")
 
 
 def jobs(arguments: Sequence[str]) -> list[Job]:
@@ -203,8 +233,6 @@ def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -
     for combination in combinations(grid["run"].split()):
         typed = dict(override.split("=", 1) for override in combination)
         keys = {key: typed.get(override, "") for key, override in TOLD.items()}
-        if keys["method"] not in ("dgl", "predsim", "infopro", "auglocal"):  # those have a base
-            keys["base"] = typed.get("aux_net", "")
         keys |= {key: str(value) for key, value in grid.get("keys", {}).items()}
         ordered = tuple(keys.get(key, "") for key in KEYS)
         yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])))

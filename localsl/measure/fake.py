@@ -1,0 +1,46 @@
+"""Training steps on tensors without data: any size of batch and network, on any machine, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from localsl import optim
+from localsl.network import LocalNetwork, build_network
+from localsl.optim import Optimizer
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+
+@dataclass(frozen=True)
+class FakeRun:
+    """A network, its optimizer and a batch, as a training step takes them."""
+
+    network: LocalNetwork
+    optimizer: Optimizer
+    images: Tensor
+    targets: Tensor
+
+
+@contextmanager
+def fake_run(cfg: Config, batch_size: int) -> Iterator[FakeRun]:
+    """What a configuration trains, none of it with data: to be used inside the context only."""
+    network, size, mode = build_network(cfg), cfg.dataset.image_size, FakeTensorMode()
+    # Built of real tensors, which can be copied, and faked in place: momentum layers refer to modules.
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            fake = mode.from_tensor(parameter.detach())
+            module._parameters[name] = nn.Parameter(fake, parameter.requires_grad)
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = mode.from_tensor(buffer)
+    with mode:
+        optimizer = optim.build(network.parameters(), cfg.optimizer)
+        images = torch.zeros(batch_size, 3, size, size)
+        yield FakeRun(network, optimizer, images, torch.zeros(batch_size, dtype=torch.int64))

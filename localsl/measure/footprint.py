@@ -1,0 +1,124 @@
+"""What a training step of a configuration needs of memory, and what for: traced on tensors without data.
+
+Any network, batch and image size is measured in seconds on any machine. The figure is the peak of live bytes
+over the second training step, when momentum exists: every storage once, from the operation that returns it
+until nothing refers to it. Not in it: kernels' workspaces, the allocator's rounding, the data set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from localsl import optim
+from localsl.engine import autocast, train_step
+from localsl.measure.fake import FakeRun, fake_run
+from localsl.measure.memory import LiveBytes, key
+from localsl.network import build_network
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes at the moment of the peak; the parts add up to it.
+
+    Attributes:
+        parameters: and buffers.
+        gradients: of parameters, as far as they are there at that moment.
+        optimizer: its state.
+        saved: activations kept for the backward.
+        transient: the rest: the batch, activations on their way, gradients of activations.
+        where: the module whose forward or backward it is, or "update".
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    saved: int
+    transient: int
+    where: str
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return self.parameters + self.gradients + self.optimizer + self.saved + self.transient
+
+
+class Census(LiveBytes):
+    """Live bytes, and at a given peak what they are."""
+
+    def __init__(self, run: FakeRun, at: int | None = None):
+        self._parameters = [*run.network.parameters(), *run.network.buffers()]
+        self._trained = list(run.network.parameters())
+        self._state = [tensor for state in run.optimizer.state.values() for tensor in state.values()]
+        self._at, self._saved, self.parts = at, set[int](), dict[str, int]()
+        self.part_of_step = self.peak_in = 0
+        gradients = [p.grad for p in self._trained if p.grad is not None]  # of the step before
+        super().__init__([*self._parameters, *self._state, *gradients, run.images, run.targets])
+
+    def save(self, tensor: Tensor) -> Tensor:
+        """What autograd keeps for the backward passes here."""
+        self._saved.add(key(tensor))
+        return tensor
+
+    def forget(self, this: int) -> None:
+        """A later storage may have its key."""
+        super().forget(this)
+        self._saved.discard(this)
+
+    def at_peak(self) -> None:
+        """Where it was, and, at the one asked for, a count by kind."""
+        self.peak_in = self.part_of_step
+        if self.peak != self._at:
+            return
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        kinds = {"parameters": self._parameters, "gradients": gradients, "optimizer": self._state}
+        kind_of = {key(tensor): kind for kind, tensors in kinds.items() for tensor in tensors}
+        self.parts = dict.fromkeys((*kinds, "saved", "transient"), 0)
+        for this, size in self.alive().items():
+            self.parts[kind_of.get(this, "saved" if this in self._saved else "transient")] += size
+
+
+def footprint(cfg: Config) -> Footprint:
+    """The memory of a training step on a full batch."""
+    with fake_run(cfg, cfg.batch_size) as run:
+        _step(cfg, run, None)
+        first = Census(run)
+        _step(cfg, run, first)
+        second = Census(run, at=first.peak)
+        modules = _step(cfg, run, second)
+    where = f"module {modules[second.peak_in]}" if second.peak_in < len(modules) else "update"
+    return Footprint(**second.parts, where=where)
+
+
+def _step(cfg: Config, run: FakeRun, census: Census | None) -> list[int]:
+    """A training step; returns the modules that had a loss, in turn."""
+    forward, modules = autocast(cfg.precision, torch.device("cpu")), []
+    losses = train_step(run.network, run.optimizer, run.images, run.targets, forward)
+    if census is None:
+        return [loss.module for loss in losses]
+    with census, torch.autograd.graph.saved_tensors_hooks(census.save, lambda tensor: tensor):
+        for loss in losses:
+            modules.append(loss.module)
+            del loss  # as in training: its graph is freed, and its losses with it
+            census.part_of_step += 1
+    return modules
+
+
+def allocated(cfg: Config) -> int:
+    """The CUDA allocator's peak over the second training step, in eager mode, of real tensors."""
+    device = torch.device("cuda" if cfg.device == "auto" else cfg.device)
+    network = build_network(cfg).to(device)
+    optimizer = optim.build(network.parameters(), cfg.optimizer)
+    images = torch.zeros(cfg.batch_size, 3, cfg.dataset.image_size, cfg.dataset.image_size, device=device)
+    targets = torch.zeros(cfg.batch_size, dtype=torch.int64, device=device)
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats(device)
+        for _ in train_step(network, optimizer, images, targets, autocast(cfg.precision, device)):
+            pass
+    return torch.cuda.max_memory_allocated(device)
