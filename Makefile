@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-slow lock clean status render
+.PHONY: help setup demo check test test-slow lock clean status render report
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ status: setup ## of every table, how many of its runs are done, running, failed,
 
 render: setup ## write all tables anew from the records in results/runs; trains nothing
 	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=tables
+
+report: setup ## results/index.html: all tables, curves and memory on one page
+	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=report
 
 check: setup ## lint, formatting and types
 	$(VENV)/bin/ruff check .

@@ -119,7 +119,7 @@ def check_command_line(arguments: Sequence[str]) -> Line:
             composed[overrides] = compose(overrides)
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
-    about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables"}
+    about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables", "report"}
     if request is None and about_sweeps:
         what = "is about the runs of a table"
         problems.append(Problem("show", about_sweeps.pop(), what, "type -m sweep=table1 too"))

@@ -13,7 +13,6 @@ from localsl import data, identity, objectives, optim, tracking
 from localsl.data.batches import TestBatches, TrainBatches
 from localsl.engine import ModuleMeans, autocast, evaluate, train_epoch
 from localsl.init import stream
-from localsl.measure import command as measure
 from localsl.measure.memory import PeakMemory
 from localsl.network import LocalNetwork, build_network, count_parameters
 from localsl.optim import learning_rate
@@ -47,7 +46,9 @@ def run(cfg: Config) -> dict[str, Any] | None:
         print(describe(cfg, build_network(cfg)))
         return None
     if cfg.measure is not None:
-        return measure.run(cfg)
+        from localsl.measure import command  # imports of its own that a training run does not wait for
+
+        return command.run(cfg)
     record = _finished(cfg)
     if record is not None:
         return record

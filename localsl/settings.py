@@ -151,7 +151,7 @@ class Config:
     sweep: str | None
     held: str = ruled(one_of("wait", "skip"))
     measure: str | None = ruled(one_of("memory", "flops"))
-    show: str | None = ruled(one_of("modules", "runs", "jobs", "status", "tables"))
+    show: str | None = ruled(one_of("modules", "runs", "jobs", "status", "tables", "report"))
 
 
 def fields(method: type[Method], cls: type = Config, path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:

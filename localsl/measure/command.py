@@ -12,21 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import identity, tracking
+from localsl import tracking
 from localsl.data import sources
 from localsl.measure.flops import flops
 from localsl.measure.footprint import allocated, footprint
+from localsl.measure.records import recorded, signature
 from localsl.network import build_network, count_parameters
 
 if TYPE_CHECKING:
     from localsl.settings import Config
 
 GIB = 2**30
-
-# What a run's identity has beside this, and changes no cost.
-UNCOUNTED = ("seed", "schedule", "dataset.name", "dataset.mean", "dataset.std", "dataset.padding")
-UNCOUNTED += ("dataset.padding_mode", "dataset.flip", "dataset.train_subset", "dataset.test_subset")
-UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
 
 
 @dataclass(frozen=True)
@@ -103,16 +99,6 @@ def run(cfg: Config) -> dict[str, Any]:
     print(f"{record['scope']}; {file.parent / cfg.measure}.csv")
     print("\n".join(record["told"]))
     return record
-
-
-def signature(cfg: Config) -> str:
-    """What a measurement is of: the run's identity but for what does not change its cost."""
-    return identity.digest(identity.without(identity.identity(asdict(cfg)), *UNCOUNTED))
-
-
-def recorded(cfg: Config, root: Path) -> Path:
-    """Where a measurement lies."""
-    return root / "measured" / f"{cfg.measure}-{signature(cfg)}.json"
 
 
 def _what(cfg: Config) -> dict[str, Any]:

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from localsl import tracking
 from localsl.config import Line, compose
-from localsl.tables import overview, records, render
-from localsl.tables.render import Composed
+from localsl.tables import overview, records, render, report
+from localsl.tables.records import Run
+from localsl.tables.render import Composed, Row
+from localsl.tables.sweeps import Request, Table
 
 
 def shown(line: Line) -> str | None:
     """What `show=` asks of a sweep, which then runs nothing; None where it is to be run."""
     show = line.configs[0].show if line.configs else None
-    if line.request is None or show not in ("jobs", "status", "tables"):
+    if line.request is None or show not in ("jobs", "status", "tables", "report"):
         return None
-    if show == "tables":
-        return results(line)
-    told = overview.status(line.request, line.jobs, line.configs)
-    return told if show == "status" else f"{told}\n{overview.work(line.configs)}"
+    if show in ("tables", "report"):
+        return _rendered(line).table() if show == "tables" else str(_rendered(line).report())
+    return (
+        overview.status(line.request, line.jobs, line.configs)
+        if show == "status"
+        else _work(line, line.request)
+    )
 
 
 def before(line: Line) -> str:
     """What is about to be run."""
     if line.request is None or _shows(line):
         return ""
-    return "\n".join([overview.status(line.request, line.jobs, line.configs), overview.work(line.configs), ""])
+    return f"{_work(line, line.request)}\n"
+
+
+def _work(line: Line, request: Request) -> str:
+    from localsl.tables import estimate  # imports that no other command line waits for
+
+    return f"{overview.status(request, line.jobs, line.configs)}\n{estimate.work(line.configs)}"
 
 
 def after(line: Line) -> str:
@@ -33,7 +45,7 @@ def after(line: Line) -> str:
     if _shows(line):
         return ""
     if line.request is not None:
-        return f"\n{results(line)}\n"
+        return f"\n{_rendered(line).table()}\n"
     if len(line.configs) < 2:
         return ""
     return f"\n{tracking.summary(tracking.planned_runs(line.configs))}\n"
@@ -43,8 +55,33 @@ def _shows(line: Line) -> bool:
     return bool(line.configs and line.configs[0].show)
 
 
-def results(line: Line) -> str:
-    """Render the tables of a sweep, and keep the records behind them; returns what was written.
+@dataclass(frozen=True)
+class Rendered:
+    """The tables of a sweep, rendered to a folder."""
+
+    folder: Path
+    tables: list[Table]
+    made: dict[str, list[Row]]
+    written: dict[str, list[Path]]
+    runs: list[Run]
+
+    def table(self) -> str:
+        """What was written, a line a table."""
+        lines = []
+        for name, rows in self.made.items():
+            kinds = ",".join(path.suffix for path in self.written[name])
+            files = f"{self.folder / name}{{{kinds}}}"
+            measured = sum(row["ours_mean"] != "" for row in rows)
+            lines.append({"table": name, "rows": len(rows), "measured": measured, "written to": files})
+        return tracking.table(lines)
+
+    def report(self) -> Path:
+        """All of it on one page."""
+        return report.write(self.folder, self.tables, self.made, self.runs)
+
+
+def _rendered(line: Line) -> Rendered:
+    """Render the tables of a sweep, and keep the records behind them.
 
     Runs of the smoke schedule and of the embedded digits are no results: their tables go to
     OUTPUT_DIR/results, from the sweep's own runs. The others go to RESULTS_DIR, from all records kept there.
@@ -58,11 +95,7 @@ def results(line: Line) -> str:
         records.keep(line.configs)
         runs = records.under(folder / "runs")
     configs = {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)}
-    lines = []
-    for table in line.request.tables:
-        made = render.rows(table, Composed(line.request, configs), runs)
-        filled = sum(row["ours_mean"] != "" for row in made)
-        lines.append({"table": table.name, "rows": len(made), "measured": filled})
-        written = render.write(folder, table, made)
-        lines[-1]["written to"] = f"{written[0].with_suffix('')}{{{','.join(p.suffix for p in written)}}}"
-    return tracking.table(lines)
+    composed = Composed(line.request, configs)
+    made = {table.name: render.rows(table, composed, runs) for table in line.request.tables}
+    written = {table.name: render.write(folder, table, made[table.name]) for table in line.request.tables}
+    return Rendered(folder, line.request.tables, made, written, runs)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from localsl import identity, tracking
-from localsl.measure import command
+from localsl.measure.records import recorded
 
 if TYPE_CHECKING:
     from localsl.settings import Config
 
-FILES = ("config.yaml", "metrics.csv", "record.json")
+# Of one user's machine, and no part of a result.
+PLACES = ("data_dir", "output_dir", "results_dir", "logger")
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def keep(configs: Iterable[Config]) -> None:
     """Copy the finished runs and measurements of these configurations to where results are kept."""
     for cfg in configs:
         if cfg.measure is not None:
-            measured = command.recorded(cfg, Path(cfg.output_dir))
-            kept = command.recorded(cfg, Path(cfg.results_dir))
+            measured = recorded(cfg, Path(cfg.output_dir))
+            kept = recorded(cfg, Path(cfg.results_dir))
             if measured.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(measured, kept)
@@ -83,8 +84,10 @@ def keep(configs: Iterable[Config]) -> None:
         if run is not None:
             folder = tracking.kept_directory(cfg)
             folder.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
+            for name in ("metrics.csv", "record.json"):
                 shutil.copyfile(run.folder / name, folder / name)
+            values = {key: value for key, value in run.values.items() if key not in PLACES}
+            tracking.write_atomically(folder / "config.yaml", OmegaConf.to_yaml(values))
 
 
 def state(cfg: Config) -> str:
@@ -103,7 +106,7 @@ def state(cfg: Config) -> str:
 
 def measurement(cfg: Config) -> dict[str, Any] | None:
     """What `measure=` found for a configuration, or None."""
-    found = (tracking.read(command.recorded(cfg, Path(root))) for root in (cfg.output_dir, cfg.results_dir))
+    found = (tracking.read(recorded(cfg, Path(root))) for root in (cfg.output_dir, cfg.results_dir))
     return next((record for record in found if record is not None), None)
 
 

@@ -1,0 +1,27 @@
+"""Where a measurement is recorded, and what it is one of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localsl import identity
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+# What a run's identity has beside this, and changes no cost.
+UNCOUNTED = ("seed", "schedule", "dataset.name", "dataset.mean", "dataset.std", "dataset.padding")
+UNCOUNTED += ("dataset.padding_mode", "dataset.flip", "dataset.train_subset", "dataset.test_subset")
+UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
+
+
+def signature(cfg: Config) -> str:
+    """What a measurement is of: the run's identity but for what does not change its cost."""
+    return identity.digest(identity.without(identity.identity(asdict(cfg)), *UNCOUNTED))
+
+
+def recorded(cfg: Config, root: Path) -> Path:
+    """Where a measurement lies."""
+    return root / "measured" / f"{cfg.measure}-{signature(cfg)}.json"

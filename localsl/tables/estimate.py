@@ -1,0 +1,73 @@
+"""About how much work the runs of a sweep are, before they start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from localsl import optim
+from localsl.config import compose
+from localsl.data import sources
+from localsl.engine import train_step
+from localsl.measure.flops import training_flops
+from localsl.network import build_network
+from localsl.tables import records
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+
+def work(configs: Sequence[Config]) -> str:
+    """Floating-point operations and hours of the runs that are not done, as an estimate.
+
+    Hours at the rate of a step of backpropagation on this machine, in the first run's image size: local rules
+    have more and smaller operations, and take longer.
+    """
+    left = [c for c in configs if c.measure is None and records.state(c) != "done"]
+    if not left:
+        return "nothing left to train"
+    counted: dict[str, float] = {}
+    total = 0.0
+    for cfg in left:
+        network = repr(
+            (cfg.method, cfg.aux, cfg.ema, cfg.backbone, cfg.K, cfg.partition, cfg.dataset.image_size)
+        )
+        if network not in counted:
+            counted[network] = _flops_per_image(cfg)
+        total += counted[network] * sources.training_images(cfg.dataset) * cfg.schedule.epochs
+    rate = _rate(left[0])
+    return (
+        f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, or "
+        f"{total / rate / 3600:,.1f} hours at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here"
+    )
+
+
+def _flops_per_image(cfg: Config) -> float:
+    """Counted at 32x32 and scaled by the area where images are larger."""
+    scale = max(1.0, cfg.dataset.image_size / 32)
+    small = replace(cfg.dataset, image_size=round(cfg.dataset.image_size / scale))
+    return scale**2 * training_flops(replace(cfg, dataset=small))
+
+
+def _rate(cfg: Config) -> float:
+    typed = [f"dataset={cfg.dataset.name}", f"dataset.root={cfg.dataset.root}"]
+    reference = compose(["method=bp", "backbone=resnet32", *(typed if cfg.dataset.root else typed[:1])])
+    device = torch.device("cuda" if torch.cuda.is_available() and cfg.device != "cpu" else "cpu")
+    network = build_network(reference).to(device)
+    optimizer = optim.build(network.parameters(), reference.optimizer)
+    size, batch = cfg.dataset.image_size, 128
+    images = torch.rand(batch, 3, size, size, device=device)
+    targets = torch.zeros(batch, dtype=torch.int64, device=device)
+    seconds = 0.0
+    for _ in range(2):  # the first is the warm-up
+        began = time.perf_counter()
+        for _ in train_step(network, optimizer, images, targets):
+            pass
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    return training_flops(reference) * batch / seconds
