@@ -1,0 +1,141 @@
+"""A W&B report of the papers' tables: for each, accuracy by method, by module, and against memory.
+
+    python -m localsl.tables.dashboard ENTITY/PROJECT             # every table that training measures
+    python -m localsl.tables.dashboard ENTITY/PROJECT man table3  # some, named as for sweep=
+
+It shows the runs that `sweep=... logger=wandb` logged to the project, and needs `pip install wandb-workspaces`
+and a W&B login. W&B keeps a report by itself: runs logged later appear in it, and calling this again makes
+another one. A run that was done before it was tagged with a table is not in that table's section.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from localsl.schema import LocalslError
+from localsl.tables import sweeps
+
+# What a table's section draws. Metrics are columns of metrics.csv, those of modules by a pattern; a scatter
+# plot takes keys of the summary, where W&B keeps each metric's last value beside the record. Bars and lines are
+# means over a group of runs.
+PANELS: list[dict[str, Any]] = [
+    {"kind": "bars", "title": "Test accuracy (%), last epoch", "metrics": ["test_accuracy"]},
+    {"kind": "lines", "title": "Test accuracy (%)", "x": "epoch", "metrics": ["test_accuracy"]},
+    {
+        "kind": "lines",
+        "title": "Training accuracy of each module (%)",
+        "x": "epoch",
+        "pattern": "module_[0-9]+_accuracy",
+    },
+    {
+        "kind": "scatter",
+        "title": "Test accuracy (%; 100 less the error) against peak memory (bytes)",
+        "x": "peak_memory_bytes",
+        "y": "test_accuracy",
+    },
+]
+
+# Columns of the list of runs: peaks of different scopes do not compare.
+COLUMNS = ["test_accuracy", "peak_memory_bytes", "peak_memory_scope", "seconds"]
+
+# Where a run's configuration has what a table's overrides choose by a name.
+NAMES = {"dataset": "dataset.name", "backbone": "backbone.name", "method": "method.name", "aux_net": "aux.head"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the report shows of a table.
+
+    Attributes:
+        tag: that its runs have.
+        groups: keys of the configuration in which its cells differ, outermost first. Inside them runs are
+            grouped by W&B's own group, which is a configuration without the seed.
+    """
+
+    table: str
+    title: str
+    tag: str
+    groups: list[str]
+
+
+def sections(tables: Sequence[str]) -> list[Section]:
+    """Of these tables, in this order, those with runs."""
+    found = []
+    for table in map(sweeps.read, tables):
+        cells = [dict(o.split("=", 1) for o in cell.overrides) for cell in table.cells if cell.trains]
+        keys = dict.fromkeys(key for cell in cells for key in cell)
+        groups = [NAMES.get(key, key) for key in keys if len({cell.get(key) for cell in cells}) > 1]
+        if cells:
+            found.append(Section(table.name, table.title, table.name, groups))
+    return found
+
+
+def report(entity: str, project: str, shown: Sequence[Section]) -> Any:
+    """The report as an object of wandb_workspaces, not saved yet; nothing is looked up on the way.
+
+    Raises:
+        LocalslError: if wandb-workspaces is not installed.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
+        from wandb_workspaces import expr  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise LocalslError("the report is made by another package: pip install wandb-workspaces") from None
+
+    blocks = []
+    for section in shown:
+        runs = wr.Runset(
+            entity=entity,
+            project=project,
+            name=section.table,
+            filters=expr.And(expr.Tags().isin([section.tag]), expr.Metric("State") == "finished"),
+            groupby=[*(f"config.{key}" for key in section.groups), "Group"],
+            pinned_columns=[f"summary:{key}" for key in COLUMNS],
+        )
+        grid = wr.PanelGrid(runsets=[runs], panels=[_panel(wr, panel) for panel in PANELS])
+        blocks.append(wr.H2(f"{section.table}: {section.title}", collapsed_blocks=[grid]))
+    return wr.Report(entity=entity, project=project, title="The papers' tables", blocks=blocks, width="fluid")
+
+
+def _panel(wr: Any, panel: dict[str, Any]) -> Any:
+    shared = {"title": panel["title"], "layout": wr.Layout(w=12, h=8)}
+    if panel["kind"] == "bars":
+        return wr.BarPlot(metrics=panel["metrics"], **shared)
+    if panel["kind"] == "scatter":
+        return wr.ScatterPlot(x=wr.SummaryMetric(panel["x"]), y=wr.SummaryMetric(panel["y"]), **shared)
+    y = {"metric_regex": panel["pattern"]} if "pattern" in panel else {"y": panel["metrics"]}
+    return wr.LinePlot(x=panel["x"], groupby_rangefunc="stddev", **y, **shared)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the report of the tables that the command line names, and save it."""
+    import wandb
+
+    what = "Make a W&B report of the papers' tables."
+    parser = argparse.ArgumentParser(prog="python -m localsl.tables.dashboard", description=what)
+    parser.add_argument("project", metavar="ENTITY/PROJECT", help="where the runs were logged")
+    parser.add_argument(
+        "tables", nargs="*", default=["all"], help="man/table1, table1, man or all (the default)"
+    )
+    given = parser.parse_args(arguments)
+    entity, slash, project = given.project.partition("/")
+    if not (entity and slash and project):
+        parser.error(f"{given.project!r} is not ENTITY/PROJECT, as in wandb.ai/ENTITY/PROJECT")
+    try:
+        names = dict.fromkeys(name for text in given.tables for name in sweeps.named(text))
+        shown = sections(list(names))
+        if not shown:
+            parser.error(f"no run measures {', '.join(names)}")
+        made = report(entity, project, shown)
+        wandb.Api()  # a missing login is told in its words, not in those of the report's
+        print(made.save().url)
+    except (LocalslError, wandb.Error, ValueError) as error:
+        sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main()
