@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from localsl import identity
 from localsl.config import compose
-from localsl.tables import published, records, render, report, structures, sweeps
+from localsl.tables import curves, published, records, render, report, structures, sweeps
 from localsl.tables.render import Composed
 
 DGL = ("method=dgl", "dataset=cifar10", "backbone=resnet32", "K=16")
@@ -179,9 +179,9 @@ def test_runs_are_drawn_together_by_configuration(two_seeds):
     points = {label.removeprefix(dgl): [d.count(",") for d in lines] for label, lines in own.items()}
     assert points == {
         "bp: test accuracy (%)": [3],
-        f"bp: {report.LOSS}": [3, 3],
+        f"bp: {curves.LOSS}": [3, 3],
         "test accuracy (%)": [3, 3],
-        report.LOSS: [3, 3, 3, 3],
+        curves.LOSS: [3, 3, 3, 3],
         "training accuracy by module (%)": [15, 15],
     }
     rows = Tables(text).of("cifar10, resnet32, S1")
@@ -193,9 +193,9 @@ def test_runs_are_drawn_together_by_configuration(two_seeds):
 def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path):
     file = tmp_path / "metrics.csv"
     file.write_text("epoch,test_accuracy\n" + "".join(f"{i},{i / 10}\n" for i in range(1, 401)))
-    points = next(report._curves(file)).points
+    points = next(curves.read(file)).points
     assert (points[0], points[-1]) == ((1, 0.1), (400, 40))
-    assert 100 < len(points) <= report.POINTS + 1
+    assert 100 < len(points) <= curves.POINTS + 1
 
 
 @pytest.mark.parametrize(
@@ -207,12 +207,12 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path):
     ],
 )
 def test_ticks_are_round_numbers_within_the_range(low, high, ticks):
-    assert report._ticks(low, high) == pytest.approx(ticks)
+    assert curves._ticks(low, high) == pytest.approx(ticks)
 
 
 def test_ticks_of_losses_are_powers_of_ten_or_between():
-    assert report._powers(-1.1, 0.4) == pytest.approx([-1, -0.69897, -0.30103, 0, 0.30103])
-    assert report._powers(-3.5, 4.6) == [-3, -2, -1, 0, 1, 2, 3, 4]
+    assert curves._powers(-1.1, 0.4) == pytest.approx([-1, -0.69897, -0.30103, 0, 0.30103])
+    assert curves._powers(-3.5, 4.6) == [-3, -2, -1, 0, 1, 2, 3, 4]
 
 
 def test_a_run_without_metrics_says_so(two_seeds):
