@@ -30,27 +30,23 @@ def work(configs: Sequence[Config]) -> str:
     left = [c for c in configs if c.measure is None and records.state(c) != "done"]
     if not left:
         return "nothing left to train"
-    counted: dict[str, float] = {}
+    counted: dict[str, int] = {}
     total = 0.0
     for cfg in left:
-        network = repr(
-            (cfg.method, cfg.aux, cfg.ema, cfg.backbone, cfg.K, cfg.partition, cfg.dataset.image_size)
-        )
+        # Counted at 32x32 and scaled by the area where images are larger: most of it is convolutions.
+        scale = max(1.0, cfg.dataset.image_size / 32)
+        small = replace(cfg.dataset, image_size=round(cfg.dataset.image_size / scale))
+        size = (small.image_size, small.num_classes)
+        network = repr((cfg.method, cfg.aux, cfg.ema, cfg.backbone, cfg.K, cfg.partition, size))
         if network not in counted:
-            counted[network] = _flops_per_image(cfg)
-        total += counted[network] * sources.training_images(cfg.dataset) * cfg.schedule.epochs
+            counted[network] = training_flops(replace(cfg, dataset=small))
+        images = sources.training_images(cfg.dataset) * cfg.schedule.epochs
+        total += scale**2 * counted[network] * images
     rate = _rate(left[0])
     return (
         f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, or "
         f"{total / rate / 3600:,.1f} hours at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here"
     )
-
-
-def _flops_per_image(cfg: Config) -> float:
-    """Counted at 32x32 and scaled by the area where images are larger."""
-    scale = max(1.0, cfg.dataset.image_size / 32)
-    small = replace(cfg.dataset, image_size=round(cfg.dataset.image_size / scale))
-    return scale**2 * training_flops(replace(cfg, dataset=small))
 
 
 def _rate(cfg: Config) -> float:
