@@ -47,7 +47,7 @@ render: setup ## write all tables anew from the records in results/runs; trains 
 	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=tables
 
 report: setup ## results/index.html: all tables, curves and memory on one page
-	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=report
+	$(PY) run.py -m sweep=all $(CELLS) show=report
 
 check: setup ## lint, formatting and types
 	$(VENV)/bin/ruff check .

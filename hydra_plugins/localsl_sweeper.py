@@ -49,12 +49,21 @@ class LocalslSweeper(Sweeper):
         return returns
 
     def _launch(self, jobs: list[list[str]], first: int) -> list[JobReturn]:
-        return list(self._launcher.launch(jobs, initial_job_idx=first)) if jobs else []
+        if not jobs:
+            return []
+        try:
+            return list(self._launcher.launch(jobs, initial_job_idx=first))
+        except (
+            Exception
+        ) as error:  # a job that was killed from outside takes joblib's or submitit's launch with it
+            print(f"the launcher ended: {type(error).__name__}: {error}", file=sys.stderr)
+            print("the same command goes on with what is not done", file=sys.stderr)
+            sys.exit(1)
 
     def _typed(self, job: Job, index: int) -> list[str]:
         """A job's overrides, with its tables as tags and, where several run at once, a share of the machine."""
         typed = job.typed
-        if job.tables:
+        if job.tables and not any(override.startswith("logger.tags=") for override in typed):
             papers = sorted({table.split("/")[0] for table in job.tables})
             typed.append(f"logger.tags=[{','.join([*papers, *job.tables])}]")
         return typed + _share(typed, index, self._parallel)

@@ -86,11 +86,13 @@ class Line:
         jobs: its runs; none where Hydra only prints something (`--cfg`, `--help` and their like).
         configs: theirs, in the same order.
         request: the tables that it asks for, or None.
+        base: what is the same for all jobs, such as folders; also where the tables have no job.
     """
 
     jobs: list[Job] = dataclasses.field(default_factory=list)
     configs: list[Config] = dataclasses.field(default_factory=list)
     request: Request | None = None
+    base: Config | None = None
 
 
 def check_command_line(arguments: Sequence[str]) -> Line:
@@ -114,7 +116,8 @@ def check_command_line(arguments: Sequence[str]) -> Line:
             raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
     composed: dict[tuple[str, ...], Config] = {}
     problems = []
-    for overrides in dict.fromkeys(job.overrides for job in jobs):
+    wanted = [job.overrides for job in jobs] or [tuple(typed) for typed in request.typed] if request else []
+    for overrides in dict.fromkeys(wanted or [job.overrides for job in jobs]):
         try:
             composed[overrides] = compose(overrides)
         except ConfigError as error:
@@ -125,7 +128,8 @@ def check_command_line(arguments: Sequence[str]) -> Line:
         problems.append(Problem("show", about_sweeps.pop(), what, "type -m sweep=table1 too"))
     if problems:
         raise ConfigError(problems)
-    return Line(jobs, [job.seeded(composed[job.overrides]) for job in jobs], request)
+    base = next(iter(composed.values()))
+    return Line(jobs, [job.seeded(composed[job.overrides]) for job in jobs], request, base)
 
 
 def _hydra(overrides: list[str]) -> DictConfig:

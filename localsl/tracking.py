@@ -72,7 +72,7 @@ def is_held(folder: Path) -> bool:
     """Whether a process is at the run of this folder."""
     try:
         with (folder / ".lock").open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

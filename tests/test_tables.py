@@ -128,8 +128,9 @@ def test_what_is_typed_replaces_a_cells_own():
         "seed=0",
     ]
     assert not any("schedule.epochs=300" in job.overrides for job in jobs)
-    paper = sweeps.requested(["sweep=mlaan/table5", "seed=0"]).jobs
-    assert sum("schedule.epochs=300" in job.overrides for job in paper) == 2
+    for typed_too in ([], ["schedule=paper"]):
+        paper = sweeps.requested(["sweep=mlaan/table5", "seed=0", *typed_too]).jobs
+        assert sum("schedule.epochs=300" in job.overrides for job in paper) == 2
     rates = sweeps.requested(["sweep=man/table4", "optimizer.lr=0.1,0.2", "seed=0,1"]).jobs
     assert len(rates) == 3 * 2 * 2
 
@@ -145,6 +146,7 @@ def test_digits_make_the_datasets_of_a_table_one():
         (["sweep=man/table1"], "sweep", "add -m"),
         (["-m", "sweep=man/table4", "seed=x"], "seed", "whole number"),
         (["-m", "sweep=man/table4", "K=99"], "K", "1 to 16"),
+        (["-m", "sweep=man/table4", "measure=flops"], "measure", "leave measure out"),
         (["show=status"], "show", "sweep=table1"),
     ],
 )
@@ -158,7 +160,7 @@ def test_a_mistake_in_a_sweep_is_told(arguments, key, words):
 def test_a_sweep_fills_its_table(monkeypatch, capsys):
     assert typed(monkeypatch, *ABLATION, "seed=0,1") == 0
     printed = capsys.readouterr().out
-    assert "man/table4      6          3     6     0        0        6       0" in printed
+    assert "man/table4      6          3     6     0        0            0        6       0" in printed
     assert "not built: ImageNet" in printed
     rows = rows_of(CSV)
     assert [row["status"][:9] for row in rows] == ["2 of 5 se"] * 3 + ["not built"] * 6
@@ -178,7 +180,10 @@ def test_a_sweep_fills_its_table(monkeypatch, capsys):
     assert typed(monkeypatch, *ABLATION, "seed=0,1") == 0
     assert CSV.read_text() == before
     assert typed(monkeypatch, *ABLATION, "seed=0,1,2", "show=status") == 0
-    assert "man/table4      6          3     9     6        0        3       0" in capsys.readouterr().out
+    assert (
+        "man/table4      6          3     9     6        0            0        3       0"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_failing_cell_does_not_stop_the_others(monkeypatch, capsys):
@@ -229,6 +234,33 @@ def test_settings_never_share_a_row():
     assert "paper, then ours (schedule paper, 2 epochs" in told
     assert "| ema=0,bias=0 | 14.08 / **45.00 ± 7.07** |" in told
     assert "| ema=0,bias=0 | 14.08 / **10.00** |" in told
+
+
+def test_different_networks_are_never_averaged():
+    table = sweeps.read("man/table4")
+    dgl = table.cells[0].overrides
+    kinds = [[*dgl, "seed=0", f"partition.stem={stem}"] for stem in ("own", "merged")]
+    request = sweeps.requested(["sweep=man/table4", "partition.stem=own,merged"])
+    configs = {overrides: compose(list(overrides)) for overrides in request.overrides(table.cells[0])}
+    runs = [finished(kind, accuracy) for kind, accuracy in zip(kinds, (50, 60), strict=True)]
+    made = render.rows(table, Composed(request, configs), runs)
+    assert sorted(row["ours_mean"] for row in made if row["ours_mean"]) == ["40.00", "50.00"]
+    assert request.varied
+
+
+def test_what_changes_a_cell_is_no_result():
+    settings = ["schedule=short", "optimizer.lr=0.1", "dataset.train_subset=100", "threads=2", "logger=wandb"]
+    assert not sweeps.requested(["sweep=man/table4", *settings, "hydra/launcher=joblib"]).varied
+    for typed_too in ("backbone=resnet20", "dataset=cifar10", "aux.feature_dim=64", "partition.stem=own"):
+        assert sweeps.requested(["sweep=man/table4", typed_too]).varied
+
+
+def test_a_table_without_runs_is_told_and_rendered(monkeypatch, capsys):
+    assert typed(monkeypatch, "-m", "sweep=auglocal/table12", "show=jobs") == 0
+    assert "not built" in capsys.readouterr().out
+    assert not Path("results").exists()
+    assert typed(monkeypatch, "-m", "sweep=auglocal/table12", "results_dir=there") == 0
+    assert len(rows_of("there/auglocal/table12.csv")) == 12
 
 
 def test_a_cell_of_300_epochs_takes_no_runs_of_400():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localsl import tracking
-from localsl.config import Line, compose
+from localsl.config import Line
 from localsl.tables import overview, records, render, report
 from localsl.tables.records import Run
 from localsl.tables.render import Composed, Row
@@ -15,7 +15,7 @@ from localsl.tables.sweeps import Request, Table
 
 def shown(line: Line) -> str | None:
     """What `show=` asks of a sweep, which then runs nothing; None where it is to be run."""
-    show = line.configs[0].show if line.configs else None
+    show = line.base.show if line.base else None
     if line.request is None or show not in ("jobs", "status", "tables", "report"):
         return None
     if show in ("tables", "report"):
@@ -52,7 +52,7 @@ def after(line: Line) -> str:
 
 
 def _shows(line: Line) -> bool:
-    return bool(line.configs and line.configs[0].show)
+    return bool(line.base and line.base.show)
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,17 @@ class Rendered:
 def _rendered(line: Line) -> Rendered:
     """Render the tables of a sweep, and keep the records behind them.
 
-    Runs of the smoke schedule and of the embedded digits are no results: their tables go to
-    OUTPUT_DIR/results, from the sweep's own runs. The others go to RESULTS_DIR, from all records kept there.
+    Runs of the smoke schedule, of the embedded digits, or of anything but the cells' own networks and rules are
+    no results: their tables go to OUTPUT_DIR/results, from the sweep's own runs. The others go to RESULTS_DIR,
+    from all records kept there.
     """
     assert line.request is not None
-    where = line.configs[0] if line.configs else compose()
-    if line.request.rehearsed:
-        folder, runs = Path(where.output_dir) / "results", records.of(line.configs)
+    assert line.base is not None
+    rehearsals = any(c.schedule.name == "smoke" or c.dataset.name == "digits" for c in line.configs)
+    if rehearsals or line.request.varied:
+        folder, runs = Path(line.base.output_dir) / "results", records.of(line.configs)
     else:
-        folder = Path(where.results_dir)
+        folder = Path(line.base.results_dir)
         records.keep(line.configs)
         runs = records.under(folder / "runs")
     configs = {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)}

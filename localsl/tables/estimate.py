@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from localsl import optim
+from localsl import identity, optim
 from localsl.config import compose
 from localsl.data import sources
 from localsl.engine import train_step
@@ -31,7 +31,7 @@ def work(configs: Sequence[Config]) -> str:
     if not left:
         return "nothing left to train"
     counted: dict[str, int] = {}
-    total = 0.0
+    work: dict[str, list[float]] = {}
     for cfg in left:
         # Counted at 32x32 and scaled by the area where images are larger: most of it is convolutions.
         scale = max(1.0, cfg.dataset.image_size / 32)
@@ -41,12 +41,27 @@ def work(configs: Sequence[Config]) -> str:
         if network not in counted:
             counted[network] = training_flops(replace(cfg, dataset=small))
         images = sources.training_images(cfg.dataset) * cfg.schedule.epochs
-        total += scale**2 * counted[network] * images
+        directory = identity.run_directory(cfg)
+        name = f"{directory.parent.parent.name} {directory.parent.name} {identity.cell_id(cfg)}"
+        work.setdefault(name, []).append(scale**2 * counted[network] * images)
     rate = _rate(left[0])
-    return (
-        f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, or "
-        f"{total / rate / 3600:,.1f} hours at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here"
+    lines = [
+        f"  {len(each)} x {sum(each) / len(each):8.1e}  {_hours(sum(each) / rate):>12}  {name}"
+        for name, each in work.items()
+    ]
+    total = sum(map(sum, work.values()))
+    return "\n".join(
+        [
+            "to run: times, floating-point operations each, time of all",
+            *lines,
+            f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, at least "
+            f"{_hours(total / rate)} at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here",
+        ]
     )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def _rate(cfg: Config) -> float:

@@ -26,7 +26,7 @@ def status(request: Request, jobs: Sequence[Job], configs: Sequence[Config]) -> 
                 "cells": len(table.cells),
                 "not built": sum(cell.unbuilt is not None for cell in table.cells),
                 "runs": sum(count.values()),
-                **{name: count.pop(name, 0) for name in ("done", "running", "missing")},
+                **{name: count.pop(name, 0) for name in ("done", "running", "interrupted", "missing")},
                 "failed": sum(count.values()),
             }
         )

@@ -20,21 +20,23 @@ def draw(file: Path, table: Table, made: list[Row]) -> None:
     """One panel per metric: the paper's numbers hollow or dashed, ours full, one colour a line of the table."""
     assert table.plot is not None
     x, keys, kind = table.plot["x"], table.plot["lines"], table.plot["kind"]
+    where = {key: str(value) for key, value in table.plot.get("where", {}).items()}
     metrics = list(dict.fromkeys(row["metric"] for row in made))
     figure, axes = plt.subplots(1, len(metrics), figsize=(5.5 * len(metrics), 4), squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
-        shown = [row for row in made if row["metric"] == metric and row[x]]
+        shown = [row for row in made if row["metric"] == metric and row[x] and _within(row, where)]
         places = {value: i for i, value in enumerate(dict.fromkeys(row[x] for row in shown))}
         labels = list(dict.fromkeys(_label(row, keys) for row in shown))
         for index, label in enumerate(labels):
             rows = [row for row in shown if _label(row, keys) == label]
             offset = (index - (len(labels) - 1) / 2) * 0.8 / len(labels) if kind == "bars" else 0.0
-            for column, name in (("paper_mean", "paper"), ("ours_mean", "ours")):
-                points = [(places[row[x]] + offset, float(row[column])) for row in rows if row[column] != ""]
-                if points:
-                    _series(
-                        axis, kind, points, f"{label}, {name}", f"C{index % 10}", name == "ours", len(labels)
-                    )
+            paper = {places[row[x]] + offset: float(row["paper_mean"]) for row in rows}
+            _series(axis, kind, paper, f"{label}, paper", f"C{index % 10}", False, len(labels))
+            for setting in dict.fromkeys((row["schedule"], row["epochs"]) for row in rows if row["ours_mean"]):
+                ours = [row for row in rows if row["ours_mean"] and (row["schedule"], row["epochs"]) == setting]
+                points = {places[row[x]] + offset: float(row["ours_mean"]) for row in ours}
+                told = " ".join(map(str, setting)).strip()
+                _series(axis, kind, points, f"{label}, ours {told}", f"C{index % 10}", True, len(labels))
         axis.set_xticks(list(places.values()), list(places))
         axis.set_xlabel(x)
         axis.set_ylabel(metric)
@@ -47,14 +49,19 @@ def draw(file: Path, table: Table, made: list[Row]) -> None:
     plt.close(figure)
 
 
+def _within(row: Row, where: dict[str, str]) -> bool:
+    """Of the part of a table that is drawn; what a row does not distinguish is part of it."""
+    return all(row[key] in (value, "") for key, value in where.items())
+
+
 def _label(row: Row, keys: list[str]) -> str:
     return " ".join(filter(None, (row[key] for key in keys)))
 
 
 def _series(
-    axis: Any, kind: str, points: list[tuple[float, float]], label: str, colour: str, full: bool, lines: int
+    axis: Any, kind: str, points: dict[float, float], label: str, colour: str, full: bool, lines: int
 ) -> None:
-    across, up = zip(*points, strict=True)
+    across, up = list(points), list(points.values())
     if kind == "bars":
         face = colour if full else "none"
         axis.bar(across, up, 0.7 / lines, color=face, edgecolor=colour, label=label, alpha=0.7 if full else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -78,14 +77,14 @@ def keep(configs: Iterable[Config]) -> None:
             kept = recorded(cfg, Path(cfg.results_dir))
             if measured.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(measured, kept)
+                tracking.write_atomically(kept, measured.read_text())
             continue
         run = read(identity.run_directory(cfg))
         if run is not None:
             folder = tracking.kept_directory(cfg)
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.csv", "record.json"):
-                shutil.copyfile(run.folder / name, folder / name)
+                tracking.write_atomically(folder / name, (run.folder / name).read_text())
             values = {key: value for key, value in run.values.items() if key not in PLACES}
             tracking.write_atomically(folder / "config.yaml", OmegaConf.to_yaml(values))
 
@@ -94,14 +93,15 @@ def state(cfg: Config) -> str:
     """Of a configuration's run: done, running, interrupted, diverged, failed or missing."""
     if cfg.measure is not None:
         return "missing" if measurement(cfg) is None else "done"
-    for folder in (identity.run_directory(cfg), tracking.kept_directory(cfg)):
-        record = tracking.read(folder / "record.json")
-        if record is None:
-            continue
-        if record["status"] == "running" and not tracking.is_held(folder):
-            return "interrupted"
-        return record["status"]
-    return "missing"
+    folder = identity.run_directory(cfg)
+    record, kept = (tracking.read(f / "record.json") for f in (folder, tracking.kept_directory(cfg)))
+    if kept is not None and kept["status"] == "done":
+        return "done"
+    if record is None:
+        return "missing"
+    if record["status"] == "running" and not tracking.is_held(folder):
+        return "interrupted"
+    return record["status"]
 
 
 def measurement(cfg: Config) -> dict[str, Any] | None:

@@ -61,7 +61,7 @@ def _by_setting(cell: Cell, configs: list[Config], runs: Sequence[Run]) -> list[
     found: dict[Any, list[Run]] = {}
     for run in runs:
         if run.signature in signatures and _as_fixed(cell, run):
-            found.setdefault(run.setting, []).append(run)
+            found.setdefault((run.signature, run.setting), []).append(run)
     return [sorted(found[key], key=lambda run: run.record["seed"]) for key in sorted(found)]
 
 

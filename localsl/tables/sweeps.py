@@ -17,6 +17,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from localsl.identity import EXCLUDED, SETTING
 from localsl.schema import ConfigError, Problem
 from localsl.tables import published
 from localsl.tables.published import KEYS, Number
@@ -37,6 +38,9 @@ TOLD = {
 }
 MEASURED_BY_TRAINING = ("test_error_pct", "top1_error_pct", "top1_acc_pct")
 MEASURED_ALONE = {"gpu_memory_gb": "memory", "flops_g": "flops"}  # by `measure=`
+
+# What can be typed beside a table and leaves it the paper's: settings, and how and where runs are executed.
+ASIDE = {name for name in (*SETTING, *EXCLUDED) if not name.startswith("dataset.sgd")}
 
 # The groups whose values live under another name.
 PACKAGES = {"aux_net": "aux"}
@@ -144,9 +148,12 @@ class Request:
                 yield overrides, seed
 
     @property
-    def rehearsed(self) -> bool:
-        """Whether what was typed makes rehearsals of the runs, whose tables are no results."""
-        return any(o in ("schedule=smoke", "dataset=digits") for typed in self.typed for o in typed)
+    def varied(self) -> bool:
+        """Whether what was typed changes what the cells train: then they are not the papers' any more."""
+        names = {_name(override) for typed in self.typed for override in typed}
+        return not all(
+            name.split(".")[0] in ASIDE or name in ASIDE or name.startswith("hydra") for name in names
+        )
 
 
 def measuring(overrides: tuple[str, ...], measure: str) -> tuple[str, ...]:
@@ -171,11 +178,14 @@ def requested(arguments: Sequence[str]) -> Request | None:
     Raises:
         ConfigError: if a table is not there.
     """
-    given = [a for a in arguments if a.startswith("sweep=")]
+    given = [a.lstrip("+") for a in arguments if a.lstrip("+").startswith("sweep=")]
     if not given:
         return None
+    if any(a.lstrip("+").startswith("measure=") for a in arguments):
+        what = "is chosen by the table's own cells"
+        raise ConfigError([Problem("measure", "", what, "leave measure out, or leave sweep out")])
     seeds = [a for a in arguments if a.startswith("seed=")]
-    rest = [a for a in arguments if a not in given and a not in seeds]
+    rest = [a for a in arguments if a.lstrip("+") not in given and a not in seeds]
     wanted = [a.removeprefix("sweep=") for combination in combinations(given) for a in combination]
     tables = [read(name) for name in dict.fromkeys(name for text in wanted for name in named(text))]
     return Request(tables, combinations(rest), _seeds(seeds))
@@ -240,19 +250,13 @@ def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -
 
 def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
     """A cell's overrides with those typed for the whole sweep, which replace the cell's own, a group with
-    all of its values.
+    all of its values; but the paper's schedule, which cells are of, leaves them their epochs.
     """
-    replaced = [PACKAGES.get(_key(o), _key(o)) for o in typed]
-    kept = [
-        o
-        for o in cell
-        if not any(
-            PACKAGES.get(_key(o), _key(o)) == key or PACKAGES.get(_key(o), _key(o)).startswith(f"{key}.")
-            for key in replaced
-        )
-    ]
+    replaced = [_name(o) for o in typed if o != "schedule=paper"]
+    kept = [o for o in cell if not any(_name(o) == r or _name(o).startswith(f"{r}.") for r in replaced)]
     return (*kept, *typed)
 
 
-def _key(override: str) -> str:
-    return override.split("=")[0].lstrip("+~")
+def _name(override: str) -> str:
+    key = override.split("=")[0].lstrip("+~")
+    return PACKAGES.get(key, key)
