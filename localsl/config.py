@@ -35,9 +35,6 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 # What Hydra and OmegaConf raise on input that they cannot take.
 REFUSED = (HydraException, OmegaConfBaseException, ValueError, TypeError)
 
-# Where a group's values live, if not under its name.
-PACKAGES = {"aux_net": "aux"}
-
 
 def compose(overrides: Sequence[str] = ()) -> Config:
     """The validated configuration for a list of command-line overrides such as ["method=dgl", "K=16"].
@@ -155,7 +152,7 @@ def _composable(overrides: list[str]) -> tuple[list[str], DictConfig, list[Probl
             _hydra([*kept, override])
         except REFUSED as error:
             if _key(override) in groups:
-                replaced.add(PACKAGES.get(_key(override), _key(override)))
+                replaced.add(sweeps.field_of(override))
             elif _key(override).split(".")[0] in replaced:
                 continue  # it may be a key of the choice that was meant
             problems.append(_refusal(override, groups, kept, error))
@@ -170,7 +167,7 @@ def _key(override: str) -> str:
 
 def _touches(override: str, key: str) -> bool:
     """Whether an override sets this value, or something around or inside it."""
-    typed = PACKAGES.get(_key(override), _key(override))
+    typed = sweeps.field_of(override)
     return typed == key or typed.startswith(f"{key}.") or key.startswith(f"{typed}.")
 
 

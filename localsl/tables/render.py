@@ -51,7 +51,8 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
     for cell in table.cells:
         settings = _by_setting(cell, composed.of(cell), runs)
         for number in cell.numbers:
-            measured = composed.of(cell, MEASURED_ALONE.get(number.metric, "nothing"))
+            measure = MEASURED_ALONE.get(number.metric)
+            measured = composed.of(cell, measure) if measure else []
             made += _rows_of(number, cell, table.seeds, settings, measured)
     return made
 

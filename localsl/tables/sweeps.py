@@ -150,7 +150,7 @@ class Request:
     @property
     def varied(self) -> bool:
         """Whether what was typed changes what the cells train: then they are not the papers' any more."""
-        names = {_name(override) for typed in self.typed for override in typed}
+        names = {field_of(override) for typed in self.typed for override in typed}
         return not all(
             name.split(".")[0] in ASIDE or name in ASIDE or name.startswith("hydra") for name in names
         )
@@ -252,11 +252,12 @@ def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
     """A cell's overrides with those typed for the whole sweep, which replace the cell's own, a group with
     all of its values; but the paper's schedule, which cells are of, leaves them their epochs.
     """
-    replaced = [_name(o) for o in typed if o != "schedule=paper"]
-    kept = [o for o in cell if not any(_name(o) == r or _name(o).startswith(f"{r}.") for r in replaced)]
+    replaced = [field_of(o) for o in typed if o != "schedule=paper"]
+    kept = [o for o in cell if not any(field_of(o) == r or field_of(o).startswith(f"{r}.") for r in replaced)]
     return (*kept, *typed)
 
 
-def _name(override: str) -> str:
+def field_of(override: str) -> str:
+    """The field or group of fields that an override sets, by its dotted name: aux for aux_net=dgl."""
     key = override.split("=")[0].lstrip("+~")
     return PACKAGES.get(key, key)
