@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ def autocast(precision: str, device: torch.device) -> Autocast:
 class Totals:
     """Per-module sums over an epoch, kept on the device: reading them is the epoch's only synchronisation."""
 
-    def __init__(self, modules: int, device: torch.device):
+    def __init__(self, network: LocalNetwork):
+        modules, device = len(network.local_modules), next(network.parameters()).device
         self._loss = torch.zeros(modules, dtype=torch.float64, device=device)
         self._correct = torch.zeros(modules, dtype=torch.int64, device=device)
         self._has_loss = [False] * modules
@@ -44,6 +46,18 @@ class Totals:
     def batch(self, images: int) -> None:
         """Count a batch's images, once for all modules."""
         self._images += images
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for `restore`."""
+        has = {"has_loss": self._has_loss, "classifies": self._classifies, "images": self._images}
+        return {"loss": self._loss, "correct": self._correct} | has
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._loss.copy_(state["loss"])
+        self._correct.copy_(state["correct"])
+        self._has_loss, self._classifies = state["has_loss"], state["classifies"]
+        self._images = state["images"]
 
     def means(self) -> list[ModuleMeans]:
         """Per module: mean loss per image where it has one, accuracy in per cent where it classifies."""
@@ -92,18 +106,20 @@ def train_epoch(
     network: LocalNetwork,
     optimizer: Optimizer,
     batches: Iterable[tuple[Tensor, Tensor]],
+    totals: Totals,
     forward: Autocast = nullcontext,
     around_step: Callable[[], AbstractContextManager] = nullcontext,
-) -> list[ModuleMeans]:
-    """One pass over `batches` of normalised images and targets: the mean training loss of every module."""
+) -> None:
+    """One pass over `batches` of normalised images and targets, added up in `totals`.
+
+    `around_step` may raise at its end: the step is then complete, and counted.
+    """
     network.train()
-    totals = Totals(len(network.local_modules), next(network.parameters()).device)
     for images, targets in batches:
         with around_step():
             for loss in train_step(network, optimizer, images, targets, forward):
                 totals.add(loss, len(targets))
-        totals.batch(len(targets))
-    return totals.means()
+            totals.batch(len(targets))
 
 
 @torch.no_grad()

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import data, identity, objectives, optim, tracking
-from localsl.data.batches import TestBatches, TrainBatches
-from localsl.engine import ModuleMeans, autocast, evaluate, train_epoch
-from localsl.init import stream
-from localsl.measure.memory import PeakMemory
+from localsl import data, identity, objectives, signals, tracking
 from localsl.network import LocalNetwork, build_network, count_parameters
-from localsl.optim import learning_rate
-from localsl.schema import LocalslError
+from localsl.training import Diverged, Training
 
 if TYPE_CHECKING:
     from localsl.settings import Config
-
-
-class Diverged(LocalslError):
-    """A loss is no longer a finite number. Exit code 3."""
-
-    exit_code = 3
 
 
 def run(cfg: Config) -> dict[str, Any] | None:
@@ -112,15 +99,10 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
     _prepare(device)
     network = build_network(cfg)
     print(describe(cfg, network), flush=True)
-    layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
-    network.to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    optimizer = optim.build(network.parameters(), cfg.optimizer)
-    train = TrainBatches(images.train, cfg.dataset, cfg.batch_size, device, layout)
-    test = TestBatches(images.test, cfg.dataset, cfg.batch_size, device, layout)
-    forward = autocast(cfg.precision, device)
-    memory = PeakMemory(network, optimizer, len(train), cfg.schedule.epochs)
-    progress = tracking.Progress(cfg.schedule.epochs, len(train))
-
+    training = Training(cfg, network, images, device)
+    if training.resume():
+        more = f" and {training.steps} steps" if training.steps else ""
+        print(f"going on after {training.epochs} of {cfg.schedule.epochs} epochs{more}", flush=True)
     record: dict[str, Any] = {
         "status": "running",
         "id": identity.run_id(cfg),
@@ -142,25 +124,12 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
         "best": None,
         **tracking.environment(device),
     }
-    tracker = tracking.Tracker(cfg)
-    start = time.perf_counter()
+    tracker = tracking.Tracker(cfg, training.rows)
     try:
         tracker.start(record)
-        for epoch in range(1, cfg.schedule.epochs + 1):
-            optimizer.lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
-            began = time.perf_counter()
-            torch.manual_seed(stream(cfg.seed, "training", epoch))  # of dropout
-            batches = progress.steps(train.epoch(cfg.seed, epoch))
-            means = train_epoch(network, optimizer, batches, forward, memory.step)
-            images_per_s = len(images.train) / (time.perf_counter() - began)
-            loss, accuracy = evaluate(network, test, forward)
-            _check_finite([*(mean.loss for mean in means), loss], epoch, lr)
-            row = _row(epoch, lr, means, loss, accuracy, images_per_s)
-            tracker.row(row)
-            record["last"] = {"epoch": epoch, "test_accuracy": accuracy, "test_loss": loss}
-            if record["best"] is None or accuracy > record["best"]["test_accuracy"]:
-                record["best"] = record["last"]
-            progress.epoch(row, record["best"]["test_accuracy"])
+        with signals.heeded() as stop:
+            for row in training.train(stop):
+                tracker.row(row)
         record["status"] = "done"
     except Diverged:
         record["status"] = "diverged"
@@ -174,11 +143,12 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
         record["traceback"] = traceback.format_exc()
         raise
     finally:
-        progress.close()
-        record["seconds"] = time.perf_counter() - start
-        record["peak_memory_bytes"] = memory.bytes
-        record["peak_memory_scope"] = memory.scope
+        record["last"], record["best"] = training.last, training.best
+        record["seconds"] = training.elapsed
+        record["peak_memory_bytes"] = training.memory.bytes
+        record["peak_memory_scope"] = training.memory.scope
         tracker.close(record)
+    training.close()
     print(closing(record))
     print(f"written to {identity.run_directory(cfg)}")
     return record
@@ -195,36 +165,3 @@ def _prepare(device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.deterministic = True
-
-
-def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:
-    """Of every module in training, and last of the network in evaluation."""
-    names = [*(f"loss of module {i}" for i in range(len(losses) - 1)), "test loss"]
-    for name, loss in zip(names, losses, strict=True):
-        if loss is not None and not math.isfinite(loss):
-            what = f"the {name} is {loss} in epoch {epoch} at learning rate {lr:g}"
-            raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
-
-
-def _row(
-    epoch: int,
-    lr: float,
-    means: list[ModuleMeans],
-    test_loss: float,
-    test_accuracy: float,
-    images_per_s: float,
-) -> dict[str, Any]:
-    """A line of metrics.csv; training figures without a number are the output module's."""
-    row = {
-        "epoch": epoch,
-        "lr": lr,
-        "train_loss": means[-1].loss,
-        "train_accuracy": means[-1].accuracy,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
-        "images_per_s": images_per_s,
-    }
-    for index, mean in enumerate(means):
-        row[f"module_{index}_loss"] = mean.loss
-        row[f"module_{index}_accuracy"] = mean.accuracy
-    return row

@@ -39,6 +39,17 @@ class Optimizer(ABC):
         for parameter in self.parameters:
             parameter.grad = None
 
+    def state_dict(self) -> list[dict[str, Tensor]]:
+        """The state of every parameter, in order; empty for one without a gradient so far."""
+        return [self.state.get(parameter, {}) for parameter in self.parameters]
+
+    def load_state_dict(self, states: list[dict[str, Tensor]]) -> None:
+        """Go on from what `state_dict` returned."""
+        for parameter, state in zip(self.parameters, states, strict=True):
+            if state:
+                fresh = self._fresh(parameter)
+                self.state[parameter] = {name: fresh[name].copy_(value) for name, value in state.items()}
+
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""

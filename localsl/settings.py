@@ -115,6 +115,17 @@ class PartitionConfig:
 
 
 @dataclass(kw_only=True)
+class CheckpointConfig:
+    """When a run's state is written down."""
+
+    every: int | None = ruled(number(1, instead="null writes none"), default=1)
+
+    def due(self, epochs: int) -> bool:
+        """Whether one is written after this many epochs."""
+        return self.every is not None and epochs % self.every == 0
+
+
+@dataclass(kw_only=True)
 class LoggerConfig:
     """Where metrics go beside the run's folder (conf/logger)."""
 
@@ -138,6 +149,7 @@ class Config:
     schedule: ScheduleConfig
     logger: LoggerConfig
     partition: PartitionConfig
+    checkpoint: CheckpointConfig
     K: int = ruled(number(instead="for example K=16"))
     batch_size: int = ruled(number(2, at_most=2**20, instead="BatchNorm needs two images"))
     seed: int = ruled(number(0, at_most=2**53))

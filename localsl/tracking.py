@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -44,10 +44,13 @@ class Sink(Protocol):
 class RunFolder:
     """The files of a run: config.yaml, metrics.csv (a row an epoch) and record.json."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config, rows: Sequence[dict[str, Any]] = ()):
+        """Of a run that has these rows so far."""
         self.path = identity.run_directory(cfg)
         self._metrics = self.path / "metrics.csv"
         self._metrics.unlink(missing_ok=True)
+        for row in rows:
+            self.row(row)
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(asdict(cfg)))
 
     def row(self, row: dict[str, Any]) -> None:
@@ -139,7 +142,8 @@ class WandB:
 
     def row(self, row: dict[str, Any]) -> None:
         """Log one epoch."""
-        self._run.log({key: value for key, value in row.items() if value is not None})
+        # The step keeps an epoch that is trained again after a crash from being logged twice.
+        self._run.log({k: value for k, value in row.items() if value is not None}, step=row["epoch"])
 
     def close(self, record: dict[str, Any]) -> None:
         """Store the record and end the W&B run, as failed unless it is done."""
@@ -163,9 +167,10 @@ SINKS: dict[str, list[Callable[[Config, Path], Sink]]] = {"csv": [], "wandb": [W
 class Tracker:
     """Hands a run's figures to its folder and to the chosen logger."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config, rows: Sequence[dict[str, Any]] = ()):
+        """Of a run that has these rows so far."""
         self._cfg = cfg
-        self._folder = RunFolder(cfg)
+        self._folder = RunFolder(cfg, rows)
         self._sinks: list[Sink] = [self._folder]
 
     def start(self, record: dict[str, Any]) -> None:
@@ -246,9 +251,11 @@ def _commit() -> str | None:
 class Progress:
     """A bar with the time left on a terminal, one line an epoch elsewhere. The bar is on stderr."""
 
-    def __init__(self, epochs: int, steps: int):
+    def __init__(self, epochs: int, steps: int, done: int = 0):
+        """`steps` are an epoch's; `done` of the run's are done."""
         self._epochs = epochs
-        self._bar = tqdm(total=epochs * steps, unit="step", disable=not sys.stderr.isatty(), leave=False)
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=epochs * steps, initial=done, unit="step", disable=not terminal, leave=False)
 
     def steps(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches, each counted once it is done with."""

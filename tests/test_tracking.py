@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localsl import experiment, tracking
+from localsl import experiment, tracking, training
 from localsl.config import ConfigError, compose
 from localsl.identity import cell_id, run_directory, run_id
 
@@ -73,6 +73,7 @@ def test_the_files_of_a_run(capsys):
     folder = run_directory(cfg)
     assert sorted(file.name for file in folder.iterdir()) == [
         ".lock",
+        "checkpoints",
         "config.yaml",
         "metrics.csv",
         "record.json",
@@ -132,10 +133,10 @@ def test_a_finished_run_is_told_and_not_repeated(capsys):
     assert "This run is done" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_says_so_and_starts_again(monkeypatch):
+def test_an_interrupted_run_says_so_and_goes_on(monkeypatch):
     cfg = compose(TINY)
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(training, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             experiment.run(cfg)
     record = tracking.read_record(cfg)
@@ -209,7 +210,8 @@ class FakeWandB:
     def define_metric(self, *_args, **_kwargs):
         pass
 
-    def log(self, row):
+    def log(self, row, step):
+        assert step == row["epoch"]
         self.rows.append(row)
 
     def finish(self, exit_code):

@@ -84,11 +84,16 @@ class TrainBatches:
     def __len__(self) -> int:
         return -(-len(self._targets) // self._batch_size)
 
-    def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of batches, in the order of (seed, epoch)."""
+    def epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of batches, in the order of (seed, epoch), without the first `skip`."""
         draw = Draw.of(len(self._targets), self._dataset, seed, epoch)
-        parts = [part.to(self._device) for part in (draw.order, draw.top, draw.left, draw.flip)]
+        parts = [
+            part[skip * self._batch_size :].to(self._device)
+            for part in (draw.order, draw.top, draw.left, draw.flip)
+        ]
         for index, top, left, flip in zip(*(p.split(self._batch_size) for p in parts), strict=True):
+            if not len(index):  # what is left of an epoch that was done
+                return
             yield self.augmented(index, top, left, flip), self._targets[index]
 
     def augmented(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:

@@ -89,6 +89,7 @@ class PeakMemory:
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, steps: int, epochs: int):
         """`steps` is an epoch's, of which the last may be of a smaller batch."""
+        self._before = 0
         self._network, self._optimizer = network, optimizer
         self._device = next(network.parameters()).device
         self._trace_at = 1 if steps > 2 else steps if epochs > 1 else 0
@@ -108,6 +109,10 @@ class PeakMemory:
             return self._live
         return nullcontext()
 
+    def go_on(self, steps: int, peak: int) -> None:
+        """Count from a peak that was measured over the first `steps` steps of the run."""
+        self._step, self._before = steps, peak
+
     @property
     def scope(self) -> str:
         """What `bytes` counts."""
@@ -119,8 +124,8 @@ class PeakMemory:
     def bytes(self) -> int:
         """The peak so far."""
         if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) - self._resident
-        return self._live.peak if self._live else 0
+            return max(self._before, torch.cuda.max_memory_allocated(self._device) - self._resident)
+        return self._live.peak if self._live else self._before
 
     def _state(self) -> list[Tensor]:
         tensors: list[Tensor] = [*self._network.parameters(), *self._network.buffers()]

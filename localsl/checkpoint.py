@@ -1,0 +1,105 @@
+"""Checkpoints of a run: written whole or not at all, checked when read, two kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+
+from localsl import identity
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+# The newest may be damaged by what ended the run: the one before it is then the way back.
+KEPT = 2
+
+NAME = re.compile(r"epoch=(\d+)-step=(\d+)-([0-9a-f]{16})\.pt")
+
+
+class Checkpoints:
+    """The checkpoints of a run, RUN/checkpoints/epoch=<epochs done>-step=<steps of the next>-<digest>.pt.
+
+    A file is a dict for `torch.load(file, weights_only=True)`: `config` is the run's configuration as YAML, the
+    rest is the state that was saved. The digest in its name is the first 16 digits of its SHA-256.
+    """
+
+    def __init__(self, cfg: Config):
+        self._cfg = cfg
+        self._folder = identity.run_directory(cfg) / "checkpoints"
+
+    def save(self, state: dict[str, Any], epochs: int, steps: int) -> None:
+        """Write a state after `epochs` whole epochs and `steps` steps more; of the older ones one stays."""
+        buffer = io.BytesIO()
+        torch.save({"config": OmegaConf.to_yaml(asdict(self._cfg)), **state}, buffer)
+        data = buffer.getbuffer()
+        self._folder.mkdir(exist_ok=True)
+        file = self._folder / f"epoch={epochs}-step={steps}-{_digest(data)}.pt"
+        beside = file.with_suffix(".partial")
+        with beside.open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(file)
+        _sync(self._folder)
+        self.keep(KEPT)
+
+    def keep(self, count: int) -> None:
+        """Remove all but the newest ones, and what a killed process left half-written."""
+        for file in [*self._files()[count:], *self._folder.glob("*.partial")]:
+            file.unlink(missing_ok=True)
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest state that is whole and of this very configuration; what is passed over is told."""
+        for file in self._files():
+            state = self._read(file)
+            if state is not None:
+                return state
+        return None
+
+    def _files(self) -> list[Path]:
+        """Newest first."""
+        found = ((NAME.fullmatch(file.name), file) for file in self._folder.glob("*.pt"))
+        dated = [((int(m[1]), int(m[2])), file.stat().st_mtime_ns, file) for m, file in found if m]
+        return [file for *_, file in sorted(dated, reverse=True)]
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        name = NAME.fullmatch(file.name)
+        data = file.read_bytes()
+        if name is None or _digest(data) != name[3]:
+            print(f"warning: the checkpoint {file} is damaged and passed over", file=sys.stderr)
+            return None
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        values = OmegaConf.to_container(OmegaConf.create(state.pop("config")))
+        assert isinstance(values, dict)
+        differing = _differing(identity.identity(asdict(self._cfg)), identity.identity(values))  # pyright: ignore[reportArgumentType]
+        if differing:
+            print(f"warning: {file} is of another run and passed over: {differing}", file=sys.stderr)
+            return None
+        return state
+
+
+def _digest(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _differing(here: dict[str, Any], there: dict[str, Any]) -> str:
+    keys = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
+    return ", ".join(f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys)

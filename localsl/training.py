@@ -1,0 +1,202 @@
+"""What changes while a run trains, the course of its epochs, and how it goes on from a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from localsl import optim
+from localsl.checkpoint import Checkpoints
+from localsl.data import Data
+from localsl.data.batches import TestBatches, TrainBatches
+from localsl.engine import ModuleMeans, Totals, autocast, evaluate, train_epoch
+from localsl.init import stream
+from localsl.measure.memory import PeakMemory
+from localsl.optim import learning_rate
+from localsl.schema import LocalslError
+from localsl.signals import Stop
+from localsl.tracking import Progress
+
+if TYPE_CHECKING:
+    from localsl.network import LocalNetwork
+    from localsl.settings import Config
+
+T = TypeVar("T")
+
+
+class Diverged(LocalslError):
+    """A loss is no longer a finite number. Exit code 3."""
+
+    exit_code = 3
+
+
+class Training:
+    """A network in training.
+
+    Attributes:
+        epochs, steps: whole epochs done, and steps of the next.
+        rows: the lines of metrics.csv so far.
+        last, best: test figures of the last epoch and of the best, None before the first.
+        seconds: training took so far, before this process went on with it.
+        memory: the peak so far.
+    """
+
+    def __init__(self, cfg: Config, network: LocalNetwork, images: Data, device: torch.device):
+        self._cfg, self._network = cfg, network
+        layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
+        network.to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+        self._optimizer = optim.build(network.parameters(), cfg.optimizer)
+        self._train = TrainBatches(images.train, cfg.dataset, cfg.batch_size, device, layout)
+        self._test = TestBatches(images.test, cfg.dataset, cfg.batch_size, device, layout)
+        self._images = len(images.train)
+        self._forward = autocast(cfg.precision, device)
+        self._device = device
+        self._totals = Totals(network)
+        self._checkpoints = Checkpoints(cfg)
+        self.memory = PeakMemory(network, self._optimizer, len(self._train), cfg.schedule.epochs)
+        self.epochs = self.steps = 0
+        self.rows: list[dict[str, Any]] = []
+        self.last: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None
+        self.seconds = 0.0
+        self._began = time.perf_counter()
+
+    def resume(self) -> bool:
+        """Go on from the run's newest checkpoint that is whole; false where there is none."""
+        state = self._checkpoints.newest()
+        if state is None:
+            return False
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._totals.restore(state["totals"])
+        self.epochs, self.steps, self.rows = state["epochs"], state["steps"], state["rows"]
+        self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
+        self.memory.go_on(self.epochs * len(self._train) + self.steps, state["peak_memory_bytes"])
+        torch.set_rng_state(state["random"])
+        if self._device.type == "cuda" and state["cuda_random"] is not None:
+            torch.cuda.set_rng_state(state["cuda_random"], self._device)
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, which must be between two steps, if the run has any."""
+        if self._cfg.checkpoint.every is None:
+            return
+        cuda = self._device.type == "cuda"
+        state = {
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "totals": self._totals.state(),
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "rows": self.rows,
+            "last": self.last,
+            "best": self.best,
+            "seconds": self.elapsed,
+            "peak_memory_bytes": self.memory.bytes,
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self._device) if cuda else None,
+        }
+        self._checkpoints.save(state, self.epochs, self.steps)
+
+    def close(self) -> None:
+        """Keep one checkpoint, of the end."""
+        self._checkpoints.keep(1)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, over all processes that took part."""
+        return self.seconds + time.perf_counter() - self._began
+
+    def train(self, stop: Stop) -> Iterator[dict[str, Any]]:
+        """Train the epochs that are left: a line of metrics.csv after each.
+
+        Checkpoints are written at the end of epochs, as `cfg.checkpoint` says, and when a stop was asked for.
+
+        Raises:
+            Diverged: if a loss stops being finite.
+            KeyboardInterrupt, SystemExit: as `stop` obeys.
+        """
+        cfg, steps = self._cfg, len(self._train)
+        progress = Progress(cfg.schedule.epochs, steps, self.epochs * steps + self.steps)
+        try:
+            while self.epochs < cfg.schedule.epochs:
+                row = self._epoch(progress, stop)
+                yield row
+                assert self.best is not None
+                progress.epoch(row, self.best["test_accuracy"])
+                if cfg.checkpoint.due(self.epochs) or self.epochs == cfg.schedule.epochs:
+                    self.save()
+        finally:
+            progress.close()
+
+    def _epoch(self, progress: Progress, stop: Stop) -> dict[str, Any]:
+        cfg, epoch = self._cfg, self.epochs + 1
+        self._optimizer.lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
+        if not self.steps:
+            self._totals = Totals(self._network)
+            torch.manual_seed(stream(cfg.seed, "training", epoch))  # of dropout
+        began, skipped = time.perf_counter(), self.steps
+        batches = progress.steps(self._heeding(stop, self._train.epoch(cfg.seed, epoch, skipped)))
+        train_epoch(self._network, self._optimizer, batches, self._totals, self._forward, self._step)
+        images_per_s = (self._images - skipped * cfg.batch_size) / (time.perf_counter() - began)
+        means = self._totals.means()
+        loss, accuracy = evaluate(self._network, self._heeding(stop, self._test), self._forward)
+        _check_finite([*(mean.loss for mean in means), loss], epoch, lr)
+        self.epochs, self.steps = epoch, 0
+        self.last = {"epoch": epoch, "test_accuracy": accuracy, "test_loss": loss}
+        if self.best is None or accuracy > self.best["test_accuracy"]:
+            self.best = self.last
+        self.rows.append(_row(epoch, lr, means, loss, accuracy, images_per_s))
+        return self.rows[-1]
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        with self.memory.step():
+            yield
+        self.steps += 1
+
+    def _heeding(self, stop: Stop, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; before each, a safe point to stop at."""
+        for batch in batches:
+            if stop.asked is not None:
+                self.save()
+                stop.obey()
+            yield batch
+
+
+def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:
+    """Of every module in training, and last of the network in evaluation."""
+    names = [*(f"loss of module {i}" for i in range(len(losses) - 1)), "test loss"]
+    for name, loss in zip(names, losses, strict=True):
+        if loss is not None and not math.isfinite(loss):
+            what = f"the {name} is {loss} in epoch {epoch} at learning rate {lr:g}"
+            raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
+
+
+def _row(
+    epoch: int,
+    lr: float,
+    means: list[ModuleMeans],
+    test_loss: float,
+    test_accuracy: float,
+    images_per_s: float,
+) -> dict[str, Any]:
+    """A line of metrics.csv; training figures without a number are the output module's."""
+    row = {
+        "epoch": epoch,
+        "lr": lr,
+        "train_loss": means[-1].loss,
+        "train_accuracy": means[-1].accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "images_per_s": images_per_s,
+    }
+    for index, mean in enumerate(means):
+        row[f"module_{index}_loss"] = mean.loss
+        row[f"module_{index}_accuracy"] = mean.accuracy
+    return row

@@ -1,0 +1,201 @@
+"""A run that is stopped or killed goes on where it was, bit for bit; damaged checkpoints are noticed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from localsl import experiment, tracking, training
+from localsl.checkpoint import Checkpoints
+from localsl.config import compose
+from localsl.data.batches import TrainBatches
+from localsl.identity import run_directory
+from tests.conftest import ROOT
+from tests.test_tracking import columns
+
+TINY = ["schedule=smoke", "schedule.epochs=3", "schedule.warmup_epochs=1", "K=4", "backbone=resnet20"]
+TINY += ["dataset.train_subset=50", "dataset.test_subset=20", "batch_size=20"]
+METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
+
+
+def typed(method):
+    """A small network that the rule can be put on."""
+    more = ["aux.depth=3"] if method == "auglocal" else ["method.cascade=2"] if method.startswith("ml") else []
+    return [f"method={method}", *TINY, *more]
+
+
+def left_by(cfg):
+    """All that a run leaves behind, but for times."""
+    folder = run_directory(cfg)
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    state = torch.load(checkpoint, weights_only=True)
+    metrics = columns(folder / "metrics.csv")
+    record = tracking.read_record(cfg)
+    assert record is not None
+    for timed in (state, record):
+        del timed["seconds"]
+    for row in [metrics, *state["rows"]]:
+        del row["images_per_s"]
+    del state["config"]  # names the folder
+    return state, metrics, record
+
+
+def assert_same(one, other):
+    """Equal bit for bit, in any nesting of dicts, lists and tensors."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+def terminated(cfg, owner, name, call):
+    """Run, with SIGTERM at the `call`-th time that something is called; it ends with 143."""
+    real, calls = getattr(owner, name), []
+
+    def terminating(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, terminating)
+        with pytest.raises(SystemExit) as end:
+            experiment.run(cfg)
+    assert end.value.code == 143
+    record = tracking.read_record(cfg)
+    assert record is not None
+    assert record["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stopped_run_goes_on_bit_for_bit(method):
+    """Stopped in the second epoch after its first step, after its second, and in the evaluation at its end."""
+    straight, stopped = (compose([*typed(method), f"output_dir={name}"]) for name in ("straight", "stopped"))
+    experiment.run(straight)
+    stops = [(TrainBatches, "augmented", 5, 1), (TrainBatches, "augmented", 2, 2), (training, "evaluate", 1, 3)]
+    for owner, name, call, steps in stops:
+        terminated(stopped, owner, name, call)
+        state = Checkpoints(stopped).newest()
+        assert state is not None
+        assert (state["epochs"], state["steps"]) == (1, steps)
+    experiment.run(stopped)
+    assert_same(left_by(stopped), left_by(straight))
+
+
+def test_a_run_killed_after_its_last_checkpoint_trains_nothing_again(monkeypatch):
+    cfg = compose(TINY)
+    experiment.run(cfg)
+    before = left_by(cfg)
+    (run_directory(cfg) / "record.json").unlink()
+    (run_directory(cfg) / "metrics.csv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("localsl.training.train_epoch", lambda *_: pytest.fail("trained again"))
+        experiment.run(cfg)
+    assert_same(left_by(cfg), before)
+
+
+def two_checkpoints():
+    """The checkpoints of a run that was stopped in its third epoch: the newest, and the one before."""
+    cfg = compose(TINY)
+    terminated(cfg, TrainBatches, "augmented", 9)
+    older, newest = sorted((run_directory(cfg) / "checkpoints").iterdir())
+    return cfg, older, newest
+
+
+def flip_a_bit(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE = {
+    "truncated": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "emptied": lambda file: os.truncate(file, 0),
+    "bit-flipped": flip_a_bit,
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(how, capsys):
+    cfg, older, newest = two_checkpoints()
+    DAMAGE[how](newest)
+    state = Checkpoints(cfg).newest()
+    assert state is not None
+    assert (state["epochs"], state["steps"]) == (2, 0)
+    assert f"{newest.name} is damaged" in capsys.readouterr().err
+    DAMAGE[how](older)
+    assert Checkpoints(cfg).newest() is None
+    experiment.run(cfg)  # from the start, then
+    _, metrics, _ = left_by(cfg)
+    assert metrics["epoch"] == ["1", "2", "3"]
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(capsys):
+    _, _, newest = two_checkpoints()
+    other = compose([*TINY, "optimizer.lr=0.2", "seed=3"])
+    folder = run_directory(other) / "checkpoints"
+    folder.mkdir(parents=True)
+    newest.rename(folder / newest.name)
+    assert Checkpoints(other).newest() is None
+    told = capsys.readouterr().err
+    assert "optimizer.lr is 0.1 there and 0.2 here" in told
+    assert "seed is 1234 there and 3 here" in told
+    assert "schedule" not in told
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(monkeypatch):
+    cfg, older, newest = two_checkpoints()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            experiment.run(cfg)
+    assert older.exists()
+    assert newest.exists()
+    experiment.run(cfg)
+    assert list(newest.parent.glob("*.partial")) == []
+
+
+def test_checkpoints_can_be_rarer_or_none(monkeypatch):
+    written = []
+    monkeypatch.setattr(Checkpoints, "save", lambda _self, _state, epochs, _steps: written.append(epochs))
+    experiment.run(compose([*TINY, "checkpoint.every=2"]))
+    assert written == [2, 3]
+    experiment.run(compose([*TINY, "checkpoint.every=null", "seed=1"]))
+    assert written == [2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["bp", "dgl", "auglocal", "man", "mlaan_released"])
+def test_a_run_killed_three_times_ends_as_if_it_was_not(method):
+    """SIGKILL at random moments, from the start of the process on."""
+    overrides = [*typed(method), "schedule.epochs=8", "threads=1"]
+    line = [sys.executable, str(ROOT / "run.py"), *overrides]
+    began = time.perf_counter()
+    subprocess.run([*line, "output_dir=straight"], check=True, capture_output=True)
+    whole, moment = time.perf_counter() - began, random.Random(method)
+    for _ in range(3):
+        killed = subprocess.Popen([*line, "output_dir=killed"], stdout=subprocess.DEVNULL)
+        time.sleep(moment.uniform(0.3, 1) * whole)
+        killed.kill()
+        killed.wait()
+    subprocess.run([*line, "output_dir=killed"], check=True, capture_output=True)
+    straight, other = (compose([*overrides, f"output_dir={name}"]) for name in ("straight", "killed"))
+    assert_same(left_by(other), left_by(straight))
