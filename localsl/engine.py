@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
+from localsl.lean import Lean
 from localsl.network import LocalLoss, LocalNetwork
 from localsl.optim import Optimizer
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
 
 Autocast = Callable[[], AbstractContextManager]
 
@@ -22,6 +27,29 @@ def autocast(precision: str, device: torch.device) -> Autocast:
     if precision == "fp32":
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+def training_forward(
+    cfg: Config, device: torch.device, watch: Callable[[Tensor], object] | None = None
+) -> Autocast:
+    """What the forward passes of a training step run in: autocast, and `memory=lean`.
+
+    `watch` is told every tensor that is kept for the backward pass.
+    """
+
+    def keep(tensor: Tensor) -> Tensor:
+        if watch is not None:
+            watch(tensor)
+        return tensor
+
+    @contextmanager
+    def forward() -> Iterator[None]:
+        kept = Lean(keep) if cfg.memory == "lean" else saved_tensors_hooks(keep, lambda tensor: tensor)
+        with autocast(cfg.precision, device)(), kept:
+            yield
+
+    plain = cfg.memory == "plain" and watch is None
+    return autocast(cfg.precision, device) if plain else forward
 
 
 class Totals:
@@ -86,10 +114,11 @@ def train_step(
 ) -> Iterator[LocalLoss]:
     """One step on one batch; yields each module's loss after its backward, the graph already freed.
 
-    All modules are updated together, from losses of the old weights. The step is complete only when the
-    iterator is exhausted.
+    All modules are updated together, from losses of the old weights, or each as soon as that comes to the same
+    (`optimizer.per_module`). The step is complete only when the iterator is exhausted.
     """
     optimizer.zero_grad()
+    updates = network.updates if optimizer.per_module else {}
     losses = network.local_losses(images, targets)
     while True:
         with forward():
@@ -98,8 +127,15 @@ def train_step(
             break
         loss.total.backward()
         yield loss
-    network.update_ema()
-    optimizer.step()
+        update = updates.get(loss.module)
+        if update is not None:
+            for layer in update.momentum_layers:
+                layer.update()
+            optimizer.step(update.parameters)
+            optimizer.zero_grad(update.parameters)
+    if not updates:
+        network.update_ema()
+        optimizer.step()
 
 
 def train_epoch(

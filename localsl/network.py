@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from localsl import backbones
+from localsl import backbones, updates
 from localsl.aux_nets.momentum import MomentumLayer
 from localsl.init import reinitialise, seeded
 from localsl.objectives import Batch, Objective, weighted_sum
@@ -121,7 +122,9 @@ class LocalNetwork(nn.Module):
                 # A module's first forward is the one of its own turn: the others see the same batch again.
                 first = passed is module and part is parts[0]
                 with (
-                    nullcontext() if first or self._count_every_forward else frozen_statistics(self._of(passed))
+                    nullcontext()
+                    if first or self._count_every_forward
+                    else frozen_statistics(self.layers_of(passed))
                 ):
                     features = self._run(passed, features)
             found, right = part.losses(features, batch)
@@ -137,11 +140,12 @@ class LocalNetwork(nn.Module):
             del features, terms  # what the loss no longer needs must not outlive its backward
             yield loss
 
-    def _of(self, module: LocalModule) -> list[nn.Module]:
+    def layers_of(self, module: LocalModule) -> list[nn.Module]:
+        """The backbone's layers of a module."""
         return [self.backbone.layers[i] for i in module.layers]
 
     def _run(self, module: LocalModule, x: Tensor) -> Tensor:
-        layers = self._of(module)
+        layers = self.layers_of(module)
         if not self._segments or not torch.is_grad_enabled():
             return nn.Sequential(*layers)(x)
         size = -(-len(layers) // self._segments)
@@ -163,6 +167,11 @@ class LocalNetwork(nn.Module):
         for layer in self._momentum_layers:
             layer.update()
 
+    @cached_property
+    def updates(self) -> dict[int, updates.Update]:
+        """What may be updated after each module's loss: as `updates.per_module` says."""
+        return updates.per_module(self)
+
     def modules_table(self) -> list[dict[str, Any]]:
         """One row a module: its layers, its auxiliary networks and the parameters of both.
 
@@ -171,7 +180,7 @@ class LocalNetwork(nn.Module):
         rows = []
         for module in self.local_modules:
             aux = cast(nn.ModuleDict, self.auxiliary[module.index])
-            own = sum(count_parameters(layer) for layer in self._of(module))
+            own = sum(count_parameters(layer) for layer in self.layers_of(module))
             if module is self.local_modules[-1]:
                 own += count_parameters(self.backbone.classifier)
             rows.append(

@@ -34,9 +34,14 @@ class Optimizer(ABC):
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
         self._settings = settings
 
-    def zero_grad(self) -> None:
-        """Let go of all gradients."""
-        for parameter in self.parameters:
+    @property
+    def per_module(self) -> bool:
+        """Whether a module is to be updated as soon as its weights are no longer read in the step."""
+        return self._settings.per_module
+
+    def zero_grad(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
+        """Let go of the gradients, of these or of all parameters."""
+        for parameter in self.parameters if parameters is None else parameters:
             parameter.grad = None
 
     def state_dict(self) -> list[dict[str, Tensor]]:
@@ -51,9 +56,10 @@ class Optimizer(ABC):
                 self.state[parameter] = {name: fresh[name].copy_(value) for name, value in state.items()}
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
-        stepped = [p for p in self.parameters if p.grad is not None]
+    def step(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
+        """Update every parameter that has a gradient, of these or of all."""
+        among = self.parameters if parameters is None else parameters
+        stepped = [p for p in among if p.grad is not None]
         for parameter in stepped:
             if parameter not in self.state:
                 self.state[parameter] = self._fresh(parameter)

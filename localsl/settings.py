@@ -92,6 +92,7 @@ class OptimizerConfig:
     beta2: float = ruled(number(0, below=1), default=0.0)
     nesterov: bool
     weight_decay: float = ruled(number(0))
+    per_module: bool = False
 
 
 @dataclass(kw_only=True)
@@ -155,6 +156,7 @@ class Config:
     seed: int = ruled(number(0, at_most=2**53))
     precision: str = ruled(one_of("fp32", "bf16"))
     channels_last: bool
+    memory: str = ruled(one_of("plain", "lean"))
     device: str
     threads: int | None = ruled(number(1, at_most=1024))
     data_dir: str

@@ -14,7 +14,7 @@ from localsl import optim
 from localsl.checkpoint import Checkpoints
 from localsl.data import Data
 from localsl.data.batches import TestBatches, TrainBatches
-from localsl.engine import ModuleMeans, Totals, autocast, evaluate, train_epoch
+from localsl.engine import ModuleMeans, Totals, autocast, evaluate, train_epoch, training_forward
 from localsl.init import stream
 from localsl.measure.memory import PeakMemory
 from localsl.optim import learning_rate
@@ -55,6 +55,7 @@ class Training:
         self._test = TestBatches(images.test, cfg.dataset, cfg.batch_size, device, layout)
         self._images = len(images.train)
         self._forward = autocast(cfg.precision, device)
+        self._training_forward = training_forward(cfg, device)
         self._device = device
         self._totals = Totals(network)
         self._checkpoints = Checkpoints(cfg)
@@ -142,7 +143,7 @@ class Training:
             torch.manual_seed(stream(cfg.seed, "training", epoch))  # of dropout
         began, skipped = time.perf_counter(), self.steps
         batches = progress.steps(self._heeding(stop, self._train.epoch(cfg.seed, epoch, skipped)))
-        train_epoch(self._network, self._optimizer, batches, self._totals, self._forward, self._step)
+        train_epoch(self._network, self._optimizer, batches, self._totals, self._training_forward, self._step)
         images_per_s = (self._images - skipped * cfg.batch_size) / (time.perf_counter() - began)
         means = self._totals.means()
         loss, accuracy = evaluate(self._network, self._heeding(stop, self._test), self._forward)

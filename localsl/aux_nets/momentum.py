@@ -64,12 +64,17 @@ class MomentumLayer(nn.Module):
             return
         for copied in (self.follower, self.bias):
             if copied is not None and not isinstance(copied, ChannelBias):
-                copied.load_state_dict(self._live[0].state_dict())
+                copied.load_state_dict(self.live.state_dict())
+
+    @property
+    def live(self) -> nn.Module:
+        """The layer that it follows."""
+        return self._live[0]
 
     @torch.no_grad()
     def update(self) -> None:
         """One step of the average, in place, towards the live layer's present parameters."""
         if self.follower is None or self.momentum == 1:
             return
-        for follower, live in zip(self.follower.parameters(), self._live[0].parameters(), strict=True):
+        for follower, live in zip(self.follower.parameters(), self.live.parameters(), strict=True):
             follower.mul_(self.momentum).add_(live * (1 - self.momentum))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from localsl import optim
-from localsl.engine import autocast, train_step
+from localsl.engine import train_step, training_forward
 from localsl.measure.fake import FakeRun, fake_run
 from localsl.measure.memory import LiveBytes, key
 from localsl.network import build_network
@@ -61,10 +61,9 @@ class Census(LiveBytes):
         gradients = [p.grad for p in self._trained if p.grad is not None]  # of the step before
         super().__init__([*self._parameters, *self._state, *gradients, run.images, run.targets])
 
-    def save(self, tensor: Tensor) -> Tensor:
-        """What autograd keeps for the backward passes here."""
+    def save(self, tensor: Tensor) -> None:
+        """To be told what is kept for the backward passes."""
         self._saved.add(key(tensor))
-        return tensor
 
     def forget(self, this: int) -> None:
         """A later storage may have its key."""
@@ -98,11 +97,12 @@ def footprint(cfg: Config) -> Footprint:
 
 def _step(cfg: Config, run: FakeRun, census: Census | None) -> list[int]:
     """A training step; returns the modules that had a loss, in turn."""
-    forward, modules = autocast(cfg.precision, torch.device("cpu")), []
+    watch, modules = None if census is None else census.save, []
+    forward = training_forward(cfg, torch.device("cpu"), watch)
     losses = train_step(run.network, run.optimizer, run.images, run.targets, forward)
     if census is None:
         return [loss.module for loss in losses]
-    with census, torch.autograd.graph.saved_tensors_hooks(census.save, lambda tensor: tensor):
+    with census:
         for loss in losses:
             modules.append(loss.module)
             del loss  # as in training: its graph is freed, and its losses with it
@@ -119,6 +119,6 @@ def allocated(cfg: Config) -> int:
     targets = torch.zeros(cfg.batch_size, dtype=torch.int64, device=device)
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats(device)
-        for _ in train_step(network, optimizer, images, targets, autocast(cfg.precision, device)):
+        for _ in train_step(network, optimizer, images, targets, training_forward(cfg, device)):
             pass
     return torch.cuda.max_memory_allocated(device)

@@ -18,8 +18,13 @@ UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
 
 
 def signature(cfg: Config) -> str:
-    """What a measurement is of: the run's identity but for what does not change its cost."""
-    return identity.digest(identity.without(identity.identity(asdict(cfg)), *UNCOUNTED))
+    """What a measurement is of: the run's identity but for what does not change its cost, and how it is run."""
+    counted = identity.without(identity.identity(asdict(cfg)), *UNCOUNTED)
+    if cfg.memory == "lean":
+        counted["memory"] = "lean"
+    if cfg.optimizer.per_module:
+        counted["optimizer.per_module"] = True
+    return identity.digest(counted)
 
 
 def recorded(cfg: Config, root: Path) -> Path:

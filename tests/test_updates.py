@@ -1,0 +1,57 @@
+"""optimizer.per_module: the same bits as the single update, with fewer gradients alive."""
+
+import pytest
+import torch
+
+from localsl.config import compose
+from localsl.engine import train_step
+from localsl.measure.footprint import footprint
+from localsl.network import build_network
+from localsl.optim import build
+from tests.test_every_rule import RULES
+from tests.test_lean import overrides_of
+
+
+def three_steps(overrides, images, targets):
+    torch.manual_seed(0)  # of dropout
+    cfg = compose([*overrides, "backbone=resnet20", "K=4"])
+    network = build_network(cfg)
+    optimizer = build(network.parameters(), cfg.optimizer)
+    for _ in range(3):
+        for _loss in train_step(network, optimizer, images, targets):
+            pass
+    momenta = [value for state in optimizer.state_dict() for value in state.values()]
+    return [*network.state_dict().values(), *momenta]
+
+
+@pytest.mark.parametrize("rule", [*RULES, "man ema.gradient=true", "mlaan ema.gradient=true ema.moves=all"])
+def test_the_bits_are_those_of_the_single_update(rule, images_and_targets):
+    single = three_steps(overrides_of(rule), *images_and_targets)
+    apart = three_steps([*overrides_of(rule), "optimizer.per_module=true"], *images_and_targets)
+    assert all(torch.equal(a, b) for a, b in zip(single, apart, strict=True))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_parameter_is_updated_once(rule):
+    network = build_network(compose([*overrides_of(rule), "backbone=resnet20", "K=10"]))
+    updated = [id(p) for update in network.updates.values() for p in update.parameters]
+    assert sorted(updated) == sorted(map(id, network.parameters()))
+    layers = [layer for update in network.updates.values() for layer in update.momentum_layers]
+    assert len(layers) == len(set(layers))
+
+
+def test_a_cascades_modules_wait_for_its_last_loss():
+    """Of three modules: each is read by the losses of the next two."""
+    network = build_network(compose(["method=mlm", "method.cascade=3", "K=16"]))
+    due = {id(p): module for module, update in network.updates.items() for p in update.parameters}
+    for module in network.local_modules:
+        (layer,) = network.layers_of(module)
+        last = min(module.index + 2, 15)
+        assert {due[id(p)] for p in layer.parameters()} == {last}
+
+
+def test_gradients_are_let_go():
+    overrides = ["method=dgl", "aux_net=dgl_big", "dataset=cifar10", "batch_size=16"]
+    single = footprint(compose(overrides))
+    apart = footprint(compose([*overrides, "optimizer.per_module=true"]))
+    assert apart.peak < single.peak - single.gradients / 2
