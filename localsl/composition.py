@@ -70,10 +70,19 @@ def options(group: str) -> list[str]:
         return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
-def own_keys(overrides: Sequence[str]) -> list[str]:
+def hydras_own(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of Hydra itself: launcher, sweeper, and which were chosen.
+
+    Raises:
+        REFUSED: if it does not compose.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", list(overrides), return_hydra_config=True).hydra
+
+
+def hydras_keys(overrides: Sequence[str]) -> list[str]:
     """The groups and values of Hydra itself, by the names under which they are typed."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         groups = GlobalHydra.instance().config_loader().list_groups("hydra")
-        made = hydra.compose("config", list(overrides), return_hydra_config=True)
-    values = leaves({"hydra": OmegaConf.to_container(made.hydra)})
+    values = leaves({"hydra": OmegaConf.to_container(hydras_own(overrides))})
     return [*(f"hydra/{group}" for group in groups), *(path for path, _ in values)]

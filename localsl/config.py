@@ -20,8 +20,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from localsl import backbones, methods, partition
-from localsl.composition import CONF, REFUSED, Composition, by_hydra, options, own_keys
+from localsl import backbones, launching, methods, partition
+from localsl.composition import CONF, REFUSED, Composition, by_hydra, hydras_keys, hydras_own, options
 from localsl.data import sources
 from localsl.identity import leaves
 from localsl.methods.base import Method
@@ -116,6 +116,8 @@ def check_command_line(arguments: Sequence[str]) -> Line:
             raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
     wanted = [job.overrides for job in jobs] or [tuple(typed) for typed in request.typed] if request else []
     composed, problems = _all_composed(list(dict.fromkeys(wanted or [job.overrides for job in jobs])))
+    if flags.multirun:
+        problems += _launch_problems(flags.overrides)
     about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables", "report"}
     if request is None and about_sweeps:
         what = "is about the runs of a table"
@@ -139,6 +141,13 @@ def _all_composed(wanted: list[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], 
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     return composed, problems
+
+
+def _launch_problems(overrides: Sequence[str]) -> list[Problem]:
+    own = [override for override in overrides if _key(override).startswith(("hydra/", "hydra."))]
+    with contextlib.suppress(*REFUSED):  # told with the configurations
+        return list(launching.problems(hydras_own(own))) if own else []
+    return []
 
 
 def _composable(
@@ -203,7 +212,7 @@ def _refusal(override: str, kept: list[str], error: Exception) -> Problem:
 def _known(name: str, overrides: list[str]) -> list[str]:
     """The keys among which one was looked for: Hydra's own, or the run's."""
     if name.startswith(("hydra/", "hydra.")):
-        return own_keys(overrides)
+        return hydras_keys(overrides)
     return [path for path, _ in leaves(OmegaConf.to_container(by_hydra(overrides)))]
 
 
