@@ -13,7 +13,7 @@ import pytest
 
 from localsl import experiment, tracking
 from localsl.config import ConfigError, check_command_line, compose
-from localsl.tables import published, records, render, structures, sweeps
+from localsl.tables import command, published, records, render, structures, sweeps
 from localsl.tables.published import KEYS
 from localsl.tables.render import Composed
 from tests.conftest import ROOT
@@ -202,6 +202,22 @@ def test_a_failing_cell_does_not_stop_the_others(monkeypatch, capsys):
     assert "1 of 3 jobs failed" in told.err
     assert "Traceback" not in told.err
     assert [row["n"] for row in rows_of(CSV)[:3]] == ["1", "", "1"]
+
+
+@pytest.mark.parametrize("ends", [RuntimeError("runs"), SystemExit(143), KeyboardInterrupt()])
+def test_an_error_in_rendering_never_hides_that_of_the_runs(ends, monkeypatch, capsys):
+    def no_rendering(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(command.render, "write", no_rendering)
+    line = check_command_line([*ABLATION, "seed=0", "results_dir=there"])
+    monkeypatch.setattr(command, "_before", lambda _: "")
+    with pytest.raises(type(ends)) as error, command.around(line):
+        raise ends
+    assert error.value is ends
+    assert "nothing was rendered: OSError: no space left" in capsys.readouterr().err
+    with pytest.raises(OSError, match="no space left"), command.around(line):
+        pass
 
 
 def finished(overrides, accuracy):
