@@ -46,11 +46,8 @@ def main() -> None:
         if told is not None:
             print(told)
             return
-        print(command.before(line), end="", flush=True)
-        try:
+        with command.around(line):
             job()
-        finally:
-            print(command.after(line), end="")
     except LocalslError as error:
         sys.exit(fail(error))
     except KeyboardInterrupt:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any, get_type_hints
 
-import hydra
 import torch
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,7 +20,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from localsl import backbones, methods, partition
+from localsl import backbones, launching, methods, partition
+from localsl.composition import CONF, REFUSED, Composition, by_hydra, hydras_keys, hydras_own, options
 from localsl.data import sources
 from localsl.identity import leaves
 from localsl.methods.base import Method
@@ -30,20 +32,21 @@ from localsl.tables.sweeps import Job, Request
 
 __all__ = ["CONF", "Config", "ConfigError", "check_command_line", "compose", "validate"]
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
-
-# What Hydra and OmegaConf raise on input that they cannot take.
-REFUSED = (HydraException, OmegaConfBaseException, ValueError, TypeError)
+MANY = 40  # configurations that take longer to check than a user waits without wondering
 
 
-def compose(overrides: Sequence[str] = ()) -> Config:
+def compose(overrides: Sequence[str] = (), composition: Composition | None = None) -> Config:
     """The validated configuration for a list of command-line overrides such as ["method=dgl", "K=16"].
+
+    Args:
+        composition: shared by many configurations, it spares them the reading of the same files.
 
     Raises:
         ConfigError: with every problem found: overrides that do not compose, unknown keys, wrong
             types, values out of range, and values that do not go together.
     """
-    kept, raw, problems, replaced = _composable(list(overrides))
+    hydra = composition or Composition()
+    kept, raw, problems, replaced = _composable(list(overrides), hydra)
     config, wrong = _typed(raw)
     while config is None:  # set the wrong values aside, so that problems behind them are told too
         problems += [problem for problem in wrong if problem not in problems]
@@ -51,7 +54,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         before, kept = kept, [o for o in kept if not any(_touches(o, key) for key in keys)]
         if kept == before:
             raise ConfigError(problems)
-        config, wrong = _typed(_hydra(kept))
+        config, wrong = _typed(hydra(kept))
     if not replaced:  # with another choice in its place, what does not go together says nothing
         config, more = _resolved(config)
         told = {problem.key for problem in problems}
@@ -111,14 +114,10 @@ def check_command_line(arguments: Sequence[str]) -> Line:
         except REFUSED as error:
             what = f"this sweep cannot be expanded ({_first_line(error)})"
             raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
-    composed: dict[tuple[str, ...], Config] = {}
-    problems = []
     wanted = [job.overrides for job in jobs] or [tuple(typed) for typed in request.typed] if request else []
-    for overrides in dict.fromkeys(wanted or [job.overrides for job in jobs]):
-        try:
-            composed[overrides] = compose(overrides)
-        except ConfigError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
+    composed, problems = _all_composed(list(dict.fromkeys(wanted or [job.overrides for job in jobs])))
+    if flags.multirun:
+        problems += _launch_problems(flags.overrides)
     about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables", "report"}
     if request is None and about_sweeps:
         what = "is about the runs of a table"
@@ -129,12 +128,31 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     return Line(jobs, [job.seeded(composed[job.overrides]) for job in jobs], request, base)
 
 
-def _hydra(overrides: list[str]) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", overrides)
+def _all_composed(wanted: list[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], Config], list[Problem]]:
+    """The configurations that compose, by their overrides, and the problems of the others, each once."""
+    if len(wanted) >= MANY:
+        print(f"checking {len(wanted)} configurations ...", file=sys.stderr, flush=True)
+    composed: dict[tuple[str, ...], Config] = {}
+    problems: list[Problem] = []
+    composition = Composition()
+    for overrides in wanted:
+        try:
+            composed[overrides] = compose(overrides, composition)
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    return composed, problems
 
 
-def _composable(overrides: list[str]) -> tuple[list[str], DictConfig, list[Problem], set[str]]:
+def _launch_problems(overrides: Sequence[str]) -> list[Problem]:
+    own = [override for override in overrides if _key(override).startswith(("hydra/", "hydra."))]
+    with contextlib.suppress(*REFUSED):  # told with the configurations
+        return list(launching.problems(hydras_own(own))) if own else []
+    return []
+
+
+def _composable(
+    overrides: list[str], hydra: Composition
+) -> tuple[list[str], DictConfig, list[Problem], set[str]]:
     """The overrides that Hydra takes and what they make, a problem for each other, and the groups whose choice
     was refused.
     """
@@ -142,23 +160,22 @@ def _composable(overrides: list[str]) -> tuple[list[str], DictConfig, list[Probl
     problems = [Problem(o, "", "nothing can be left out of a configuration") for o in deletions]
     overrides = [o for o in overrides if o not in deletions]
     with contextlib.suppress(*REFUSED):
-        return overrides, _hydra(overrides), problems, set()
-    groups = {str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()}
+        return overrides, hydra(overrides), problems, set()
     kept: list[str] = []
     replaced = set()
     # Choices first: they decide which keys there are.
-    for override in sorted(overrides, key=lambda o: not (_key(o) in groups or "/" in _key(o))):
+    for override in sorted(overrides, key=lambda o: not (_key(o) in hydra.groups or "/" in _key(o))):
         try:
-            _hydra([*kept, override])
+            hydra([*kept, override])
         except REFUSED as error:
-            if _key(override) in groups:
+            if _key(override) in hydra.groups:
                 replaced.add(sweeps.field_of(override))
             elif _key(override).split(".")[0] in replaced:
                 continue  # it may be a key of the choice that was meant
-            problems.append(_refusal(override, groups, kept, error))
+            problems.append(_refusal(override, kept, error))
         else:
             kept.append(override)
-    return kept, _hydra(kept), problems, replaced
+    return kept, hydra(kept), problems, replaced
 
 
 def _key(override: str) -> str:
@@ -171,7 +188,7 @@ def _touches(override: str, key: str) -> bool:
     return typed == key or typed.startswith(f"{key}.") or key.startswith(f"{typed}.")
 
 
-def _refusal(override: str, groups: set[str], kept: list[str], error: Exception) -> Problem:
+def _refusal(override: str, kept: list[str], error: Exception) -> Problem:
     key, equals, value = override.partition("=")
     name = _key(override)
     if not equals or not name:
@@ -183,13 +200,20 @@ def _refusal(override: str, groups: set[str], kept: list[str], error: Exception)
         return Problem(key, value, f"cannot be read ({_first_line(parse_error)})", instead)
     if parsed.is_sweep_override():
         return Problem(key, value, "several values are a sweep", "add -m to run them all")
-    if name in groups:
-        choices = sorted(p.stem for p in (CONF / name).glob("*.yaml"))
+    choices = options(name)
+    if choices:
         return Problem(key, value, f"one of {', '.join(choices)}", _nearest(value, choices, f"{name}="))
-    known = [path for path, _ in leaves(OmegaConf.to_container(_hydra(kept)))]
+    known = _known(name, kept)
     if name not in known:
         return _unknown(key, value, known)
     return Problem(key, value, _first_line(error))
+
+
+def _known(name: str, overrides: list[str]) -> list[str]:
+    """The keys among which one was looked for: Hydra's own, or the run's."""
+    if name.startswith(("hydra/", "hydra.")):
+        return hydras_keys(overrides)
+    return [path for path, _ in leaves(OmegaConf.to_container(by_hydra(overrides)))]
 
 
 def _first_line(error: Exception) -> str:
@@ -220,10 +244,7 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
     if rule not in methods.names():
         return None, [Problem("method.rule", rule, f"one of {', '.join(methods.names())}")]
     method = methods.find(rule)
-    schema = OmegaConf.structured(Config)
-    for name, kind in get_type_hints(Config).items():
-        if dataclasses.is_dataclass(kind):
-            schema[name] = OmegaConf.structured(method if kind is Method else kind)
+    schema = copy.deepcopy(_schema(method))
     known = dict(fields(method))
     problems = []
     for path, value in given.items():
@@ -247,6 +268,16 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
     config = OmegaConf.to_object(schema)
     assert isinstance(config, Config)
     return config, []
+
+
+@cache
+def _schema(method: type[Method]) -> DictConfig:
+    """The schema of a configuration with this rule, without values; not to be changed."""
+    schema = OmegaConf.structured(Config)
+    for name, kind in get_type_hints(Config).items():
+        if dataclasses.is_dataclass(kind):
+            schema[name] = OmegaConf.structured(method if kind is Method else kind)
+    return schema
 
 
 def _in_words(kind: Any) -> str:

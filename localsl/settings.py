@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import cast, get_type_hints
 
 from localsl.aux_nets.terms import HEADS
@@ -168,12 +169,17 @@ class Config:
     show: str | None = ruled(one_of("modules", "runs", "jobs", "status", "tables", "report"))
 
 
-def fields(method: type[Method], cls: type = Config, path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+@cache
+def fields(method: type[Method]) -> tuple[tuple[str, dataclasses.Field], ...]:
     """Every leaf of the schema by its dotted name, with `method` as the class of the chosen rule's settings."""
+    return tuple(_leaves(method, Config, ""))
+
+
+def _leaves(method: type[Method], cls: type, path: str) -> Iterator[tuple[str, dataclasses.Field]]:
     kinds = get_type_hints(cls)
     for entry in dataclasses.fields(cls):
         kind = method if kinds[entry.name] is Method else kinds[entry.name]
         if dataclasses.is_dataclass(kind):
-            yield from fields(method, cast(type, kind), f"{path}{entry.name}.")
+            yield from _leaves(method, cast(type, kind), f"{path}{entry.name}.")
         else:
             yield f"{path}{entry.name}", entry

@@ -53,8 +53,8 @@ display(paper[["dataset", "backbone", "label", "gpu_memory_gb", "test_error_pct"
 scatter(paper, "gpu_memory_gb", "test_error_pct", "MLAAN on cifar10: paper")
 
 # %% [markdown]
-# The same from our two tables: a step's memory as `measure=memory` counts it on any machine, and the test error
-# of runs.
+# The same from our two tables: a step's memory as `measure=memory` finds it, on a GPU or without one, and the
+# test error of runs.
 
 # %%
 results = frames.results(RESULTS)
@@ -62,12 +62,14 @@ memory, error = (
     results[results["table"] == table].dropna(subset="ours_mean").rename(columns={"ours_mean": name})
     for table, name in (("mlaan/table3", "gpu_memory_gb"), ("mlaan/table1", "test_error_pct"))
 )
-memory = memory.rename(columns={"batch_size": "memory's batch"})[[*KEYS, "memory's batch", "gpu_memory_gb"]]
+memory = memory.rename(columns={"batch_size": "memory's batch", "measured_on": "memory"})
+memory = memory[[*KEYS, "memory's batch", "memory", "gpu_memory_gb"]]
 both = error[[*KEYS, "label", "setting", "test_error_pct"]].merge(memory)
 if both.empty:
     display(Markdown("**Nothing is in both tables yet.** `make table1 table3 PAPER=mlaan` fills them."))
-for setting, points in both.groupby("setting", sort=False):
-    display(Markdown(setting), points.drop(columns=[*KEYS, "setting"]).assign(backbone=points["backbone"]))
+for (setting, scope), points in both.groupby(["setting", "memory"], sort=False):
+    shown = points.drop(columns=[*KEYS, "setting", "memory"]).assign(backbone=points["backbone"])
+    display(Markdown(f"{setting}. {scope}."), shown)
     scatter(points, "gpu_memory_gb", "test_error_pct", "MLAAN on cifar10: ours")
 
 # %% [markdown]

@@ -5,7 +5,8 @@ import torch
 from omegaconf import OmegaConf
 
 from localsl import optim
-from localsl.config import CONF, ConfigError, check_command_line, compose
+from localsl.composition import REFUSED, Composition, by_hydra
+from localsl.config import CONF, MANY, ConfigError, check_command_line, compose
 from localsl.engine import train_step
 from localsl.network import build_network
 
@@ -128,6 +129,9 @@ MISTAKES = [
     ("aux.lambda_ce=[1]", "aux.lambda_ce", "two numbers"),
     ("ema=man", "ema", "dgl has no momentum layers"),
     ("ema.momentum=0.9", "ema.momentum", "unknown key"),
+    ("hydra/launcher=joblb", "hydra/launcher", "basic, joblib, submitit_local, submitit_slurm; did you mean"),
+    ("hydra/lancher=joblib", "hydra/lancher", "did you mean hydra/launcher?"),
+    ("hydra.run.dri=x", "hydra.run.dri", "did you mean hydra.run.dir?"),
 ]
 
 
@@ -193,6 +197,35 @@ def test_every_job_of_a_sweep_is_checked_before_the_first():
     with pytest.raises(ConfigError) as error:
         check_command_line(["-m", "method=bp,dgl", "K=16,99", "seed=-1,0"])
     assert sorted(p.key for p in error.value.problems) == ["K", "seed"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["K=4", "method=man", "dataset=cifar10", "schedule.epochs=300", "aux_net=infopro"],
+        ["+logger.tagz=3", "dataset.mean=[1,2,3]", "method=auglocal", "data_dir='a b'"],
+        ["optimizer={lr:0.2,momentum:0.5}", "optimizer.lr=0.3", "hydra/launcher=joblib", "K=2"],
+        ["hydra.launcher.n_jobs=2", "hydra/launcher=joblib", "ema=man", "K=2", "++threads=2"],
+    ],
+)
+def test_a_shared_composition_is_hydras(typed):
+    composition = Composition()
+    composition([o for o in typed if not o.startswith("K=")])  # the same choices, other values
+    assert composition(typed) == by_hydra(typed)
+
+
+@pytest.mark.parametrize("typed", ["K=2,4", "+K=3", "aux.dept=3", "method=dlg", "optimizer@aux=sgdd"])
+def test_a_shared_composition_refuses_what_hydra_refuses(typed):
+    for make in (by_hydra, Composition()):
+        with pytest.raises(REFUSED):
+            make([typed])
+
+
+def test_many_configurations_are_told_of(capsys):
+    check_command_line(["-m", f"seed={','.join(map(str, range(MANY - 1)))}"])
+    assert capsys.readouterr().err == ""
+    check_command_line(["-m", f"seed={','.join(map(str, range(MANY)))}"])
+    assert capsys.readouterr().err == f"checking {MANY} configurations ...\n"
 
 
 def test_flags_that_only_print_are_left_to_hydra():

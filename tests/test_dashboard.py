@@ -63,7 +63,6 @@ def test_every_tag_is_one_that_a_sweep_gives(logged, sections):
     assert {section.tag for section in sections} == {tag for job in trained for tag in job.tables}
     assert "man/table4" in {section.tag for section in sections} & set(logged[0]["tags"])
     sweeper = LocalslSweeper()
-    sweeper._parallel = None
     job = next(job for job in trained if "man/table4" in job.tables)
     tags = next(o for o in sweeper._typed(job, 0) if o.startswith("logger.tags="))
     assert "man/table4" in tags.removeprefix("logger.tags=")[1:-1].split(",")

@@ -10,13 +10,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from localsl import optim
+from localsl import optim, tracking
 from localsl.config import compose
 from localsl.engine import train_step
+from localsl.measure import command
 from localsl.measure.flops import flops, papers_count, training_flops
 from localsl.measure.footprint import footprint
+from localsl.measure.records import allocated_bytes, measured, recorded
 from localsl.network import build_network, count_parameters
 from localsl.tables import published
+from localsl.tables.records import keep
 from tests.test_cli import typed
 
 CIFAR = ["dataset=cifar10", "batch_size=1024"]
@@ -165,6 +168,35 @@ def test_operations_add_up():
     assert dgl.step_main < bp.step_main  # no gradient passes between modules
     assert 2.9 * bp.forward < bp.step < 3 * bp.forward
     assert training_flops(composed("bp", *small)) == 3 * bp.forward
+
+
+def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys):
+    """Also once it is kept among the results: a machine without a GPU neither hides nor replaces it."""
+    line = ["method=dgl", "backbone=resnet20", "K=4", "measure=memory"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("localsl.measure.command.allocated", lambda _: 7 * 2**30)
+    monkeypatch.setattr(tracking, "environment", lambda device: {"device": device.type})
+    cfg = compose([*line, "output_dir=a"])
+    assert typed(monkeypatch, *line, "output_dir=a") == 0
+    keep([cfg])
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("localsl.measure.command.MEASURES", {})
+    assert typed(monkeypatch, *line, "output_dir=b") == 0
+    assert "CUDA allocator's peak of such a step: 7.00 GiB" in capsys.readouterr().out
+    without = json.loads(recorded(cfg, Path("a")).read_text())
+    without["figures"]["cuda_allocator_peak_bytes"] = None
+    recorded(cfg, Path("a")).write_text(json.dumps(without | {"device": "cpu"}))
+    keep([cfg])
+    found = measured(cfg)
+    assert (found["device"], found["modules"], allocated_bytes(found)) == ("cuda", 4, 7 * 2**30)
+    assert json.loads(recorded(cfg, Path("results")).read_text()) == found
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # what has no GPU's figure is measured again
+    monkeypatch.setattr("localsl.measure.command.MEASURES", {"memory": command.memory})
+    recorded(cfg, Path("results")).unlink()
+    assert typed(monkeypatch, *line, "output_dir=a") == 0
+    assert allocated_bytes(measured(cfg)) == 7 * 2**30
 
 
 @pytest.mark.parametrize("kind", ["memory", "flops"])

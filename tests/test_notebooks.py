@@ -56,7 +56,12 @@ def measured(folder, cfg, gigabytes):
     file = command.recorded(cfg, folder)
     file.parent.mkdir(parents=True)
     record = {"status": "done", "measure": "memory", "scope": SCOPE, "precision": "fp32", "batch_size": 1024}
-    record |= {"figures": {"peak_bytes": gigabytes * 1e9}, "versions": {"torch": "2"}, "commit": None}
+    record |= {
+        "figures": {"peak_bytes": gigabytes * 1e9},
+        "device": "none",
+        "versions": {"torch": "2"},
+        "commit": None,
+    }
     file.write_text(json.dumps(record))
 
 

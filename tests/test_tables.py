@@ -1,6 +1,7 @@
 """The papers' tables: their numbers, the cells and runs they ask for, and how results are rendered."""
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 from localsl import experiment, tracking
 from localsl.config import ConfigError, check_command_line, compose
-from localsl.tables import published, records, render, structures, sweeps
+from localsl.measure.records import recorded
+from localsl.tables import command, published, records, render, structures, sweeps
 from localsl.tables.published import KEYS
 from localsl.tables.render import Composed
 from tests.conftest import ROOT
@@ -204,6 +206,22 @@ def test_a_failing_cell_does_not_stop_the_others(monkeypatch, capsys):
     assert [row["n"] for row in rows_of(CSV)[:3]] == ["1", "", "1"]
 
 
+@pytest.mark.parametrize("ends", [RuntimeError("runs"), SystemExit(143), KeyboardInterrupt()])
+def test_an_error_in_rendering_never_hides_that_of_the_runs(ends, monkeypatch, capsys):
+    def no_rendering(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(command.render, "write", no_rendering)
+    line = check_command_line([*ABLATION, "seed=0", "results_dir=there"])
+    monkeypatch.setattr(command, "_before", lambda _: "")
+    with pytest.raises(type(ends)) as error, command.around(line):
+        raise ends
+    assert error.value is ends
+    assert "nothing was rendered: OSError: no space left" in capsys.readouterr().err
+    with pytest.raises(OSError, match="no space left"), command.around(line):
+        pass
+
+
 def finished(overrides, accuracy):
     cfg = compose(overrides)
     told = {"epoch": cfg.schedule.epochs, "test_accuracy": accuracy, "test_loss": 1.0}
@@ -270,6 +288,30 @@ def test_a_cell_of_300_epochs_takes_no_runs_of_400():
     runs = [finished([*cell.overrides[:-1], f"schedule.epochs={epochs}"], 90) for epochs in (300, 400)]
     made = render.rows(table, Composed(sweeps.requested(["sweep=mlaan/table5"]), {cell.overrides: cfg}), runs)
     assert [row["epochs"] for row in made if row["ours_mean"]] == [300]
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "ours", "of"),
+    [
+        (2.5e9, "2.50", "memory: CUDA allocator's peak of the second training step on H100"),
+        (None, "1.50", "memory: live"),
+    ],
+)
+def test_memory_is_a_gpus_where_it_was_measured_on_one(on_gpu, ours, of):
+    table = sweeps.read("mlaan/table3")
+    cell = next(cell for cell in table.cells if cell.unbuilt is None)
+    asked = sweeps.measuring(cell.overrides, "memory")
+    cfg = compose(list(asked))
+    record = {"status": "done", "measure": "memory", "scope": "live", "precision": "fp32", "batch_size": 1024}
+    record |= {"figures": {"peak_bytes": 1.5e9, "cuda_allocator_peak_bytes": on_gpu}, "modules": 16}
+    record |= {"device": "H100", "versions": {"torch": "2"}, "commit": None}
+    file = recorded(cfg, Path("results"))
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(record))
+    made = render.rows(table, Composed(sweeps.requested(["sweep=mlaan/table3"]), {asked: cfg}), [])
+    (row,) = (row for row in made if row["ours_mean"])
+    assert (row["ours_mean"], row["measured_on"]) == (ours, of)
+    assert (row["modules"], row["device"]) == (16, "H100")
 
 
 def test_structures_are_the_papers():

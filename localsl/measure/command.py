@@ -16,7 +16,7 @@ from localsl import tracking
 from localsl.data import sources
 from localsl.measure.flops import flops
 from localsl.measure.footprint import allocated, footprint
-from localsl.measure.records import recorded, signature
+from localsl.measure.records import allocated_bytes, measured, recorded, signature
 from localsl.network import build_network, count_parameters
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def memory(cfg: Config) -> Measurement:
     parts = {name: size for name, size in asdict(found).items() if name != "where"}
     image = 3 * cfg.dataset.image_size**2 + 8  # uint8 pixels and an int64 class
     resident = sources.training_images(cfg.dataset) * image
-    on_device = allocated(cfg) if torch.cuda.is_available() and cfg.device != "cpu" else None
+    on_device = allocated(cfg) if _device(cfg).type == "cuda" else None
     figures = {f"{name}_bytes": size for name, size in parts.items()}
     figures |= {"peak_bytes": found.peak, "where": found.where, "resident_data_bytes": resident}
     figures["cuda_allocator_peak_bytes"] = on_device
@@ -83,15 +83,19 @@ MEASURES: dict[str, Callable[[Config], Measurement]] = {"memory": memory, "flops
 
 
 def run(cfg: Config) -> dict[str, Any]:
-    """Measure, record in OUTPUT_DIR/measured, and print; a measurement that is there is only told again."""
+    """Measure, record in OUTPUT_DIR/measured, and print; what is known is only told again.
+
+    Memory that was measured without a GPU is measured again where there is one.
+    """
     assert cfg.measure is not None
     file = recorded(cfg, Path(cfg.output_dir))
-    record = tracking.read(file)
-    if record is None:
+    record, device = measured(cfg), _device(cfg)
+    if record is None or (device.type == "cuda" and allocated_bytes(record) is None):
         found = MEASURES[cfg.measure](cfg)
         record = {"status": "done", "measure": cfg.measure, "signature": signature(cfg), **_what(cfg)}
         record |= {"scope": found.scope, "figures": found.figures, "told": found.told}
-        record |= tracking.environment(torch.device("cpu"))
+        record |= tracking.environment(device)
+    if record != tracking.read(file):  # new, or known among the results only
         file.parent.mkdir(parents=True, exist_ok=True)
         tracking.write_atomically(file, json.dumps(record, indent=2) + "\n")
         _tabulate(file.parent, cfg.measure)
@@ -101,6 +105,12 @@ def run(cfg: Config) -> dict[str, Any]:
     return record
 
 
+def _device(cfg: Config) -> torch.device:
+    """Where a step of real tensors is measured beside the trace; operations are counted without any."""
+    on_gpu = cfg.measure == "memory" and cfg.device != "cpu" and torch.cuda.is_available()
+    return torch.device(cfg.device if cfg.device != "auto" else "cuda") if on_gpu else torch.device("cpu")
+
+
 def _what(cfg: Config) -> dict[str, Any]:
     return {
         "method": cfg.method.name,
@@ -108,6 +118,7 @@ def _what(cfg: Config) -> dict[str, Any]:
         "depth": cfg.aux.depth,
         "backbone": cfg.backbone.name,
         "K": cfg.K,
+        "modules": len(build_network(cfg).local_modules),
         "image_size": cfg.dataset.image_size,
         "batch_size": cfg.batch_size,
         "precision": cfg.precision,

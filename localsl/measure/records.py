@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from localsl import identity
+from localsl import identity, tracking
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -30,3 +30,15 @@ def signature(cfg: Config) -> str:
 def recorded(cfg: Config, root: Path) -> Path:
     """Where a measurement lies."""
     return root / "measured" / f"{cfg.measure}-{signature(cfg)}.json"
+
+
+def measured(cfg: Config) -> dict[str, Any] | None:
+    """What is known of a configuration, in OUTPUT_DIR or among the results: rather with a GPU's figures."""
+    found = [tracking.read(recorded(cfg, Path(root))) for root in (cfg.output_dir, cfg.results_dir)]
+    known = [record for record in found if record is not None]
+    return min(known, key=lambda record: allocated_bytes(record) is None, default=None)
+
+
+def allocated_bytes(record: dict[str, Any]) -> int | None:
+    """The CUDA allocator's peak, where memory was measured on a GPU."""
+    return record["figures"].get("cuda_allocator_peak_bytes")

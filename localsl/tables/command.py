@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +30,25 @@ def shown(line: Line) -> str | None:
     )
 
 
-def before(line: Line) -> str:
-    """What is about to be run."""
+@contextmanager
+def around(line: Line) -> Iterator[None]:
+    """Prints what is about to be run and, however that ends, how it ended.
+
+    An error on the way out never takes the place of the one that the runs ended with, nor of its exit code.
+    """
+    print(_before(line), end="", flush=True)
+    try:
+        yield
+    except BaseException:
+        try:
+            print(_after(line), end="")
+        except Exception as error:
+            print(f"and nothing was rendered: {type(error).__name__}: {error}", file=sys.stderr)
+        raise
+    print(_after(line), end="")
+
+
+def _before(line: Line) -> str:
     if line.request is None or _shows(line):
         return ""
     return f"{_work(line, line.request)}\n"
@@ -40,7 +60,7 @@ def _work(line: Line, request: Request) -> str:
     return f"{overview.status(request, line.jobs, line.configs)}\n{estimate.work(line.configs)}"
 
 
-def after(line: Line) -> str:
+def _after(line: Line) -> str:
     """How several runs ended: their tables rendered, or the runs side by side."""
     if _shows(line):
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from localsl import identity, tracking
-from localsl.measure.records import recorded
+from localsl.measure.records import measured, recorded
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -73,11 +74,10 @@ def keep(configs: Iterable[Config]) -> None:
     """Copy the finished runs and measurements of these configurations to where results are kept."""
     for cfg in configs:
         if cfg.measure is not None:
-            measured = recorded(cfg, Path(cfg.output_dir))
-            kept = recorded(cfg, Path(cfg.results_dir))
-            if measured.exists():
+            found, kept = measured(cfg), recorded(cfg, Path(cfg.results_dir))
+            if found is not None and found != tracking.read(kept):
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                tracking.write_atomically(kept, measured.read_text())
+                tracking.write_atomically(kept, json.dumps(found, indent=2) + "\n")
             continue
         run = read(identity.run_directory(cfg))
         if run is not None:
@@ -92,7 +92,7 @@ def keep(configs: Iterable[Config]) -> None:
 def state(cfg: Config) -> str:
     """Of a configuration's run: done, running, interrupted, diverged, failed or missing."""
     if cfg.measure is not None:
-        return "missing" if measurement(cfg) is None else "done"
+        return "missing" if measured(cfg) is None else "done"
     folder = identity.run_directory(cfg)
     record, kept = (tracking.read(f / "record.json") for f in (folder, tracking.kept_directory(cfg)))
     if kept is not None and kept["status"] == "done":
@@ -102,12 +102,6 @@ def state(cfg: Config) -> str:
     if record["status"] == "running" and not tracking.is_held(folder):
         return "interrupted"
     return record["status"]
-
-
-def measurement(cfg: Config) -> dict[str, Any] | None:
-    """What `measure=` found for a configuration, or None."""
-    found = (tracking.read(recorded(cfg, Path(root))) for root in (cfg.output_dir, cfg.results_dir))
-    return next((record for record in found if record is not None), None)
 
 
 def signature(cfg: Config) -> str:
