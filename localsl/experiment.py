@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import data, identity, objectives, optim, tracking
+from localsl import data, devices, identity, objectives, optim, tracking
 from localsl.data.batches import TestBatches, TrainBatches
 from localsl.engine import ModuleMeans, autocast, evaluate, train_epoch
 from localsl.init import stream
@@ -41,6 +41,11 @@ def run(cfg: Config) -> dict[str, Any] | None:
     """
     if cfg.show == "runs":
         print(tracking.summary(tracking.found_runs(cfg.output_dir)))
+        return None
+    if cfg.show == "bench":
+        from localsl.measure.bench import bench
+
+        print(bench(cfg))
         return None
     if cfg.show == "modules":
         print(describe(cfg, build_network(cfg)))
@@ -108,8 +113,8 @@ def closing(record: dict[str, Any]) -> str:
 
 
 def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
-    device = _device(cfg.device)
-    _prepare(device)
+    device = devices.chosen(cfg.device)
+    devices.prepare(device)
     network = build_network(cfg)
     print(describe(cfg, network), flush=True)
     layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
@@ -182,19 +187,6 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
     print(closing(record))
     print(f"written to {identity.run_directory(cfg)}")
     return record
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def _prepare(device: torch.device) -> None:
-    """cuDNN as in the released code: the fastest algorithms among the deterministic ones."""
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.deterministic = True
 
 
 def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:

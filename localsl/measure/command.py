@@ -6,17 +6,18 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import tracking
+from localsl import devices, tracking
 from localsl.data import sources
 from localsl.measure.flops import flops
 from localsl.measure.footprint import allocated, footprint
 from localsl.measure.records import recorded, signature
+from localsl.measure.speed import SCOPE, quartiles, speed
 from localsl.network import build_network, count_parameters
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ class Measurement:
         scope: what the figures are of, in words.
         figures: by name with its unit.
         told: lines to print, the figure that matters last.
+        device: that they depend on.
     """
 
     scope: str
     figures: dict[str, Any]
     told: list[str]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def memory(cfg: Config) -> Measurement:
@@ -79,19 +82,52 @@ def operations(cfg: Config) -> Measurement:
     return Measurement(scope, figures, told)
 
 
-MEASURES: dict[str, Callable[[Config], Measurement]] = {"memory": memory, "flops": operations}
+def step_time(cfg: Config) -> Measurement:
+    """How long a training step takes, and how that compares with backpropagation."""
+    found = speed(cfg)
+    steps, bp = quartiles(found.steps), quartiles(found.bp)
+    rate = 1e3 * cfg.batch_size / steps[1]
+    figures = {"ms_median": steps[1], "ms_q1": steps[0], "ms_q3": steps[2], "steps": len(found.steps)}
+    figures |= {"images_per_s": rate, "ratio_to_bp": found.ratio, "bp_ms_median": bp[1]}
+    first, warm_up = found.warm_up[0], sum(found.warm_up)
+    figures |= {"first_step_ms": first, "warm_up_ms": warm_up, "warm_up_steps": len(found.warm_up)}
+    figures["channels_last"] = cfg.channels_last
+    told = [
+        f"warm-up: {len(found.warm_up)} steps in {warm_up:.1f} ms, the first in {first:.1f}",
+        f"backpropagation in between: {_milliseconds(bp)} of {len(found.bp)} steps",
+        f"{_milliseconds(steps)} of {len(found.steps)} steps, {rate:.0f} images/s, "
+        f"{found.ratio:.2f} times backpropagation's",
+    ]
+    return Measurement(SCOPE, figures, told, devices.chosen(cfg.device))
+
+
+def _milliseconds(quarters: list[float]) -> str:
+    return f"{quarters[1]:.1f} ms a step, quartiles {quarters[0]:.1f} and {quarters[2]:.1f}"
+
+
+MEASURES: dict[str, Callable[[Config], Measurement]] = {
+    "memory": memory,
+    "flops": operations,
+    "speed": step_time,
+}
+ANEW = ("speed",)  # whatever is recorded
 
 
 def run(cfg: Config) -> dict[str, Any]:
-    """Measure, record in OUTPUT_DIR/measured, and print; a measurement that is there is only told again."""
+    """Measure, record in OUTPUT_DIR/measured, and print.
+
+    A measurement that is there is only told again, but for those of time.
+    """
     assert cfg.measure is not None
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     file = recorded(cfg, Path(cfg.output_dir))
-    record = tracking.read(file)
+    record = None if cfg.measure in ANEW else tracking.read(file)
     if record is None:
         found = MEASURES[cfg.measure](cfg)
         record = {"status": "done", "measure": cfg.measure, "signature": signature(cfg), **_what(cfg)}
         record |= {"scope": found.scope, "figures": found.figures, "told": found.told}
-        record |= tracking.environment(torch.device("cpu"))
+        record |= tracking.environment(found.device)
         file.parent.mkdir(parents=True, exist_ok=True)
         tracking.write_atomically(file, json.dumps(record, indent=2) + "\n")
         _tabulate(file.parent, cfg.measure)
