@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import data, identity, objectives, signals, tracking
+from localsl import data, devices, identity, objectives, signals, tracking
 from localsl.network import LocalNetwork, build_network, count_parameters
 from localsl.training import Diverged, Training
 
@@ -28,6 +28,11 @@ def run(cfg: Config) -> dict[str, Any] | None:
     """
     if cfg.show == "runs":
         print(tracking.summary(tracking.found_runs(cfg.output_dir)))
+        return None
+    if cfg.show == "bench":
+        from localsl.measure.bench import bench
+
+        print(bench(cfg))
         return None
     if cfg.show == "modules":
         print(describe(cfg, build_network(cfg)))
@@ -95,8 +100,8 @@ def closing(record: dict[str, Any]) -> str:
 
 
 def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
-    device = _device(cfg.device)
-    _prepare(device)
+    device = devices.chosen(cfg.device)
+    devices.prepare(device)
     network = build_network(cfg)
     print(describe(cfg, network), flush=True)
     training = Training(cfg, network, images, device)
@@ -152,16 +157,3 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
     print(closing(record))
     print(f"written to {identity.run_directory(cfg)}")
     return record
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def _prepare(device: torch.device) -> None:
-    """cuDNN as in the released code: the fastest algorithms among the deterministic ones."""
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.deterministic = True

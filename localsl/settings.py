@@ -165,8 +165,8 @@ class Config:
     results_dir: str
     sweep: str | None
     held: str = ruled(one_of("wait", "skip"))
-    measure: str | None = ruled(one_of("memory", "flops"))
-    show: str | None = ruled(one_of("modules", "runs", "jobs", "status", "tables", "report"))
+    measure: str | None = ruled(one_of("memory", "flops", "speed"))
+    show: str | None = ruled(one_of("modules", "runs", "bench", "jobs", "status", "tables", "report"))
 
 
 @cache

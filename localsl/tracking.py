@@ -220,14 +220,15 @@ def environment(device: torch.device) -> dict[str, Any]:
     packages = ("torch", "torchvision", "numpy")
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "device": _device_name(device),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "tf32": bool(torch.backends.cudnn.allow_tf32) if device.type == "cuda" else None,
         "commit": _commit(),
     }
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What the maker calls the processor or GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

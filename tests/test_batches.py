@@ -39,13 +39,15 @@ def by_torchvision(image, top, left, flip, dataset):
         ("stl10", 4, "zero", True),
     ],
 )
-def test_equal_to_torchvision(name, padding, mode, flip):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equal_to_torchvision(name, padding, mode, flip, layout):
     dataset = compose([f"dataset={name}"]).dataset
     assert (dataset.padding, dataset.padding_mode, dataset.flip) == (padding, mode, flip)
     split = noise(24, dataset.image_size)
-    batches = TrainBatches(split, dataset, 24, CPU)
+    batches = TrainBatches(split, dataset, 24, CPU, layout)
     draw = Draw.of(24, dataset, seed=0, epoch=1)
     ours = batches.augmented(draw.order, draw.top, draw.left, draw.flip)
+    assert ours.is_contiguous(memory_format=layout)
     assert bool(draw.flip.any()) is flip
     for row, image in enumerate(ours):
         source = split.images[draw.order[row]]

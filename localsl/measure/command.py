@@ -6,17 +6,18 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import tracking
+from localsl import devices, tracking
 from localsl.data import sources
 from localsl.measure.flops import flops
 from localsl.measure.footprint import allocated, footprint
 from localsl.measure.records import allocated_bytes, measured, recorded, signature
+from localsl.measure.speed import SCOPE, quartiles, speed
 from localsl.network import build_network, count_parameters
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ class Measurement:
         scope: what the figures are of, in words.
         figures: by name with its unit.
         told: lines to print, the figure that matters last.
+        device: that they depend on.
     """
 
     scope: str
     figures: dict[str, Any]
     told: list[str]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def memory(cfg: Config) -> Measurement:
@@ -46,7 +49,8 @@ def memory(cfg: Config) -> Measurement:
     parts = {name: size for name, size in asdict(found).items() if name != "where"}
     image = 3 * cfg.dataset.image_size**2 + 8  # uint8 pixels and an int64 class
     resident = sources.training_images(cfg.dataset) * image
-    on_device = allocated(cfg) if _device(cfg).type == "cuda" else None
+    device = devices.chosen(cfg.device)
+    on_device = allocated(cfg) if device.type == "cuda" else None
     figures = {f"{name}_bytes": size for name, size in parts.items()}
     figures |= {"peak_bytes": found.peak, "where": found.where, "resident_data_bytes": resident}
     figures["cuda_allocator_peak_bytes"] = on_device
@@ -55,7 +59,7 @@ def memory(cfg: Config) -> Measurement:
     if on_device is not None:
         told.append(f"CUDA allocator's peak of such a step: {on_device / GIB:.2f} GiB")
     scope = "live bytes of the second training step, without workspaces, allocator rounding and the data set"
-    return Measurement(scope, figures, [*told, f"peak {found.peak / GIB:.2f} GiB"])
+    return Measurement(scope, figures, [*told, f"peak {found.peak / GIB:.2f} GiB"], device)
 
 
 def operations(cfg: Config) -> Measurement:
@@ -79,22 +83,53 @@ def operations(cfg: Config) -> Measurement:
     return Measurement(scope, figures, told)
 
 
-MEASURES: dict[str, Callable[[Config], Measurement]] = {"memory": memory, "flops": operations}
+def step_time(cfg: Config) -> Measurement:
+    """How long a training step takes, and how that compares with backpropagation."""
+    found = speed(cfg)
+    steps, bp = quartiles(found.steps), quartiles(found.bp)
+    rate = 1e3 * cfg.batch_size / steps[1]
+    figures = {"ms_median": steps[1], "ms_q1": steps[0], "ms_q3": steps[2], "steps": len(found.steps)}
+    figures |= {"images_per_s": rate, "ratio_to_bp": found.ratio, "bp_ms_median": bp[1]}
+    first, warm_up = found.warm_up[0], sum(found.warm_up)
+    figures |= {"first_step_ms": first, "warm_up_ms": warm_up, "warm_up_steps": len(found.warm_up)}
+    figures["channels_last"] = cfg.channels_last
+    told = [
+        f"warm-up: {len(found.warm_up)} steps in {warm_up:.1f} ms, the first in {first:.1f}",
+        f"backpropagation in between: {_milliseconds(bp)} of {len(found.bp)} steps",
+        f"{_milliseconds(steps)} of {len(found.steps)} steps, {rate:.0f} images/s, "
+        f"{found.ratio:.2f} times backpropagation's",
+    ]
+    return Measurement(SCOPE, figures, told, devices.chosen(cfg.device))
+
+
+def _milliseconds(quarters: list[float]) -> str:
+    return f"{quarters[1]:.1f} ms a step, quartiles {quarters[0]:.1f} and {quarters[2]:.1f}"
+
+
+MEASURES: dict[str, Callable[[Config], Measurement]] = {
+    "memory": memory,
+    "flops": operations,
+    "speed": step_time,
+}
+ANEW = ("speed",)  # whatever is recorded
 
 
 def run(cfg: Config) -> dict[str, Any]:
-    """Measure, record in OUTPUT_DIR/measured, and print; what is known is only told again.
+    """Measure, record in OUTPUT_DIR/measured, and print; what is known is only told again, but for times.
 
     Memory that was measured without a GPU is measured again where there is one.
     """
     assert cfg.measure is not None
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     file = recorded(cfg, Path(cfg.output_dir))
-    record, device = measured(cfg), _device(cfg)
-    if record is None or (device.type == "cuda" and allocated_bytes(record) is None):
+    record = measured(cfg)
+    lacks = cfg.measure == "memory" and devices.chosen(cfg.device).type == "cuda"
+    if record is None or cfg.measure in ANEW or (lacks and allocated_bytes(record) is None):
         found = MEASURES[cfg.measure](cfg)
         record = {"status": "done", "measure": cfg.measure, "signature": signature(cfg), **_what(cfg)}
         record |= {"scope": found.scope, "figures": found.figures, "told": found.told}
-        record |= tracking.environment(device)
+        record |= tracking.environment(found.device)
     if record != tracking.read(file):  # new, or known among the results only
         file.parent.mkdir(parents=True, exist_ok=True)
         tracking.write_atomically(file, json.dumps(record, indent=2) + "\n")
@@ -103,12 +138,6 @@ def run(cfg: Config) -> dict[str, Any]:
     print(f"{record['scope']}; {file.parent / cfg.measure}.csv")
     print("\n".join(record["told"]))
     return record
-
-
-def _device(cfg: Config) -> torch.device:
-    """Where a step of real tensors is measured beside the trace; operations are counted without any."""
-    on_gpu = cfg.measure == "memory" and cfg.device != "cpu" and torch.cuda.is_available()
-    return torch.device(cfg.device if cfg.device != "auto" else "cuda") if on_gpu else torch.device("cpu")
 
 
 def _what(cfg: Config) -> dict[str, Any]:
@@ -122,6 +151,8 @@ def _what(cfg: Config) -> dict[str, Any]:
         "image_size": cfg.dataset.image_size,
         "batch_size": cfg.batch_size,
         "precision": cfg.precision,
+        "memory": cfg.memory,
+        "per_module": cfg.optimizer.per_module,
     }
 
 

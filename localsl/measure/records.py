@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localsl import identity, tracking
+import torch
+
+from localsl import devices, identity, tracking
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -17,13 +19,23 @@ UNCOUNTED += ("dataset.padding_mode", "dataset.flip", "dataset.train_subset", "d
 UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
 
 
+# What it has not, and changes a cost: memory and speed, or speed alone.
+LEAN = ("memory", "optimizer.per_module")
+FAST = ("channels_last",)
+
+
 def signature(cfg: Config) -> str:
-    """What a measurement is of: the run's identity but for what does not change its cost, and how it is run."""
+    """What a measurement is of: the run's identity but for what does not change its cost, and what else does.
+
+    Of a speed also what it is run on.
+    """
+    values = dict(identity.leaves(asdict(cfg)))
     counted = identity.without(identity.identity(asdict(cfg)), *UNCOUNTED)
-    if cfg.memory == "lean":
-        counted["memory"] = "lean"
-    if cfg.optimizer.per_module:
-        counted["optimizer.per_module"] = True
+    counted |= {name: values[name] for name in LEAN if values[name] not in ("plain", False)}
+    if cfg.measure == "speed":
+        counted |= {name: values[name] for name in FAST}
+        counted["device"] = tracking.device_name(devices.chosen(cfg.device))
+        counted["threads"] = cfg.threads or torch.get_num_threads()
     return identity.digest(counted)
 
 

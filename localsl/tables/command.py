@@ -66,7 +66,7 @@ def _after(line: Line) -> str:
         return ""
     if line.request is not None:
         return f"\n{_rendered(line).table()}\n"
-    if len(line.configs) < 2:
+    if len(line.configs) < 2 or line.configs[0].measure is not None:
         return ""
     return f"\n{tracking.summary(tracking.planned_runs(line.configs))}\n"
 

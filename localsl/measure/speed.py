@@ -1,0 +1,147 @@
+"""How long a training step takes, beside one of backpropagation in the same run.
+
+The two take turns, so that whatever else the machine does slows both, and their ratio least.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, count, islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from localsl import devices, optim
+from localsl.data import Split, sources
+from localsl.data.batches import TrainBatches
+from localsl.engine import Totals, train_epoch, training_forward
+from localsl.methods import bp
+from localsl.network import build_network
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+SCOPE = "from asking for one batch to asking for the next: augmentation on the device, forward and backward of "
+SCOPE += "every module, momentum layers, update and running totals; without loading, evaluation and records"
+
+SECONDS = 10.0  # that steps are timed for, those of backpropagation included
+TURNS = 5  # at least
+
+# Steps before it is the other's turn. On a GPU several, since there the CPU runs ahead of it, as in training.
+TURN = {"cpu": 1, "cuda": 10}
+# Steps in which kernels are chosen, momentum is made, code is compiled.
+WARM_UP = {"cpu": 3, "cuda": 10}
+
+
+class Clock:
+    """Marks in time: CUDA events, or the processor's clock."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._marks: list[float] = []
+        self._events: list[torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        """Now, in the order of the device's work."""
+        if self._device.type == "cuda":
+            self._events.append(torch.cuda.Event(enable_timing=True))
+            self._events[-1].record(torch.cuda.current_stream(self._device))
+        else:
+            self._marks.append(time.perf_counter())
+
+    def laps(self) -> list[float]:
+        """Milliseconds from each mark to the next; waits for the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            return [a.elapsed_time(b) for a, b in zip(self._events, self._events[1:], strict=False)]
+        return [(b - a) * 1e3 for a, b in zip(self._marks, self._marks[1:], strict=False)]
+
+
+class Trained:
+    """What a configuration trains, a few steps at a time, by the epoch's own loop."""
+
+    def __init__(self, cfg: Config, batches: TrainBatches, device: torch.device):
+        self._network = build_network(cfg)
+        self._network.to(device=device, memory_format=_layout(cfg))  # pyright: ignore[reportCallIssue]
+        self._optimizer = optim.build(self._network.parameters(), cfg.optimizer)
+        self._optimizer.lr = 1e-6  # noise cannot be learnt: at a run's own rate its loss may overflow
+        self._batches = chain.from_iterable(batches.epoch(cfg.seed, epoch) for epoch in count(1))
+        self._forward = training_forward(cfg, device)
+        self._device = device
+
+    def steps(self, number: int) -> list[float]:
+        """Take so many; milliseconds of each."""
+        clock, totals = Clock(self._device), Totals(self._network)
+        train_epoch(self._network, self._optimizer, self._marked(number, clock), totals, self._forward)
+        return clock.laps()
+
+    def _marked(self, number: int, clock: Clock) -> Iterator[tuple[Tensor, Tensor]]:
+        clock.mark()
+        for batch in islice(self._batches, number):
+            yield batch
+            clock.mark()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds of training steps on one device.
+
+    Attributes:
+        steps: of the rule.
+        bp: of backpropagation, in between.
+        warm_up: of the rule's steps before them.
+        ratio: of the rule's time to backpropagation's, the median over turns.
+    """
+
+    steps: list[float]
+    bp: list[float]
+    warm_up: list[float]
+    ratio: float
+
+
+def speed(cfg: Config) -> Speed:
+    """Train on noise, as much as the data set has of images, a rule and backpropagation in turn.
+
+    The ratio of backpropagation, to a copy of itself, tells how much the machine leaves to chance.
+    """
+    device = devices.chosen(cfg.device)
+    devices.prepare(device)
+    batches = TrainBatches(noise(cfg), cfg.dataset, cfg.batch_size, device, _layout(cfg))
+    rule, reference = Trained(cfg, batches, device), Trained(backpropagation(cfg), batches, device)
+    warm_up, _ = (trained.steps(WARM_UP[device.type]) for trained in (rule, reference))
+    steps, others, ratios = [], [], []
+    began = time.perf_counter()
+    while len(ratios) < TURNS or time.perf_counter() - began < SECONDS:
+        ours, theirs = rule.steps(TURN[device.type]), reference.steps(TURN[device.type])
+        ratios.append(sum(ours) / sum(theirs))
+        steps += ours
+        others += theirs
+    return Speed(steps, others, warm_up, quartiles(ratios)[1])
+
+
+def backpropagation(cfg: Config) -> Config:
+    """The same network, data and optimizer, trained end to end; one module asks nothing of `aux` and `ema`."""
+    return replace(cfg, method=bp.Settings(name="bp", rule="bp"))
+
+
+def noise(cfg: Config) -> Split:
+    """Random images and classes in whole batches, at least one, of no more images than the data set's."""
+    images = max(1, sources.training_images(cfg.dataset) // cfg.batch_size) * cfg.batch_size
+    shape, random = (
+        (images, 3, cfg.dataset.image_size, cfg.dataset.image_size),
+        torch.Generator().manual_seed(0),
+    )
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
+    return Split(pixels, torch.randint(0, cfg.dataset.num_classes, (images,), generator=random))
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """The first quartile, the median and the third."""
+    return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+
+
+def _layout(cfg: Config) -> torch.memory_format:
+    return torch.channels_last if cfg.channels_last else torch.contiguous_format
