@@ -300,6 +300,7 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
         what = "Nesterov needs a momentum above 0"
         problems.append(Problem("optimizer.momentum", 0, what, "or type optimizer.nesterov=false"))
     problems += _device_problems(config.device)
+    problems += _fast_path_problems(config)
     if config.sweep is not None:
         problems.append(Problem("sweep", config.sweep, "a table is many runs", "add -m"))
     unfit = list(backbones.problems(config.backbone)) or list(partition.problems(config))
@@ -308,6 +309,16 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
         unfit = config.method.problems(config)
     problems += unfit
     return config, problems
+
+
+def _fast_path_problems(config: Config) -> Iterator[Problem]:
+    """What of the ways to execute a step does not go together."""
+    if config.compile and config.memory == "lean":
+        what = "a compiled step decides itself what it makes again"
+        yield Problem("memory", "lean", what, "type memory=plain or compile=false")
+    on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
+    if config.cuda_graph and not on_gpu:
+        yield Problem("cuda_graph", True, "is for CUDA devices", "type cuda_graph=false")
 
 
 def _device_problems(device: str) -> Iterator[Problem]:

@@ -1,8 +1,17 @@
-"""Where a configuration runs."""
+"""Where and how a configuration runs: device, memory layout, compiled, recorded."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+
+from localsl.graphs import Graphs
+from localsl.paths import Compiled
+
+if TYPE_CHECKING:
+    from localsl.network import LocalNetwork
+    from localsl.settings import Config
 
 
 def chosen(name: str) -> torch.device:
@@ -10,6 +19,23 @@ def chosen(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def layout(cfg: Config) -> torch.memory_format:
+    """Of images and convolutions."""
+    return torch.channels_last if cfg.channels_last else torch.contiguous_format
+
+
+def place(network: LocalNetwork, cfg: Config, device: torch.device) -> None:
+    """Bring a network to where and how it is trained."""
+    network.to(device=device, memory_format=layout(cfg))  # pyright: ignore[reportCallIssue]
+    if cfg.compile:
+        network.path_losses = Compiled(cfg.batch_size)
+
+
+def graphs(cfg: Config) -> Graphs | None:
+    """What records and replays training steps, if they are to be."""
+    return Graphs(cfg.batch_size) if cfg.cuda_graph else None
 
 
 def prepare(device: torch.device) -> None:

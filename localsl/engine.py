@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
+from localsl.graphs import Graphs, Step
 from localsl.lean import Lean
 from localsl.network import LocalLoss, LocalNetwork
 from localsl.optim import Optimizer
@@ -138,23 +139,40 @@ def train_step(
         optimizer.step()
 
 
-def train_epoch(
+def counted_step(
     network: LocalNetwork,
     optimizer: Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
     totals: Totals,
     forward: Autocast = nullcontext,
+    graphs: Graphs | None = None,
+) -> Step:
+    """A training step on normalised images and targets that is added up in `totals`.
+
+    With `graphs` it is recorded, with the learning rate that it first finds.
+    """
+
+    def step(images: Tensor, targets: Tensor) -> None:
+        for loss in train_step(network, optimizer, images, targets, forward):
+            totals.add(loss, len(targets))
+
+    return step if graphs is None else graphs.replayed(step)
+
+
+def train_epoch(
+    network: LocalNetwork,
+    step: Step,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    totals: Totals,
     around_step: Callable[[], AbstractContextManager] = nullcontext,
 ) -> None:
-    """One pass over `batches` of normalised images and targets, added up in `totals`.
+    """One pass of `counted_step` over batches.
 
     `around_step` may raise at its end: the step is then complete, and counted.
     """
     network.train()
     for images, targets in batches:
         with around_step():
-            for loss in train_step(network, optimizer, images, targets, forward):
-                totals.add(loss, len(targets))
+            step(images, targets)
             totals.batch(len(targets))
 
 

@@ -9,6 +9,7 @@ import torch
 
 from localsl import data, devices, identity, objectives, signals, tracking
 from localsl.network import LocalNetwork, build_network, count_parameters
+from localsl.paths import Compiled
 from localsl.training import Diverged, Training
 
 if TYPE_CHECKING:
@@ -90,8 +91,9 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
 
 def closing(record: dict[str, Any]) -> str:
     """A finished run in a few lines."""
-    last, best = record["last"], record["best"]
-    return (
+    last, best, compiled = record["last"], record["best"], record.get("compiled")
+    told = f"compiled {compiled['graphs']} graphs in {compiled['seconds']:.1f} s\n" if compiled else ""
+    return told + (
         f"test accuracy {last['test_accuracy']:.2f} % at the last epoch, "
         f"{best['test_accuracy']:.2f} % at the best ({best['epoch']})\n"
         f"peak memory {tracking.mebibytes(record['peak_memory_bytes'])} ({record['peak_memory_scope']}), "
@@ -152,6 +154,8 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
         record["seconds"] = training.elapsed
         record["peak_memory_bytes"] = training.memory.bytes
         record["peak_memory_scope"] = training.memory.scope
+        if isinstance(network.path_losses, Compiled):
+            record["compiled"] = network.path_losses.compilations()
         tracker.close(record)
     training.close()
     print(closing(record))

@@ -7,7 +7,6 @@ each cut. Backpropagation is the case of one module.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -15,13 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from localsl import backbones, updates
 from localsl.aux_nets.momentum import MomentumLayer
 from localsl.init import reinitialise, seeded
 from localsl.objectives import Batch, Objective, weighted_sum
+from localsl.paths import PathLosses, Segmented, frozen_statistics, path_losses
 from localsl.plan import Plan
 
 if TYPE_CHECKING:
@@ -85,6 +83,7 @@ class LocalNetwork(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) / 255, persistent=False)
         self._count_every_forward = cfg.method.batchnorm_every_forward
         self._segments = cfg.method.checkpoint_segments(cfg)
+        self.path_losses: PathLosses = path_losses  # or the same compiled
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the plain backbone; no auxiliary network runs."""
@@ -116,23 +115,19 @@ class LocalNetwork(nn.Module):
         index, parts = module.index, module.objective.parts
         terms, correct, features = {}, None, None
         for part in parts:
+            part.prepare(batch)
             start = index - part.span + 1
-            features = inputs[start]
-            for passed in self.local_modules[start : index + 1]:
-                # A module's first forward is the one of its own turn: the others see the same batch again.
-                first = passed is module and part is parts[0]
-                with (
-                    nullcontext()
-                    if first or self._count_every_forward
-                    else frozen_statistics(self.layers_of(passed))
-                ):
-                    features = self._run(passed, features)
-            found, right = part.losses(features, batch)
+            passed = self.local_modules[start : index + 1]
+            # A module's first forward is the one of its own turn: the others see the same batch again.
+            again = passed[:-1] if part is parts[0] else passed
+            frozen = [] if self._count_every_forward else [x for m in again for x in self.layers_of(m)]
+            with frozen_statistics(frozen):
+                features, found, right = self.path_losses(self._path(passed), part, inputs[start], batch)
             terms |= found
             correct = correct if right is None else right
         if features is None:
             with torch.no_grad():
-                features = self._run(module, inputs[index])
+                features = nn.Sequential(*self.layers_of(module))(inputs[index])
         inputs[index + 1] = F.dropout2d(features.detach(), module.objective.dropout, self.training)
         if parts:
             weights = module.objective.weights
@@ -144,21 +139,9 @@ class LocalNetwork(nn.Module):
         """The backbone's layers of a module."""
         return [self.backbone.layers[i] for i in module.layers]
 
-    def _run(self, module: LocalModule, x: Tensor) -> Tensor:
-        layers = self.layers_of(module)
-        if not self._segments or not torch.is_grad_enabled():
-            return nn.Sequential(*layers)(x)
-        size = -(-len(layers) // self._segments)
-        for begin in range(0, len(layers), size):
-            segment = layers[begin : begin + size]
-
-            def contexts(
-                segment: list[nn.Module] = segment,
-            ) -> tuple[AbstractContextManager, AbstractContextManager]:
-                return nullcontext(), frozen_statistics(segment)
-
-            x = cast(Tensor, checkpoint(nn.Sequential(*segment), x, use_reentrant=False, context_fn=contexts))
-        return x
+    def _path(self, modules: list[LocalModule]) -> nn.Module:
+        layers = [layer for module in modules for layer in self.layers_of(module)]
+        return Segmented(layers, self._segments) if self._segments else nn.Sequential(*layers)
 
     def update_ema(self) -> None:
         """Move every momentum layer towards the layer it follows: once per step, after the last backward and
@@ -206,20 +189,6 @@ def summary(network: nn.Module) -> str:
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable scalars."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-@contextmanager
-def frozen_statistics(layers: list[nn.Module]) -> Iterator[None]:
-    """Normalise by the batch, as in training, without moving the running statistics."""
-    norms = [m for layer in layers for m in layer.modules() if isinstance(m, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
 
 def build_network(cfg: Config) -> LocalNetwork:

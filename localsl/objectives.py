@@ -51,6 +51,9 @@ class Term(ABC):
     network: nn.Module
     weight: float = 1.0
 
+    def prepare(self, batch: Batch) -> None:  # noqa: B027  most share nothing
+        """Have the batch compute what several modules' losses share."""
+
     @abstractmethod
     def __call__(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """The unweighted loss; for a classifier also how many of the batch it gets right."""
@@ -97,6 +100,10 @@ class Similarity(Term):
 
     name: ClassVar[str] = "similarity"
 
+    def prepare(self, batch: Batch) -> None:
+        """The targets' similarities."""
+        _ = batch.similarity
+
     def __call__(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """The loss."""
         return losses.similarity_matching(self.network(features), batch.similarity), None
@@ -125,6 +132,11 @@ class Part:
     def prefix(self) -> str:
         """Of the names of its terms."""
         return f"{self.name}/" if self.name else ""
+
+    def prepare(self, batch: Batch) -> None:
+        """To be called before `losses`, which may be compiled."""
+        for term in self.terms:
+            term.prepare(batch)
 
     def losses(self, features: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
         """The unweighted losses by name, and the last classifier's right answers in the batch."""

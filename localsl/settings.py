@@ -158,6 +158,8 @@ class Config:
     precision: str = ruled(one_of("fp32", "bf16"))
     channels_last: bool
     memory: str = ruled(one_of("plain", "lean"))
+    compile: bool
+    cuda_graph: bool
     device: str
     threads: int | None = ruled(number(1, at_most=1024))
     data_dir: str

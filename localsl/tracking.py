@@ -339,6 +339,6 @@ def summary(runs: list[tuple[Path, dict[str, Any]]]) -> str:
     return "\n".join([table(rows), "", "Files:", *(f"  {file}" for file in files)])
 
 
-def mebibytes(count: int) -> str:
+def mebibytes(count: int | None) -> str:
     """Bytes as MiB."""
-    return f"{count / 2**20:.1f} MiB"
+    return "not counted" if count is None else f"{count / 2**20:.1f} MiB"

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from localsl import optim
+from localsl import devices, optim
 from localsl.checkpoint import Checkpoints
 from localsl.data import Data
 from localsl.data.batches import TestBatches, TrainBatches
-from localsl.engine import ModuleMeans, Totals, autocast, evaluate, train_epoch, training_forward
+from localsl.engine import (
+    ModuleMeans,
+    Totals,
+    autocast,
+    counted_step,
+    evaluate,
+    train_epoch,
+    training_forward,
+)
 from localsl.init import stream
 from localsl.measure.memory import PeakMemory
 from localsl.optim import learning_rate
@@ -48,18 +56,20 @@ class Training:
 
     def __init__(self, cfg: Config, network: LocalNetwork, images: Data, device: torch.device):
         self._cfg, self._network = cfg, network
-        layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
-        network.to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+        devices.place(network, cfg, device)
         self._optimizer = optim.build(network.parameters(), cfg.optimizer)
+        layout = devices.layout(cfg)
         self._train = TrainBatches(images.train, cfg.dataset, cfg.batch_size, device, layout)
         self._test = TestBatches(images.test, cfg.dataset, cfg.batch_size, device, layout)
         self._images = len(images.train)
         self._forward = autocast(cfg.precision, device)
         self._training_forward = training_forward(cfg, device)
+        self._graphs = devices.graphs(cfg)
         self._device = device
         self._totals = Totals(network)
         self._checkpoints = Checkpoints(cfg)
-        self.memory = PeakMemory(network, self._optimizer, len(self._train), cfg.schedule.epochs)
+        steps, epochs = len(self._train), cfg.schedule.epochs
+        self.memory = PeakMemory(network, self._optimizer, steps, epochs, cfg.compile)
         self.epochs = self.steps = 0
         self.rows: list[dict[str, Any]] = []
         self.last: dict[str, Any] | None = None
@@ -143,7 +153,9 @@ class Training:
             torch.manual_seed(stream(cfg.seed, "training", epoch))  # of dropout
         began, skipped = time.perf_counter(), self.steps
         batches = progress.steps(self._heeding(stop, self._train.epoch(cfg.seed, epoch, skipped)))
-        train_epoch(self._network, self._optimizer, batches, self._totals, self._training_forward, self._step)
+        forward, graphs = self._training_forward, self._graphs
+        step = counted_step(self._network, self._optimizer, self._totals, forward, graphs)
+        train_epoch(self._network, step, batches, self._totals, self._around_step)
         images_per_s = (self._images - skipped * cfg.batch_size) / (time.perf_counter() - began)
         means = self._totals.means()
         loss, accuracy = evaluate(self._network, self._heeding(stop, self._test), self._forward)
@@ -156,7 +168,7 @@ class Training:
         return self.rows[-1]
 
     @contextmanager
-    def _step(self) -> Iterator[None]:
+    def _around_step(self) -> Iterator[None]:
         with self.memory.step():
             yield
         self.steps += 1

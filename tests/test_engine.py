@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from localsl.config import compose
-from localsl.engine import Totals, autocast, evaluate, train_epoch, train_step
+from localsl.engine import Totals, autocast, counted_step, evaluate, train_epoch, train_step
 from localsl.network import build_network
 from localsl.optim import SGD
 
@@ -44,7 +44,7 @@ def test_modules_are_updated_together_from_the_old_weights(images_and_targets):
 
 def epoch_means(network, optimizer, batches):
     totals = Totals(network)
-    train_epoch(network, optimizer, batches, totals)
+    train_epoch(network, counted_step(network, optimizer, totals), batches, totals)
     return totals.means()
 
 
@@ -62,9 +62,11 @@ class NoReading(TorchDispatchMode):
 def test_an_epochs_steps_read_nothing_from_the_device(images_and_targets):
     network, optimizer = made("K=4")
     batches = [images_and_targets] * 2
-    train_epoch(network, optimizer, batches, Totals(network))
+    totals = Totals(network)
+    step = counted_step(network, optimizer, totals)
+    train_epoch(network, step, batches, totals)
     with NoReading():
-        train_epoch(network, optimizer, batches, Totals(network))
+        train_epoch(network, step, batches, totals)
     with pytest.raises(AssertionError), NoReading():
         float(images_and_targets[0].sum())
 

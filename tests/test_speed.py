@@ -19,7 +19,7 @@ from torchvision import transforms
 from localsl import optim
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
-from localsl.engine import Totals, autocast, train_epoch, train_step
+from localsl.engine import Totals, autocast, counted_step, train_epoch, train_step
 from localsl.measure import speed
 from localsl.measure.bench import slug
 from localsl.measure.records import recorded
@@ -108,7 +108,7 @@ def test_a_lap_is_one_batch_and_its_step(monkeypatch):
                 now += 1
                 yield torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
 
-    def epoch(network, optimizer, batches, totals, forward):
+    def epoch(network, step, batches, totals):
         nonlocal now
         for _ in batches:
             now += 10
@@ -217,7 +217,8 @@ def test_the_loop_costs_little_more_than_one_written_by_hand():
             plain.step()
 
     def ours():
-        train_epoch(network, optimizer, [(images, targets)] * steps, Totals(network))
+        totals = Totals(network)
+        train_epoch(network, counted_step(network, optimizer, totals), [(images, targets)] * steps, totals)
 
     assert ratio(ours, by_hand, turns=40) <= 1.15  # and they do the same:
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))

@@ -92,7 +92,8 @@ def step_time(cfg: Config) -> Measurement:
     figures |= {"images_per_s": rate, "ratio_to_bp": found.ratio, "bp_ms_median": bp[1]}
     first, warm_up = found.warm_up[0], sum(found.warm_up)
     figures |= {"first_step_ms": first, "warm_up_ms": warm_up, "warm_up_steps": len(found.warm_up)}
-    figures["channels_last"] = cfg.channels_last
+    figures |= {name: getattr(cfg, name) for name in ("channels_last", "compile", "cuda_graph")}
+    figures |= {f"compiled_{name}": value for name, value in found.compiled.items()}
     told = [
         f"warm-up: {len(found.warm_up)} steps in {warm_up:.1f} ms, the first in {first:.1f}",
         f"backpropagation in between: {_milliseconds(bp)} of {len(found.bp)} steps",

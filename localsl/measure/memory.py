@@ -87,12 +87,16 @@ class PeakMemory:
     exists: parameters, gradients, momentum and activations, without kernels' workspaces. `scope` says which.
     """
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, steps: int, epochs: int):
-        """`steps` is an epoch's, of which the last may be of a smaller batch."""
-        self._before = 0
+    def __init__(
+        self, network: nn.Module, optimizer: Optimizer, steps: int, epochs: int, compiled: bool = False
+    ):
+        """`steps` is an epoch's, of which the last may be of a smaller batch; of compiled ones, whose kernels
+        have tensors of their own, a CPU's are not counted.
+        """
+        self._before: int | None = None if compiled else 0
         self._network, self._optimizer = network, optimizer
         self._device = next(network.parameters()).device
-        self._trace_at = 1 if steps > 2 else steps if epochs > 1 else 0
+        self._trace_at = None if compiled else 1 if steps > 2 else steps if epochs > 1 else 0
         self._step = 0
         self._live: LiveBytes | None = None
         self._resident = 0
@@ -109,7 +113,7 @@ class PeakMemory:
             return self._live
         return nullcontext()
 
-    def go_on(self, steps: int, peak: int) -> None:
+    def go_on(self, steps: int, peak: int | None) -> None:
         """Count from a peak that was measured over the first `steps` steps of the run."""
         self._step, self._before = steps, peak
 
@@ -121,10 +125,10 @@ class PeakMemory:
         return "live tensors of one training step, without the data set"
 
     @property
-    def bytes(self) -> int:
-        """The peak so far."""
+    def bytes(self) -> int | None:
+        """The peak so far; None where it is not counted."""
         if self._device.type == "cuda":
-            return max(self._before, torch.cuda.max_memory_allocated(self._device) - self._resident)
+            return max(self._before or 0, torch.cuda.max_memory_allocated(self._device) - self._resident)
         return self._live.peak if self._live else self._before
 
     def _state(self) -> list[Tensor]:

@@ -21,7 +21,7 @@ UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
 
 # What it has not, and changes a cost: memory and speed, or speed alone.
 LEAN = ("memory", "optimizer.per_module")
-FAST = ("channels_last",)
+FAST = ("channels_last", "compile", "cuda_graph")
 
 
 def signature(cfg: Config) -> str:

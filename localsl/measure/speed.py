@@ -17,9 +17,10 @@ from torch import Tensor
 from localsl import devices, optim
 from localsl.data import Split, sources
 from localsl.data.batches import TrainBatches
-from localsl.engine import Totals, train_epoch, training_forward
+from localsl.engine import Totals, counted_step, train_epoch, training_forward
 from localsl.methods import bp
 from localsl.network import build_network
+from localsl.paths import Compiled
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -65,18 +66,24 @@ class Trained:
 
     def __init__(self, cfg: Config, batches: TrainBatches, device: torch.device):
         self._network = build_network(cfg)
-        self._network.to(device=device, memory_format=_layout(cfg))  # pyright: ignore[reportCallIssue]
-        self._optimizer = optim.build(self._network.parameters(), cfg.optimizer)
-        self._optimizer.lr = 1e-6  # noise cannot be learnt: at a run's own rate its loss may overflow
+        devices.place(self._network, cfg, device)
+        optimizer = optim.build(self._network.parameters(), cfg.optimizer)
+        optimizer.lr = 1e-6  # noise cannot be learnt: at a run's own rate its loss may overflow
         self._batches = chain.from_iterable(batches.epoch(cfg.seed, epoch) for epoch in count(1))
-        self._forward = training_forward(cfg, device)
+        self._totals, forward = Totals(self._network), training_forward(cfg, device)
+        self._step = counted_step(self._network, optimizer, self._totals, forward, devices.graphs(cfg))
         self._device = device
 
     def steps(self, number: int) -> list[float]:
         """Take so many; milliseconds of each."""
-        clock, totals = Clock(self._device), Totals(self._network)
-        train_epoch(self._network, self._optimizer, self._marked(number, clock), totals, self._forward)
+        clock = Clock(self._device)
+        train_epoch(self._network, self._step, self._marked(number, clock), self._totals)
         return clock.laps()
+
+    def compilations(self) -> dict[str, float]:
+        """What it compiled so far."""
+        compiled = self._network.path_losses
+        return compiled.compilations() if isinstance(compiled, Compiled) else {}
 
     def _marked(self, number: int, clock: Clock) -> Iterator[tuple[Tensor, Tensor]]:
         clock.mark()
@@ -94,12 +101,14 @@ class Speed:
         bp: of backpropagation, in between.
         warm_up: of the rule's steps before them.
         ratio: of the rule's time to backpropagation's, the median over turns.
+        compiled: graphs and seconds in the rule's warm-up; empty if nothing is compiled.
     """
 
     steps: list[float]
     bp: list[float]
     warm_up: list[float]
     ratio: float
+    compiled: dict[str, float]
 
 
 def speed(cfg: Config) -> Speed:
@@ -109,9 +118,11 @@ def speed(cfg: Config) -> Speed:
     """
     device = devices.chosen(cfg.device)
     devices.prepare(device)
-    batches = TrainBatches(noise(cfg), cfg.dataset, cfg.batch_size, device, _layout(cfg))
+    batches = TrainBatches(noise(cfg), cfg.dataset, cfg.batch_size, device, devices.layout(cfg))
     rule, reference = Trained(cfg, batches, device), Trained(backpropagation(cfg), batches, device)
-    warm_up, _ = (trained.steps(WARM_UP[device.type]) for trained in (rule, reference))
+    warm_up = rule.steps(WARM_UP[device.type])
+    compiled = rule.compilations()
+    reference.steps(WARM_UP[device.type])
     steps, others, ratios = [], [], []
     began = time.perf_counter()
     while len(ratios) < TURNS or time.perf_counter() - began < SECONDS:
@@ -119,7 +130,7 @@ def speed(cfg: Config) -> Speed:
         ratios.append(sum(ours) / sum(theirs))
         steps += ours
         others += theirs
-    return Speed(steps, others, warm_up, quartiles(ratios)[1])
+    return Speed(steps, others, warm_up, quartiles(ratios)[1], compiled)
 
 
 def backpropagation(cfg: Config) -> Config:
@@ -141,7 +152,3 @@ def noise(cfg: Config) -> Split:
 def quartiles(values: list[float]) -> list[float]:
     """The first quartile, the median and the third."""
     return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
-
-
-def _layout(cfg: Config) -> torch.memory_format:
-    return torch.channels_last if cfg.channels_last else torch.contiguous_format

@@ -269,7 +269,7 @@ class Group:
     @cached_property
     def peak(self) -> int:
         """Of memory, in bytes."""
-        return max(run.record["peak_memory_bytes"] for run in self.runs)
+        return max(run.record["peak_memory_bytes"] or 0 for run in self.runs)
 
 
 def _grouped(runs: Sequence[Run], made: dict[str, list[Row]]) -> list[Group]:
