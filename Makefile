@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-slow lock clean status render report bench
+.PHONY: help setup demo check test test-slow lock clean status render report bench gpu
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ bench: setup ## results/bench/<device>.csv: milliseconds a step of every rule be
 	$(PY) run.py -m method=bp,predsim,dgl,infopro,man,man_released,mlaan,mlaan_released $(BENCH)
 	$(PY) run.py -m method=auglocal aux.depth=3,6 $(BENCH)
 	@echo; $(PY) run.py show=bench output_dir=outputs/bench
+
+# Where packages cannot be fetched: make gpu PY=python3, with what pyproject.toml lists importable by it.
+gpu: $(if $(findstring $(VENV),$(PY)),setup) ## on a machine with a GPU: tests, speeds, peaks, a profile, in 10 minutes, into $OUT or results/bench
+	$(PY) -m localsl.measure.gpu
 
 check: setup ## lint, formatting and types
 	$(VENV)/bin/ruff check .

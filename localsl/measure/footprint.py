@@ -7,13 +7,13 @@ until nothing refers to it. Not in it: kernels' workspaces, the allocator's roun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from localsl import optim
+from localsl import devices, optim
 from localsl.engine import train_step, training_forward
 from localsl.measure.fake import FakeRun, fake_run
 from localsl.measure.memory import LiveBytes, key
@@ -112,13 +112,21 @@ def _step(cfg: Config, run: FakeRun, census: Census | None) -> list[int]:
 
 def allocated(cfg: Config) -> int:
     """The CUDA allocator's peak over the second training step, in eager mode, of real tensors."""
-    device = torch.device("cuda" if cfg.device == "auto" else cfg.device)
-    network = build_network(cfg).to(device)
+    device = devices.chosen(cfg.device)
+    network = build_network(cfg).train()
+    devices.place(network, replace(cfg, compile=False), device)
     optimizer = optim.build(network.parameters(), cfg.optimizer)
-    images = torch.zeros(cfg.batch_size, 3, cfg.dataset.image_size, cfg.dataset.image_size, device=device)
-    targets = torch.zeros(cfg.batch_size, dtype=torch.int64, device=device)
+    images, targets = batch_of_zeros(cfg, device)
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats(device)
         for _ in train_step(network, optimizer, images, targets, training_forward(cfg, device)):
             pass
     return torch.cuda.max_memory_allocated(device)
+
+
+def batch_of_zeros(cfg: Config, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A full batch, for what does not depend on what is in it."""
+    size = cfg.dataset.image_size
+    images = torch.zeros(cfg.batch_size, 3, size, size, device=device)
+    targets = torch.zeros(cfg.batch_size, dtype=torch.int64, device=device)
+    return images.contiguous(memory_format=devices.layout(cfg)), targets
