@@ -15,7 +15,7 @@ import pytest
 from localsl import experiment, tracking
 from localsl.config import ConfigError, check_command_line, compose
 from localsl.measure.records import recorded
-from localsl.tables import command, published, records, render, structures, sweeps
+from localsl.tables import command, published, records, reductions, render, structures, sweeps
 from localsl.tables.published import KEYS
 from localsl.tables.render import Composed
 from tests.conftest import ROOT
@@ -369,3 +369,17 @@ def test_launchers_give_the_same_table(launcher):
     line = [*ABLATION, "seed=0", f"hydra/launcher={kind}", *more, "output_dir=other"]
     told = process(*line).communicate()[0]
     assert Path("other/results/man/table4.csv").read_text() == CSV.read_text(), told
+
+
+def test_memory_is_compared_with_backpropagations():
+    def row(method, paper, ours, of="live"):
+        values = {"part": "", "dataset": "cifar10", "backbone": "resnet32", "method": method}
+        values |= {"paper_mean": paper, "ours_mean": ours, "measured_on": of, "metric": "gpu_memory_gb"}
+        return values | {"paper_reduction_pct": "", "ours_reduction_pct": ""}
+
+    error = row("dgl", "9", "8") | {"metric": "top1_error_pct"}
+    made = reductions.add(
+        [row("bp", "4.00", "2.00"), row("dgl", "1.00", "1.50"), row("man", "3.00", "1.00", "a GPU"), error]
+    )
+    found = [(r["paper_reduction_pct"], r["ours_reduction_pct"]) for r in made]
+    assert found == [("", ""), ("75.0", "25.0"), ("25.0", ""), ("", "")]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from localsl.identity import SETTING, leaves
 from localsl.measure.records import allocated_bytes, measured
-from localsl.tables import records, structures, sweeps
+from localsl.tables import records, reductions, structures, sweeps
 from localsl.tables.published import KEYS, Number
 from localsl.tables.records import Run
 from localsl.tables.sweeps import MEASURED_ALONE, MEASURED_BY_TRAINING, Cell, Request, Table
@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from localsl.settings import Config
 
 COLUMNS = [*KEYS, "metric", "paper_mean", "paper_std", "ours_mean", "ours_std", "n", "difference"]
-COLUMNS += ["best_mean", "best_std", "status", "measured_on", "schedule", "epochs", "batch_size", "lr"]
+COLUMNS += [
+    *reductions.COLUMNS.values(),
+    "best_mean",
+    "best_std",
+    "status",
+    "measured_on",
+    "schedule",
+    "epochs",
+    "batch_size",
+    "lr",
+]
 COLUMNS += ["precision", "train_images", "test_images", "modules", "runs", "device", "torch", "commit", "note"]
 
 Row = dict[str, Any]
@@ -55,7 +65,7 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
             measure = MEASURED_ALONE.get(number.metric)
             costs = composed.of(cell, measure) if measure else []
             made += _rows_of(number, cell, table.seeds, settings, costs)
-    return made
+    return reductions.add(made)
 
 
 def _by_setting(cell: Cell, configs: list[Config], runs: Sequence[Run]) -> list[list[Run]]:
@@ -240,6 +250,11 @@ def _grid(table: Table, shown: list[Row]) -> list[str]:
 
 
 def _cell(row: Row) -> str:
-    paper = row["paper_mean"] + (f" ± {row['paper_std']}" if row["paper_std"] else "")
+    paper = row["paper_mean"] + (f" ± {row['paper_std']}" if row["paper_std"] else "") + _less(row, "paper")
     ours = str(row["ours_mean"]) + (f" ± {row['ours_std']}" if row["ours_mean"] and row["ours_std"] else "")
-    return f"{paper} / **{ours}**" if ours else paper
+    return f"{paper} / **{ours}**{_less(row, 'ours')}" if ours else paper
+
+
+def _less(row: Row, whose: str) -> str:
+    reduction = row[f"{whose}_reduction_pct"]
+    return f" (-{reduction} %)" if reduction else ""
