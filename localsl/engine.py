@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from localsl.graphs import Graphs, Step
-from localsl.lean import Lean
+from localsl.execution.graphs import Graphs, Step
+from localsl.execution.lean import Lean
 from localsl.network import LocalLoss, LocalNetwork
 from localsl.optim import Optimizer
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import data, devices, identity, objectives, signals, tracking
+from localsl import data, identity, objectives, signals, tracking
+from localsl.execution import devices
+from localsl.execution.compiled import Compiled
 from localsl.network import LocalNetwork, build_network, count_parameters
-from localsl.paths import Compiled
 from localsl.training import Diverged, Training
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from localsl import backbones, updates
+from localsl import backbones
 from localsl.aux_nets.momentum import MomentumLayer
+from localsl.execution import updates
 from localsl.init import reinitialise, seeded
 from localsl.objectives import Batch, Objective, weighted_sum
 from localsl.paths import PathLosses, Segmented, frozen_statistics, path_losses

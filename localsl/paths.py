@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -61,35 +60,3 @@ def frozen_statistics(layers: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-
-
-class Compiled:
-    """`path_losses` compiled, forward and backward: paths of equal shape share one compilation.
-
-    Batches of another size than `batch_size`, an epoch's last, take the plain way: they would each ask for a
-    compilation of their own.
-    """
-
-    def __init__(self, batch_size: int):
-        from torch._dynamo import config  # takes as long to import as torch
-
-        config.recompile_limit = max(config.recompile_limit, 256)  # one a shape of path, not of input
-        self._batch_size = batch_size
-        self._compiled = torch.compile(path_losses, fullgraph=True, dynamic=False)
-        self._before = _compilations()
-
-    def __call__(self, path: nn.Module, part: Part, x: Tensor, batch: Batch) -> Found:
-        """As `path_losses`."""
-        run = self._compiled if len(x) == self._batch_size else path_losses
-        return run(path, part, x, batch)
-
-    def compilations(self) -> dict[str, float]:
-        """How many graphs the process compiled since this was made, and the seconds that took."""
-        return {name: value - self._before[name] for name, value in _compilations().items()}
-
-
-def _compilations() -> dict[str, float]:
-    from torch._dynamo.utils import counters, cumulative_time_spent_ns
-
-    spent = sum(cumulative_time_spent_ns[name] for name in ("entire_frame_compile", "entire_backward_compile"))
-    return {"graphs": counters["stats"]["unique_graphs"], "seconds": spent / 1e9}

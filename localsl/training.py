@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from localsl import devices, optim
+from localsl import optim
 from localsl.checkpoint import Checkpoints
 from localsl.data import Data
 from localsl.data.batches import TestBatches, TrainBatches
@@ -23,6 +23,7 @@ from localsl.engine import (
     train_epoch,
     training_forward,
 )
+from localsl.execution import devices
 from localsl.init import stream
 from localsl.measure.memory import PeakMemory
 from localsl.optim import learning_rate

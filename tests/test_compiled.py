@@ -5,9 +5,9 @@ import torch
 
 from localsl.config import compose
 from localsl.engine import train_step
+from localsl.execution.compiled import Compiled
 from localsl.network import build_network
 from localsl.optim import SGD
-from localsl.paths import Compiled
 from tests.test_cli import records, typed
 from tests.test_config import problems
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from localsl import devices, optim
+from localsl import optim
 from localsl.config import compose
 from localsl.engine import Totals, counted_step, train_epoch, training_forward
+from localsl.execution import devices
 from localsl.measure.footprint import allocated, footprint
 from localsl.network import build_network
 from tests import golden

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from localsl.config import compose
 from localsl.engine import train_step, training_forward
-from localsl.lean import Lean
+from localsl.execution.lean import Lean
 from localsl.measure.footprint import footprint
 from localsl.measure.memory import LiveBytes
 from localsl.network import build_network

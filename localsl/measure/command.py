@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import devices, tracking
+from localsl import tracking
 from localsl.data import sources
+from localsl.execution import devices
 from localsl.measure.flops import flops
 from localsl.measure.footprint import allocated, footprint
 from localsl.measure.records import allocated_bytes, measured, recorded, signature

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from localsl import devices, optim
+from localsl import optim
 from localsl.engine import train_step, training_forward
+from localsl.execution import devices
 from localsl.measure.fake import FakeRun, fake_run
 from localsl.measure.memory import LiveBytes, key
 from localsl.network import build_network

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from localsl import devices, optim
+from localsl import optim
 from localsl.config import compose
 from localsl.engine import train_step, training_forward
+from localsl.execution import devices
 from localsl.measure.bench import slug
 from localsl.measure.footprint import batch_of_zeros
 from localsl.network import build_network

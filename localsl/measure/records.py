@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import devices, identity, tracking
+from localsl import identity, tracking
+from localsl.execution import devices
 
 if TYPE_CHECKING:
     from localsl.settings import Config

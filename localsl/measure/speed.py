@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from localsl import devices, optim
+from localsl import optim
 from localsl.data import Split, sources
 from localsl.data.batches import TrainBatches
 from localsl.engine import Totals, counted_step, train_epoch, training_forward
+from localsl.execution import devices
+from localsl.execution.compiled import Compiled
 from localsl.methods import bp
 from localsl.network import build_network
-from localsl.paths import Compiled
 
 if TYPE_CHECKING:
     from localsl.settings import Config

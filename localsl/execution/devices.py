@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from localsl.graphs import Graphs
-from localsl.paths import Compiled
+from localsl.execution.compiled import Compiled
+from localsl.execution.graphs import Graphs
 
 if TYPE_CHECKING:
     from localsl.network import LocalNetwork
