@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 import re
 import sys
 from dataclasses import asdict
@@ -77,12 +78,16 @@ class Checkpoints:
         if name is None or _digest(data) != name[3]:
             print(f"warning: the checkpoint {file} is damaged and passed over", file=sys.stderr)
             return None
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        values = OmegaConf.to_container(OmegaConf.create(state.pop("config")))
-        assert isinstance(values, dict)
-        differing = _differing(identity.identity(asdict(self._cfg)), identity.identity(values))  # pyright: ignore[reportArgumentType]
-        if differing:
-            print(f"warning: {file} is of another run and passed over: {differing}", file=sys.stderr)
+        try:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            # No run wrote this: weights_only refuses whatever could execute something.
+            what = str(error).splitlines()[0]
+            print(f"warning: {file} is no checkpoint and passed over ({what})", file=sys.stderr)
+            return None
+        foreign = _differing(asdict(self._cfg), OmegaConf.to_container(OmegaConf.create(state.pop("config"))))
+        if foreign:
+            print(f"warning: {file} is of another run and passed over: {foreign}", file=sys.stderr)
             return None
         return state
 
@@ -100,6 +105,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _differing(here: dict[str, Any], there: dict[str, Any]) -> str:
-    keys = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
-    return ", ".join(f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys)
+def _differing(here: dict[str, Any], there: Any) -> str:
+    ours, theirs = dict(identity.leaves(here)), dict(identity.leaves(there))
+    keys = identity.differing(here, there)
+    return ", ".join(f"{key} is {theirs.get(key)} there and {ours.get(key)} here" for key in keys)

@@ -88,6 +88,10 @@ class Totals:
         self._has_loss, self._classifies = state["has_loss"], state["classifies"]
         self._images = state["images"]
 
+    def finite(self) -> bool:
+        """Whether every loss so far was; reads the device."""
+        return bool(self._loss.isfinite().all())
+
     def means(self) -> list[ModuleMeans]:
         """Per module: mean loss per image where it has one, accuracy in per cent where it classifies."""
         loss = (self._loss / self._images).tolist()
@@ -116,9 +120,11 @@ def train_step(
     """One step on one batch; yields each module's loss after its backward, the graph already freed.
 
     All modules are updated together, from losses of the old weights, or each as soon as that comes to the same
-    (`optimizer.per_module`). The step is complete only when the iterator is exhausted.
+    (`optimizer.per_module`). A loss that is not finite keeps every update after it from being applied, without
+    the device being asked. The step is complete only when the iterator is exhausted.
     """
     optimizer.zero_grad()
+    seen: list[Tensor] = []
     updates = network.updates if optimizer.per_module else {}
     losses = network.local_losses(images, targets)
     while True:
@@ -127,16 +133,22 @@ def train_step(
         if loss is None:
             break
         loss.total.backward()
+        seen.append(loss.total.detach())
         yield loss
         update = updates.get(loss.module)
         if update is not None:
             for layer in update.momentum_layers:
                 layer.update()
-            optimizer.step(update.parameters)
+            optimizer.step(update.parameters, _poisoned(seen))
             optimizer.zero_grad(update.parameters)
     if not updates:
         network.update_ema()
-        optimizer.step()
+        optimizer.step(None, _poisoned(seen))
+
+
+def _poisoned(losses: list[Tensor]) -> Tensor:
+    """1 if any of them is not finite, else 0: a scalar left on the device."""
+    return (~torch.stack(losses).isfinite().all()).float()
 
 
 def counted_step(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from omegaconf import OmegaConf
 
 from localsl import data, identity, objectives, signals, tracking
 from localsl.execution import devices
 from localsl.execution.compiled import Compiled
 from localsl.network import LocalNetwork, build_network, count_parameters
+from localsl.schema import LocalslError
 from localsl.training import Diverged, Training
 
 if TYPE_CHECKING:
@@ -104,13 +108,15 @@ def closing(record: dict[str, Any]) -> str:
 
 def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
     device = devices.chosen(cfg.device)
-    devices.prepare(device)
+    devices.prepare(device, cfg.deterministic)
     network = build_network(cfg)
     print(describe(cfg, network), flush=True)
     training = Training(cfg, network, images, device)
     if training.resume():
         more = f" and {training.steps} steps" if training.steps else ""
         print(f"going on after {training.epochs} of {cfg.schedule.epochs} epochs{more}", flush=True)
+    else:
+        _tell_of_other_lengths(cfg)
     record: dict[str, Any] = {
         "status": "running",
         "id": identity.run_id(cfg),
@@ -149,16 +155,55 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
         record["status"] = "failed"
         record["error"] = f"{type(error).__name__}: {error}"
         record["traceback"] = traceback.format_exc()
-        raise
+        explained = _explained(error, cfg)
+        if explained is None:
+            raise
+        raise explained from error
     finally:
         record["last"], record["best"] = training.last, training.best
+        record["warnings"] = training.warnings
         record["seconds"] = training.elapsed
         record["peak_memory_bytes"] = training.memory.bytes
         record["peak_memory_scope"] = training.memory.scope
         if isinstance(network.path_losses, Compiled):
             record["compiled"] = network.path_losses.compilations()
-        tracker.close(record)
+        _close(tracker, record)
     training.close()
     print(closing(record))
     print(f"written to {identity.run_directory(cfg)}")
     return record
+
+
+def _tell_of_other_lengths(cfg: Config) -> None:
+    """Name runs that are this one but for its number of epochs, and say why it does not go on from them."""
+    for file in sorted(identity.run_directory(cfg).parent.glob(f"seed={cfg.seed}-*/config.yaml")):
+        values = OmegaConf.to_container(OmegaConf.load(file))
+        assert isinstance(values, dict)
+        if identity.differing(asdict(cfg), values) == ["schedule.epochs"]:  # pyright: ignore[reportArgumentType]
+            print(f"note: {file.parent} is this run with {values['schedule']['epochs']} epochs.")
+            print("Its learning rates differ from the first epoch on, so that this one starts afresh.")
+
+
+def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
+    """What to do about an error that is the machine's; None for any other."""
+    folder = identity.run_directory(cfg)
+    goes_on = "the same command goes on from the last checkpoint"
+    if isinstance(error, torch.OutOfMemoryError):
+        used = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
+        lower = f"lower batch_size={cfg.batch_size}, or type memory=lean, optimizer.per_module=true"
+        need = f"at most {used:.2f} GiB could be had; `measure=memory` tells the need"
+        return LocalslError(f"out of memory in a training step ({need}): {lower}")
+    if isinstance(error, OSError):
+        what = error.strerror or error
+        return LocalslError(f"the run's folder {folder} cannot be written ({what}); make room, and {goes_on}")
+    return None
+
+
+def _close(tracker: tracking.Tracker, record: dict[str, Any]) -> None:
+    """Write the record; where that fails too, what ended the run is the error to tell."""
+    try:
+        tracker.close(record)
+    except OSError as error:
+        print(f"the record cannot be written ({error.strerror or error})", file=sys.stderr)
+        if record["status"] == "done":
+            raise

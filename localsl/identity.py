@@ -16,9 +16,9 @@ from localsl import methods
 from localsl.settings import Config, fields
 
 # Where and how a run is executed and logged, and names that stand for values listed beside them.
-EXCLUDED = ("channels_last", "memory", "compile", "cuda_graph", "optimizer.per_module", "device", "threads")
-EXCLUDED += ("logger", "checkpoint", "data_dir", "output_dir", "results_dir", "sweep", "held", "show")
-EXCLUDED += ("measure", "dataset.root", "dataset.sgd_lr", "schedule.name")
+EXCLUDED = ("channels_last", "memory", "compile", "cuda_graph", "optimizer.per_module", "deterministic")
+EXCLUDED += ("device", "threads", "logger", "checkpoint", "data_dir", "output_dir", "results_dir", "sweep")
+EXCLUDED += ("held", "show", "measure", "dataset.root", "dataset.sgd_lr", "schedule.name")
 
 # How long, on how many images and how a configuration is trained: what a cell of a table leaves open.
 SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_subset", "dataset.test_subset")
@@ -49,6 +49,12 @@ def identity(values: dict[str, Any]) -> dict[str, Any]:
     defaults = {path: _default(field) for path, field in fields(method)}
     kept = {path: v for path, v in leaves(values) if path not in defaults or defaults[path] != v}
     return without(kept, *EXCLUDED, *(("K", "partition") if method.single_module else ()))
+
+
+def differing(values: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The dotted names of what decides the numbers in which two configurations differ."""
+    one, two = identity(values), identity(other)
+    return sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
 
 
 def setting(values: dict[str, Any]) -> dict[str, Any]:

@@ -56,22 +56,34 @@ class Optimizer(ABC):
                 self.state[parameter] = {name: fresh[name].copy_(value) for name, value in state.items()}
 
     @torch.no_grad()
-    def step(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
-        """Update every parameter that has a gradient, of these or of all."""
+    def step(self, parameters: Iterable[nn.Parameter] | None = None, poisoned: Tensor | None = None) -> None:
+        """Update every parameter that has a gradient, of these or of all.
+
+        Args:
+            parameters: these; None for all.
+            poisoned: float scalar on the device; at 1 nothing is changed, neither parameters nor state.
+        """
         among = self.parameters if parameters is None else parameters
         stepped = [p for p in among if p.grad is not None]
         for parameter in stepped:
             if parameter not in self.state:
                 self.state[parameter] = self._fresh(parameter)
         grads = [cast(Tensor, p.grad) for p in stepped]
-        self._update(cast(list[Tensor], stepped), grads, [self.state[p] for p in stepped])
+        states = [self.state[p] for p in stepped]
+        self._update(cast(list[Tensor], stepped), grads, states, poisoned)
 
     @abstractmethod
     def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The state of a parameter that was never updated."""
 
     @abstractmethod
-    def _update(self, parameters: list[Tensor], grads: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+    def _update(
+        self,
+        parameters: list[Tensor],
+        grads: list[Tensor],
+        states: list[dict[str, Tensor]],
+        poisoned: Tensor | None,
+    ) -> None:
         """Change the parameters and their states in place."""
 
 
@@ -83,7 +95,13 @@ class SGD(Optimizer):
             return {}
         return {"momentum_buffer": torch.zeros_like(parameter)}  # its first step is that of torch's copy
 
-    def _update(self, parameters: list[Tensor], grads: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+    def _update(
+        self,
+        parameters: list[Tensor],
+        grads: list[Tensor],
+        states: list[dict[str, Tensor]],
+        poisoned: Tensor | None,
+    ) -> None:
         sgd(
             parameters,
             grads,
@@ -95,6 +113,7 @@ class SGD(Optimizer):
             weight_decay=self._settings.weight_decay,
             dampening=0,
             maximize=False,
+            found_inf=poisoned,
         )
 
 
@@ -105,7 +124,13 @@ class Adam(Optimizer):
         averages = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
         return {"step": torch.zeros((), device=parameter.device), **averages}
 
-    def _update(self, parameters: list[Tensor], grads: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+    def _update(
+        self,
+        parameters: list[Tensor],
+        grads: list[Tensor],
+        states: list[dict[str, Tensor]],
+        poisoned: Tensor | None,
+    ) -> None:
         adam(
             parameters,
             grads,
@@ -121,6 +146,7 @@ class Adam(Optimizer):
             weight_decay=self._settings.weight_decay,
             eps=1e-8,
             maximize=False,
+            found_inf=poisoned,
         )
 
 

@@ -160,6 +160,7 @@ class Config:
     memory: str = ruled(one_of("plain", "lean"))
     compile: bool
     cuda_graph: bool
+    deterministic: bool
     device: str
     threads: int | None = ruled(number(1, at_most=1024))
     data_dir: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from localsl import optim
+from localsl import health, optim
 from localsl.checkpoint import Checkpoints
 from localsl.data import Data
 from localsl.data.batches import TestBatches, TrainBatches
@@ -50,6 +51,7 @@ class Training:
     Attributes:
         epochs, steps: whole epochs done, and steps of the next.
         rows: the lines of metrics.csv so far.
+        warnings: of modules that do not learn.
         last, best: test figures of the last epoch and of the best, None before the first.
         seconds: training took so far, before this process went on with it.
         memory: the peak so far.
@@ -73,6 +75,7 @@ class Training:
         self.memory = PeakMemory(network, self._optimizer, steps, epochs, cfg.compile)
         self.epochs = self.steps = 0
         self.rows: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
         self.last: dict[str, Any] | None = None
         self.best: dict[str, Any] | None = None
         self.seconds = 0.0
@@ -87,6 +90,7 @@ class Training:
         self._optimizer.load_state_dict(state["optimizer"])
         self._totals.restore(state["totals"])
         self.epochs, self.steps, self.rows = state["epochs"], state["steps"], state["rows"]
+        self.warnings = state["warnings"]
         self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
         self.memory.go_on(self.epochs * len(self._train) + self.steps, state["peak_memory_bytes"])
         torch.set_rng_state(state["random"])
@@ -106,6 +110,7 @@ class Training:
             "epochs": self.epochs,
             "steps": self.steps,
             "rows": self.rows,
+            "warnings": self.warnings,
             "last": self.last,
             "best": self.best,
             "seconds": self.elapsed,
@@ -166,7 +171,14 @@ class Training:
         if self.best is None or accuracy > self.best["test_accuracy"]:
             self.best = self.last
         self.rows.append(_row(epoch, lr, means, loss, accuracy, images_per_s))
+        self._warn()
         return self.rows[-1]
+
+    def _warn(self) -> None:
+        for text in health.complaints(self._network, self.rows, self._cfg.dataset.num_classes):
+            if text not in self.warnings:
+                self.warnings.append(text)
+                print(f"warning: {text}, after {self.epochs} epochs", file=sys.stderr)
 
     @contextmanager
     def _around_step(self) -> Iterator[None]:
@@ -178,7 +190,8 @@ class Training:
         """The batches; before each, a safe point to stop at."""
         for batch in batches:
             if stop.asked is not None:
-                self.save()
+                if self._totals.finite():  # else the last checkpoint is from before it broke
+                    self.save()
                 stop.obey()
             yield batch
 

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from localsl.config import compose
 from localsl.engine import Totals, autocast, counted_step, evaluate, train_epoch, train_step
 from localsl.network import build_network
-from localsl.optim import SGD
+from localsl.optim import SGD, build
 
 CPU = torch.device("cpu")
 
@@ -115,3 +115,36 @@ def test_a_module_without_a_loss_has_no_figures(images_and_targets):
     first, *others = epoch_means(network, optimizer, [images_and_targets])
     assert (first.loss, first.accuracy) == (None, None)
     assert all(mean.loss is not None and mean.accuracy is not None for mean in others)
+
+
+@pytest.mark.parametrize("per_module", ["false", "true"])
+@pytest.mark.parametrize("settings", ["optimizer=sgd", "optimizer=adam"])
+def test_a_step_with_a_loss_that_is_not_finite_changes_no_weight(settings, per_module, images_and_targets):
+    """Modules before the one that broke have been updated already where each is by itself."""
+    images, targets = images_and_targets
+    cfg = compose([settings, "K=4", f"optimizer.per_module={per_module}"])
+    network = build_network(cfg)
+    optimizer = build(network.parameters(), cfg.optimizer)
+    list(train_step(network, optimizer, images, targets))
+
+    def weights(*modules):
+        groups = [network.layers_of(network.local_modules[i]) for i in modules]
+        return [p.clone() for layers in groups for layer in layers for p in layer.parameters()]
+
+    later = (0, 1, 2, 3) if per_module == "false" else (2, 3)
+    before, momenta = weights(*later), [v.clone() for s in optimizer.state_dict() for v in s.values()]
+    hook = (
+        network.local_modules[2]
+        .objective.parts[0]
+        .terms[0]
+        .network.register_forward_hook(lambda *args: args[2] * float("nan"))
+    )
+    losses = list(train_step(network, optimizer, images, targets))
+    assert [bool(loss.total.isfinite()) for loss in losses] == [True, True, False, True]
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(*later), strict=True))
+    if per_module == "false":
+        after = [v for s in optimizer.state_dict() for v in s.values()]
+        assert all(torch.equal(a, b) for a, b in zip(momenta, after, strict=True))
+    hook.remove()
+    list(train_step(network, optimizer, images, targets))
+    assert not any(torch.equal(a, b) for a, b in zip(before, weights(*later), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,8 +39,14 @@ def graphs(cfg: Config) -> Graphs | None:
     return Graphs(cfg.batch_size) if cfg.cuda_graph else None
 
 
-def prepare(device: torch.device) -> None:
-    """cuDNN as in the released code: the fastest algorithms among the deterministic ones."""
+def prepare(device: torch.device, deterministic: bool = False) -> None:
+    """cuDNN as in the released code: the fastest algorithms among the deterministic ones.
+
+    With `deterministic` the same algorithms in every process, cuDNN's and all others; torch warns of operations
+    that have none.
+    """
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = True
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)

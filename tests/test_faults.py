@@ -1,0 +1,119 @@
+"""What goes wrong outside the code: one clear message each, nothing lost, the right exit code."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+
+from localsl import experiment
+from localsl.checkpoint import Checkpoints, _digest
+from localsl.config import compose
+from localsl.data.batches import TrainBatches
+from localsl.identity import run_directory
+from tests.test_checkpoint import TINY, left_by, terminated
+from tests.test_cli import records, typed
+
+
+def failing(monkeypatch, owner, name, call, error):
+    """Let the `call`-th call of something raise."""
+    real, calls = getattr(owner, name), []
+
+    def sometimes(*arguments, **more):
+        calls.append(1)
+        if len(calls) == call:
+            raise error
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(owner, name, sometimes)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        failing(patch, os, "fsync", 3, OSError(28, "No space left on device"))
+        assert typed(patch, *TINY) == 1
+    told = capsys.readouterr().err
+    assert "cannot be written (No space left on device); make room, and the same command goes on" in told
+    assert "Traceback" not in told
+    assert [r["status"] for r in records()] == ["failed"]
+    assert typed(monkeypatch, *TINY) == 0
+    assert "going on after 1 of 3 epochs" in capsys.readouterr().out
+    straight = compose([*TINY, "output_dir=straight"])
+    experiment.run(straight)
+    assert left_by(compose(TINY))[1] == left_by(straight)[1]
+
+
+def test_a_record_that_cannot_be_written_does_not_hide_what_ended_the_run(monkeypatch, capsys):
+    failing(monkeypatch, TrainBatches, "augmented", 2, RuntimeError("the actual fault"))
+    failing(monkeypatch, experiment.tracking.Tracker, "close", 1, OSError(28, "No space left on device"))
+    with pytest.raises(RuntimeError, match="the actual fault"):
+        experiment.run(compose(TINY))
+    assert "the record cannot be written (No space left on device)" in capsys.readouterr().err
+
+
+def test_out_of_memory_says_what_to_lower(monkeypatch, capsys):
+    failing(monkeypatch, TrainBatches, "augmented", 2, torch.OutOfMemoryError("CUDA out of memory"))
+    assert typed(monkeypatch, *TINY) == 1
+    told = capsys.readouterr().err
+    assert "lower batch_size=20, or type memory=lean" in told
+    assert "Traceback" not in told
+
+
+def test_another_number_of_epochs_is_another_run_and_says_why(capsys):
+    terminated(compose(TINY), TrainBatches, "augmented", 6)
+    experiment.run(compose([*TINY, "schedule.epochs=2"]))
+    printed = capsys.readouterr().out
+    assert "is this run with 3 epochs" in printed
+    assert "starts afresh" in printed
+    assert "going on" not in printed
+
+
+class Trap:
+    """What a pickle can do to who loads it."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_a_strangers_checkpoint_executes_nothing(capsys):
+    cfg = compose(TINY)
+    folder = run_directory(cfg) / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"config": Trap()}, folder / "made.pt")
+    for data in ((folder / "made.pt").read_bytes(), pickle.dumps(Trap())):
+        (folder / f"epoch=1-step=0-{_digest(data)}.pt").write_bytes(data)
+        assert Checkpoints(cfg).newest() is None
+    assert not os.path.exists("executed")
+    assert "is no checkpoint and passed over" in capsys.readouterr().err
+
+
+def test_a_strangers_configuration_executes_nothing(monkeypatch):
+    """YAML tags and Hydra's _target_ in a run's folder are data."""
+    cfg = compose(TINY)
+    experiment.run(cfg)
+    file = run_directory(cfg) / "config.yaml"
+    file.write_text("!!python/object/apply:os.mkdir [executed]\n")
+    typed(monkeypatch, "show=runs")
+    assert typed(monkeypatch, "+trap._target_=os.mkdir", "+trap.path=executed") == 2
+    assert not os.path.exists("executed")
+
+
+def test_a_run_that_diverged_keeps_the_checkpoint_before(monkeypatch):
+    cfg = compose(TINY)
+    forward, calls = torch.nn.functional.cross_entropy, []
+
+    def breaking(*arguments, **more):
+        calls.append(1)
+        broken = len(calls) == 20  # in the second epoch
+        return forward(*arguments, **more) * (float("nan") if broken else 1)
+
+    monkeypatch.setattr("localsl.objectives.F.cross_entropy", breaking)
+    with pytest.raises(experiment.Diverged, match=r"module \d is nan in epoch"):
+        experiment.run(cfg)
+    record = json.loads((run_directory(cfg) / "record.json").read_text())
+    assert record["status"] == "diverged"
+    state = Checkpoints(cfg).newest()
+    assert state is not None
+    assert state["epochs"] == len(state["rows"]) > 0
+    assert all(bool(value.isfinite().all()) for value in state["network"].values())

@@ -1,0 +1,42 @@
+"""A module that does not learn is warned about by name."""
+
+import torch
+
+from localsl import experiment, health
+from localsl.config import compose
+from localsl.network import build_network
+
+TINY = ["schedule=smoke", "schedule.epochs=4", "K=4", "backbone=resnet20", "batch_size=20"]
+TINY += ["dataset.train_subset=60", "dataset.test_subset=20"]
+
+
+def rows_of(*accuracies):
+    return [{"module_0_accuracy": a, "module_1_accuracy": 50.0, "module_2_accuracy": None} for a in accuracies]
+
+
+def test_at_chance_for_three_epochs():
+    network = build_network(compose(["K=3", "backbone=resnet20"]))
+    assert health.complaints(network, rows_of(9.0, 10.5), 10) == []
+    assert health.complaints(network, rows_of(9.0, 12.0, 9.0, 10.5), 10) == []
+    assert health.complaints(network, rows_of(30.0, 9.0, 10.5, 10.0), 10) == ["module 0 stays at chance"]
+
+
+def test_vanishing_gradients():
+    network = build_network(compose(["K=3", "backbone=resnet20"]))
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    assert health.complaints(network, rows_of(50.0), 10) == []
+    for layer in network.layers_of(network.local_modules[1]):
+        for parameter in layer.parameters():
+            assert parameter.grad is not None
+            parameter.grad *= 1e-12
+    assert health.complaints(network, rows_of(50.0), 10) == ["the gradients of module 1 vanish"]
+
+
+def test_a_run_tells_each_once_and_records_it(monkeypatch, capsys):
+    monkeypatch.setattr(health, "MARGIN", 10.1)  # every accuracy is chance
+    record = experiment.run(compose(TINY))
+    assert record is not None
+    assert record["warnings"] == [f"module {i} stays at chance" for i in range(4)]
+    told = capsys.readouterr().err
+    assert told.count("module 2 stays at chance, after 3 epochs") == 1
