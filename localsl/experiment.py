@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from localsl import data, devices, identity, objectives, signals, tracking
+from localsl.checkpoint import Checkpoints
 from localsl.network import LocalNetwork, build_network, count_parameters
 from localsl.training import Diverged, Training
 
@@ -23,7 +24,7 @@ def run(cfg: Config) -> dict[str, Any] | None:
         None if only something to be shown was asked for.
 
     Raises:
-        ConfigError: if the data set is not to be had.
+        ConfigError: if the data set, or what an analysis is of, is not to be had.
         Diverged: if a module's loss stops being finite.
     """
     if cfg.show == "runs":
@@ -41,6 +42,10 @@ def run(cfg: Config) -> dict[str, Any] | None:
         from localsl.measure import command  # imports of its own that a training run does not wait for
 
         return command.run(cfg)
+    if cfg.analysis.kind != "none":
+        from localsl.analysis import command
+
+        return command.run(cfg)
     record = _finished(cfg)
     if record is not None:
         return record
@@ -56,6 +61,8 @@ def run(cfg: Config) -> dict[str, Any] | None:
 
 
 def _finished(cfg: Config) -> dict[str, Any] | None:
+    if Checkpoints(cfg).lacking:
+        return None
     for folder in (identity.run_directory(cfg), tracking.kept_directory(cfg)):
         record = tracking.read(folder / "record.json")
         if record is not None and record["status"] == "done":

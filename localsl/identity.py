@@ -25,6 +25,8 @@ EXCLUDED += (
     "held",
     "show",
     "measure",
+    "analysis",
+    "runs",
     "dataset.root",
     "dataset.sgd_lr",
     "schedule.name",
