@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-slow lock clean status render report bench gpu
+.PHONY: help setup demo check test test-slow lock clean status render report bench gpu figures
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,14 @@ CELLS := schedule=$(SCHEDULE) $(if $(DATASET),dataset=$(DATASET)) $(SMOKE) $(ARG
 
 table%: setup ## table1 to table13: run what the papers' tables need, and write results/<paper>/table1.csv
 	$(PY) run.py -m sweep=$(if $(PAPER),$(PAPER)/)$@ $(CELLS) $(if $(DRY),show=jobs)
+
+FIG = $(PY) run.py -m sweep=$(if $(PAPER),$(PAPER)/)$(1) $(CELLS) $(if $(DRY),show=jobs)
+
+figures: setup ## the papers' figures, PAPER=man for one's: train what they need, and draw results/<paper>/figN.csv, .png
+	$(call FIG,figures)
+
+fig%: setup ## fig3 to fig7: one of them
+	$(call FIG,$@)
 
 status: setup ## of every table, how many of its runs are done, running, failed, missing
 	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=status

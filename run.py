@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from localsl import experiment
-from localsl.config import CONF, check_command_line, validate
+from localsl.config import CONF, check_command_line, quoted, validate
 from localsl.schema import LocalslError
 from localsl.tables import command
 
@@ -40,6 +40,7 @@ def fail(error: LocalslError) -> int:
 def main() -> None:
     """Check, run, and after a sweep compare its runs or render its tables."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.argv[1:] = quoted(sys.argv[1:])
     try:
         line = check_command_line(sys.argv[1:])
         told = command.shown(line)

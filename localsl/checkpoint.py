@@ -33,9 +33,15 @@ class Checkpoints:
     rest is the state that was saved. The digest in its name is the first 16 digits of its SHA-256.
     """
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config, run: Path | None = None):
+        """Of a configuration's run; `run` is its folder where that is not in `cfg.output_dir`."""
         self._cfg = cfg
-        self._folder = identity.run_directory(cfg) / "checkpoints"
+        self._folder = (run or identity.run_directory(cfg)) / "checkpoints"
+
+    @property
+    def lacking(self) -> bool:
+        """Whether the run must have one, and has none."""
+        return self._cfg.checkpoint.required and not self._files()
 
     def save(self, state: dict[str, Any], epochs: int, steps: int) -> None:
         """Write a state after `epochs` whole epochs and `steps` steps more; of the older ones one stays."""

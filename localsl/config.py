@@ -26,7 +26,7 @@ from localsl.data import sources
 from localsl.identity import leaves
 from localsl.methods.base import Method
 from localsl.schema import ConfigError, Problem
-from localsl.settings import Config, fields
+from localsl.settings import KINDS, Config, fields
 from localsl.tables import sweeps
 from localsl.tables.sweeps import Job, Request
 
@@ -76,6 +76,19 @@ def validate(raw: DictConfig) -> Config:
     if config is None or problems:
         raise ConfigError(problems)
     return config
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """The same command line with the runs of `runs=[...]` in quotes: Hydra would stumble over the equals sign
+    in a folder's name, and take some ids for numbers.
+    """
+    return [_quoted(a) if re.fullmatch(r"runs=[^'\"]*", a) else a for a in arguments]
+
+
+def _quoted(runs: str) -> str:
+    texts = runs.removeprefix("runs=").removeprefix("[").removesuffix("]").split(",")
+    inside = [text.strip().replace("\\", "\\\\") for text in texts]
+    return "runs=[{}]".format(",".join(f"'{text}'" for text in inside if text))
 
 
 @dataclass(frozen=True)
@@ -301,6 +314,7 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
         problems.append(Problem("optimizer.momentum", 0, what, "or type optimizer.nesterov=false"))
     problems += _device_problems(config.device)
     problems += _fast_path_problems(config)
+    problems += _analysis_problems(config)
     if config.sweep is not None:
         problems.append(Problem("sweep", config.sweep, "a table is many runs", "add -m"))
     unfit = list(backbones.problems(config.backbone)) or list(partition.problems(config))
@@ -319,6 +333,18 @@ def _fast_path_problems(config: Config) -> Iterator[Problem]:
     on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
     if config.cuda_graph and not on_gpu:
         yield Problem("cuda_graph", True, "is for CUDA devices", "type cuda_graph=false")
+
+
+def _analysis_problems(config: Config) -> Iterator[Problem]:
+    if config.runs and config.analysis.kind == "none":
+        what = "are read by an analysis only"
+        yield Problem("runs", f"[{','.join(config.runs)}]", what, f"type analysis={'|'.join(KINDS[1:])} too")
+    if config.measure is not None and config.analysis.kind != "none":
+        what = "a measurement and an analysis are one each"
+        yield Problem("measure", config.measure, what, "leave measure or analysis out")
+    if config.checkpoint.required and config.checkpoint.every is None:
+        what = "this run is made for its checkpoint"
+        yield Problem("checkpoint.every", None, what, "type a number of epochs")
 
 
 def _device_problems(device: str) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from localsl import data, identity, objectives, signals, tracking
+from localsl.checkpoint import Checkpoints
 from localsl.execution import devices
 from localsl.execution.compiled import Compiled
 from localsl.network import LocalNetwork, build_network, count_parameters
@@ -29,7 +30,7 @@ def run(cfg: Config) -> dict[str, Any] | None:
         None if only something to be shown was asked for.
 
     Raises:
-        ConfigError: if the data set is not to be had.
+        ConfigError: if the data set, or what an analysis is of, is not to be had.
         Diverged: if a module's loss stops being finite.
     """
     if cfg.show == "runs":
@@ -47,6 +48,10 @@ def run(cfg: Config) -> dict[str, Any] | None:
         from localsl.measure import command  # imports of its own that a training run does not wait for
 
         return command.run(cfg)
+    if cfg.analysis.kind != "none":
+        from localsl.analysis import command
+
+        return command.run(cfg)
     record = _finished(cfg)
     if record is not None:
         return record
@@ -62,6 +67,8 @@ def run(cfg: Config) -> dict[str, Any] | None:
 
 
 def _finished(cfg: Config) -> dict[str, Any] | None:
+    if Checkpoints(cfg).lacking:
+        return None
     for folder in (identity.run_directory(cfg), tracking.kept_directory(cfg)):
         record = tracking.read(folder / "record.json")
         if record is not None and record["status"] == "done":

@@ -121,6 +121,7 @@ class CheckpointConfig:
     """When a run's state is written down."""
 
     every: int | None = ruled(number(1, instead="null writes none"), default=1)
+    required: bool = False
 
     def due(self, epochs: int) -> bool:
         """Whether one is written after this many epochs."""
@@ -138,6 +139,27 @@ class LoggerConfig:
     tags: list[str] = field(default_factory=list)
 
 
+KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid")
+
+
+@dataclass(kw_only=True)
+class AnalysisConfig:
+    """What is looked at in trained networks, in place of training one (conf/analysis).
+
+    A kind's file names the fields that it reads.
+    """
+
+    kind: str = ruled(one_of(*KINDS), default="none")
+    output: str | None = None
+    images: int | None = ruled(number(4, instead="null takes all"), default=None)
+    batch: int | None = ruled(number(8, instead="null takes all images at once"), default=None)
+    biased: bool = False
+    iterations: int = ruled(number(1), default=100)
+    penalty: float = ruled(number(0), default=0.0)
+    pictures: list[int] = field(default_factory=list)
+    layers: list[int] | None = None
+
+
 @dataclass(kw_only=True)
 class Config:
     """One run. conf/config.yaml says what each value means."""
@@ -152,6 +174,8 @@ class Config:
     logger: LoggerConfig
     partition: PartitionConfig
     checkpoint: CheckpointConfig
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+    runs: list[str] = field(default_factory=list)
     K: int = ruled(number(instead="for example K=16"))
     batch_size: int = ruled(number(2, at_most=2**20, instead="BatchNorm needs two images"))
     seed: int = ruled(number(0, at_most=2**53))

@@ -129,6 +129,9 @@ MISTAKES = [
     ("aux.lambda_ce=[1]", "aux.lambda_ce", "two numbers"),
     ("ema=man", "ema", "dgl has no momentum layers"),
     ("ema.momentum=0.9", "ema.momentum", "unknown key"),
+    ("analysis=ckaa", "analysis", "did you mean analysis=cka?"),
+    ("runs=[abc]", "runs", "type analysis=cka"),
+    ("checkpoint={every:null,required:true}", "checkpoint.every", "made for its checkpoint"),
     ("hydra/launcher=joblb", "hydra/launcher", "basic, joblib, submitit_local, submitit_slurm; did you mean"),
     ("hydra/lancher=joblib", "hydra/lancher", "did you mean hydra/launcher?"),
     ("hydra.run.dri=x", "hydra.run.dri", "did you mean hydra.run.dir?"),
@@ -256,7 +259,7 @@ def test_every_file_of_conf_composes_builds_and_steps(pictures):
         assert losses
         assert all(bool(torch.isfinite(loss.total)) for loss in losses)
         tried += 1
-    assert tried == 45
+    assert tried == 51
 
 
 def test_yaml_states_every_default():

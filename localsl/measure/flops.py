@@ -86,12 +86,12 @@ def training_flops(cfg: Config) -> int:
     return 3 * counter.get_total_flops()
 
 
-def papers_count(network: LocalNetwork, size: int) -> int:
+def papers_count(network: LocalNetwork, size: int, auxiliary: bool = True) -> int:
     """Multiply-adds per image of the evaluated network with its auxiliary heads, as AugLocal's tables count.
 
     Of convolutions and linear layers, and, as that paper's tool adds them, two per value that BatchNorm gives
     and one per value that pooling takes. Decoders and similarity branches, which run in training only, are
-    left out.
+    left out; without `auxiliary` so is all but the network itself.
     """
     total = 0
 
@@ -111,11 +111,13 @@ def papers_count(network: LocalNetwork, size: int) -> int:
         for module in network.local_modules:
             for index in module.layers:
                 x = network.backbone.layers[index](x)
-            for part in module.objective.parts:
+            for part in module.objective.parts if auxiliary else []:
                 bridged = x if part.bridge is None else part.bridge(x)
                 for term in part.terms:
                     if not isinstance(term, Reconstruction | Similarity):
                         term.network(bridged)
+        if not auxiliary:
+            network.backbone.classifier(x)
     for hook in hooks:
         hook.remove()
     network.train()

@@ -1,4 +1,4 @@
-"""What a command line with `sweep=` prints before and after its runs, and the tables that it renders."""
+"""What a command line with `sweep=` prints before and after its runs, and the tables and figures it renders."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from localsl import tracking
 from localsl.config import Line
+from localsl.schema import ConfigError, Problem
 from localsl.tables import overview, records, render, report
 from localsl.tables.records import Run
 from localsl.tables.render import Composed, Row
@@ -21,8 +23,10 @@ def shown(line: Line) -> str | None:
     show = line.base.show if line.base else None
     if line.request is None or show not in ("jobs", "status", "tables", "report"):
         return None
+    if show == "report" and any(table.analysis for table in line.request.tables):
+        raise ConfigError([Problem("show", "report", "is a page of tables", "type sweep=all, or show=tables")])
     if show in ("tables", "report"):
-        return _rendered(line).table() if show == "tables" else str(_rendered(line).report())
+        return _told(_rendered(line)) if show == "tables" else str(_rendered(line).report())
     return (
         overview.status(line.request, line.jobs, line.configs)
         if show == "status"
@@ -65,8 +69,9 @@ def _after(line: Line) -> str:
     if _shows(line):
         return ""
     if line.request is not None:
-        return f"\n{_rendered(line).table()}\n"
-    if len(line.configs) < 2 or line.configs[0].measure is not None:
+        return f"\n{_told(_rendered(line))}\n"
+    first = line.configs[0] if line.configs else None
+    if first is None or len(line.configs) < 2 or first.measure is not None or first.analysis.kind != "none":
         return ""
     return f"\n{tracking.summary(tracking.planned_runs(line.configs))}\n"
 
@@ -77,17 +82,19 @@ def _shows(line: Line) -> bool:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The tables of a sweep, rendered to a folder."""
+    """The tables and figures of a sweep, rendered to a folder."""
 
     folder: Path
     tables: list[Table]
     made: dict[str, list[Row]]
     written: dict[str, list[Path]]
     runs: list[Run]
+    figures: list[dict[str, Any]]
+    problems: list[Problem]
 
     def table(self) -> str:
-        """What was written, a line a table."""
-        lines = []
+        """What was written, a line a table or figure."""
+        lines = list(self.figures)
         for name, rows in self.made.items():
             kinds = ",".join(path.suffix for path in self.written[name])
             files = f"{self.folder / name}{{{kinds}}}"
@@ -100,12 +107,24 @@ class Rendered:
         return report.write(self.folder, self.tables, self.made, self.runs)
 
 
+def _told(rendered: Rendered) -> str:
+    """What was written.
+
+    Raises:
+        ConfigError: with what keeps figures from being drawn, once the rest is told.
+    """
+    if rendered.problems:
+        print(rendered.table())
+        raise ConfigError(rendered.problems)
+    return rendered.table()
+
+
 def _rendered(line: Line) -> Rendered:
-    """Render the tables of a sweep, and keep the records behind them.
+    """Render the tables and figures of a sweep, and keep the records behind them.
 
     Runs of the smoke schedule, of the embedded digits, or of anything but the cells' own networks and rules are
     no results: their tables go to OUTPUT_DIR/results, from the sweep's own runs. The others go to RESULTS_DIR,
-    from all records kept there.
+    from all records kept there. Figures go there too, but are of the sweep's own runs only.
     """
     assert line.request is not None
     assert line.base is not None
@@ -118,6 +137,14 @@ def _rendered(line: Line) -> Rendered:
         runs = records.under(folder / "runs")
     configs = {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)}
     composed = Composed(line.request, configs)
-    made = {table.name: render.rows(table, composed, runs) for table in line.request.tables}
-    written = {table.name: render.write(folder, table, made[table.name]) for table in line.request.tables}
-    return Rendered(folder, line.request.tables, made, written, runs)
+    tables = [table for table in line.request.tables if not table.analysis]
+    made = {table.name: render.rows(table, composed, runs) for table in tables}
+    written = {table.name: render.write(folder, table, made[table.name]) for table in tables}
+    figures, problems = [], []
+    for figure in (table for table in line.request.tables if table.analysis):
+        from localsl.analysis import figures as drawing  # imports that no table waits for
+
+        told, found = drawing.figure(figure, line, folder)
+        figures.append(told)
+        problems += found
+    return Rendered(folder, tables, made, written, runs, figures, problems)

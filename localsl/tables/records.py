@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from localsl import identity, tracking
+from localsl.checkpoint import Checkpoints
 from localsl.measure.records import measured, recorded
 
 if TYPE_CHECKING:
@@ -95,9 +96,10 @@ def state(cfg: Config) -> str:
         return "missing" if measured(cfg) is None else "done"
     folder = identity.run_directory(cfg)
     record, kept = (tracking.read(f / "record.json") for f in (folder, tracking.kept_directory(cfg)))
-    if kept is not None and kept["status"] == "done":
+    lacking = Checkpoints(cfg).lacking
+    if kept is not None and kept["status"] == "done" and not lacking:
         return "done"
-    if record is None:
+    if record is None or (record["status"] == "done" and lacking):
         return "missing"
     if record["status"] == "running" and not tracking.is_held(folder):
         return "interrupted"

@@ -1,4 +1,5 @@
-"""Sweeps: what `-m` stands for, and the files sweeps/<paper>/tableN.yaml that name the runs of a table.
+"""Sweeps: what `-m` stands for, and the files sweeps/<paper>/tableN.yaml that name the runs of a table, and
+figN.yaml those of a figure.
 
 Only texts: nothing is composed here.
 """
@@ -42,6 +43,9 @@ MEASURED_ALONE = {"gpu_memory_gb": "memory", "flops_g": "flops"}  # by `measure=
 # What can be typed beside a table and leaves it the paper's: settings, and how and where runs are executed.
 ASIDE = {name for name in (*SETTING, *EXCLUDED) if not name.startswith("dataset.sgd")}
 
+# Figures that need no more of a run than its record: analyses whose runs may lack a checkpoint.
+BY_RECORD = ("analysis=convergence", "analysis=pyramid")
+
 # The groups whose values live under another name.
 PACKAGES = {"aux_net": "aux"}
 
@@ -55,17 +59,27 @@ class Cell:
         overrides: what is typed to run it with the paper's settings.
         unbuilt: why it cannot be run yet, or None.
         numbers: what the paper prints for it, one a metric.
+        drawn: whether it is part of a figure.
     """
 
     keys: tuple[str, ...]
     overrides: tuple[str, ...]
     unbuilt: str | None
     numbers: tuple[Number, ...]
+    drawn: bool = False
 
     @property
     def trains(self) -> bool:
-        """Whether a training run tells one of its numbers."""
-        return self.unbuilt is None and any(n.metric in MEASURED_BY_TRAINING for n in self.numbers)
+        """Whether a training run tells one of its numbers, or its line in a figure."""
+        told = self.drawn or any(n.metric in MEASURED_BY_TRAINING for n in self.numbers)
+        return self.unbuilt is None and told
+
+    @property
+    def label(self) -> str:
+        """What its line in a figure is called: the variant where it has one, else rule and depth."""
+        keys = dict(zip(KEYS, self.keys, strict=True))
+        depth = f"d={keys['depth']}" if keys["depth"] else ""
+        return keys["variant"] or " ".join(filter(None, (keys["method"], keys["base"], depth)))
 
     @property
     def measures(self) -> list[str]:
@@ -75,12 +89,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A published table.
+    """A published table, or a figure.
 
     Attributes:
         name: "man/table1".
         seeds: runs a cell.
         layout: {"rows": [...], "columns": [...]}, key columns as the paper arranges them.
+        analysis: of a figure what it shows, as overrides: analysis=cka analysis.images=10000; none for a table.
         plot: None, or how the paper draws it: {"x": key, "lines": [keys], "kind": "line" or "bars"}.
     """
 
@@ -90,6 +105,7 @@ class Table:
     layout: dict[str, list[str]]
     plot: dict[str, Any] | None
     cells: list[Cell] = field(repr=False)
+    analysis: tuple[str, ...] = ()
 
     @property
     def paper(self) -> str:
@@ -206,37 +222,64 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def named(text: str) -> list[str]:
-    """The tables that a name means: "man/table1", or "table1", "man" or "all" for those that there are.
+    """The tables that a name means: "man/table1", or "table1", "man" or "all" for those that there are. Figures
+    are meant by "man/fig4", "fig4", "man/figures" and "figures".
 
     Raises:
         ConfigError: if there is none.
     """
-    known = every()
-    found = [name for name in known if text in ("all", name, *name.split("/"))]
+    found = [name for name in every() if text in ("all", name, *name.split("/"))]
+    for name in figures():
+        paper, figure = name.split("/")
+        if text in ("figures", f"{paper}/figures", name, figure):
+            found.append(name)
     if not found:
+        known = [*every(), *figures()]
         near = difflib.get_close_matches(text, [*known, *(name.split("/")[1] for name in known)], n=1)
         instead = f"did you mean sweep={near[0]}?" if near else ""
         papers = sorted({name.split("/")[0] for name in known})
-        what = f"a file of sweeps/: table1, or man/table1, of {', '.join(papers)}"
+        what = f"a file of sweeps/: table1, or man/table1, or man/figures, of {', '.join(papers)}"
         raise ConfigError([Problem("sweep", text, what, instead)])
     return found
 
 
 def every() -> list[str]:
     """The names of all tables."""
-    names = [str(file.relative_to(SWEEPS).with_suffix("")) for file in SWEEPS.glob("*/*.yaml")]
+    return _files("table*")
+
+
+def figures() -> list[str]:
+    """The names of all figures."""
+    return _files("fig*")
+
+
+def _files(pattern: str) -> list[str]:
+    names = [str(file.relative_to(SWEEPS).with_suffix("")) for file in SWEEPS.glob(f"*/{pattern}.yaml")]
     return sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
 
 
 def read(name: str) -> Table:
-    """The table of a file, each cell tied to its published numbers."""
+    """The table or figure of a file, each cell of a table tied to its published numbers."""
     values = OmegaConf.to_container(OmegaConf.load(SWEEPS / f"{name}.yaml"))
     assert isinstance(values, dict)
+    if "analysis" in values:
+        return _figure(name, values)  # pyright: ignore[reportArgumentType]
     numbers: dict[tuple[str, ...], list[Number]] = {}
     for number in published.read(name):
         numbers.setdefault(number.keys, []).append(number)
     cells = [cell for grid in values["grids"] for cell in _cells(grid, numbers)]
     return Table(name, values["title"], values["seeds"], values["layout"], values.get("plot"), cells)
+
+
+def _figure(name: str, values: dict[str, Any]) -> Table:
+    shows = tuple(values["analysis"].split())
+    kept = () if shows[0] in BY_RECORD else ("checkpoint.required=true",)
+    cells = [
+        replace(cell, overrides=(*cell.overrides, *kept), drawn=True)
+        for grid in values["grids"]
+        for cell in _cells(grid, {})
+    ]
+    return Table(name, values["title"], values["seeds"], {}, None, cells, shows)
 
 
 def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -> Iterator[Cell]:

@@ -1,0 +1,95 @@
+"""Centred kernel alignment of two networks' layers, with the linear kernel.
+
+    CKA(X, Y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)),  K = X X^T,  L = Y Y^T
+
+for the flattened features X, Y of the same n images (Kornblith et al. 2019, "Similarity of Neural Network
+Representations Revisited"). It is 1 for features that agree up to rotation, reflection and scale.
+
+The biased estimate of HSIC, which that paper takes, is far above 0 for independent features that are wider than
+there are images: with layers of 16,384 numbers and 10,000 images it says little. The unbiased one (HSIC_1 of
+Song et al. 2012, "Feature Selection via Dependence Maximization") is near 0 there. Being unbiased for any
+n >= 4, it can be summed over batches of images before the quotient is taken (Nguyen et al. 2021, "Do Wide and
+Deep Networks Learn the Same Things?"), so that no matrix of all pairs of images is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from localsl.analysis.layers import outputs
+
+if TYPE_CHECKING:
+    from localsl.network import LocalNetwork
+
+Hsic = Callable[[Tensor, Tensor], float]
+
+
+def gram(features: Tensor) -> Tensor:
+    """The linear kernel X X^T of features (n, ...), centred, as (n, n) float64.
+
+    Both estimates are the same for features that are shifted; centred ones lose no digits to their mean.
+    """
+    x = features.flatten(1).float()
+    x = x - x.mean(0)
+    return (x @ x.T).double()
+
+
+def biased_hsic(k: Tensor, l: Tensor) -> float:  # noqa: E741
+    """trace(K H L H) / (n - 1)^2, H = 1 - 1/n, of symmetric kernels (n, n)."""
+    n = len(k)
+    centred = k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
+    return float((centred * l).sum()) / (n - 1) ** 2
+
+
+def unbiased_hsic(k: Tensor, l: Tensor) -> float:  # noqa: E741
+    """Song et al.'s HSIC_1 of symmetric kernels (n, n), n >= 4, whose diagonals do not count."""
+    n = len(k)
+    k_diagonal, l_diagonal = k.diagonal(), l.diagonal()
+    k_sums, l_sums = k.sum(0) - k_diagonal, l.sum(0) - l_diagonal
+    trace = (k * l).sum() - k_diagonal @ l_diagonal
+    sums = k_sums.sum() * l_sums.sum() / ((n - 1) * (n - 2))
+    return float(trace + sums - 2 * (k_sums @ l_sums) / (n - 2)) / (n * (n - 3))
+
+
+def alignment(xy: float, xx: float, yy: float) -> float:
+    """CKA from HSIC(K, L), HSIC(K, K), HSIC(L, L), or sums of them; NaN where a layer has no variance."""
+    return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else math.nan
+
+
+def similarities(
+    reference: LocalNetwork,
+    networks: Sequence[LocalNetwork],
+    batches: Iterable[Sequence[Tensor]],
+    hsic: Hsic = unbiased_hsic,
+) -> list[list[float]]:
+    """CKA of every layer of each network with the same layer of the reference.
+
+    Networks advance together layer by layer: of a batch of n images one layer's features of each network are
+    held, and a few matrices (n, n).
+
+    Args:
+        batches: the same images for each network, normalised as it takes them, the reference's first.
+
+    Returns:
+        for each network a number a layer.
+    """
+    layers = len(reference.backbone.layers)
+    sums = torch.zeros(len(networks), layers, 3, dtype=torch.float64)
+    for images in batches:
+        passes = [outputs(n, x) for n, x in zip((reference, *networks), images, strict=True)]
+        for layer, (ours, *theirs) in enumerate(zip(*passes, strict=True)):
+            for index, values in enumerate(_hsics(gram(ours), theirs, hsic)):
+                sums[index, layer] += torch.tensor(values, dtype=torch.float64)
+    return [[alignment(*values) for values in network] for network in sums.tolist()]
+
+
+def _hsics(reference: Tensor, others: Iterable[Tensor], hsic: Hsic) -> Iterator[tuple[float, float, float]]:
+    own = hsic(reference, reference)
+    for features in others:
+        kernel = gram(features)
+        yield hsic(kernel, reference), hsic(kernel, kernel), own

@@ -1,0 +1,82 @@
+"""`analysis=`: what trained networks hold, as CSV and picture, in place of a training run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from localsl import identity, tracking
+from localsl.analysis import runs
+from localsl.analysis.kinds import KINDS, Row
+from localsl.analysis.runs import Trained
+from localsl.execution import devices
+
+if TYPE_CHECKING:
+    from localsl.settings import AnalysisConfig, Config
+
+
+def run(cfg: Config) -> dict[str, Any]:
+    """Analyse the runs of `cfg.runs`, and tell where the CSV and the picture lie.
+
+    Raises:
+        ConfigError: if a run is not to be had, or the runs cannot be compared.
+    """
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    given = runs.found(cfg.runs, cfg)
+    stem = Path(cfg.analysis.output) if cfg.analysis.output else _stem(cfg, given)
+    written = analyse(stem, cfg.analysis, _title(cfg.analysis), [given], devices.chosen(cfg.device))
+    print("\n".join(f"written to {file}" for file in written))
+    return {"status": "done"}
+
+
+def analyse(
+    stem: Path, settings: AnalysisConfig, title: str, panels: Sequence[Sequence[Trained]], device: torch.device
+) -> list[Path]:
+    """Write STEM.csv and STEM.png of runs that are drawn in panels, those of one in the same axes.
+
+    Raises:
+        ConfigError: if the runs of a panel cannot be compared, or one lacks what is looked at.
+    """
+    for panel in panels:
+        runs.check_comparable(panel)
+    devices.prepare(device)
+    found = [KINDS[settings.kind](panel, settings, device) for panel in panels]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    table, picture = (stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "png"))
+    _write(table, [row for rows in found for row in rows])
+    from localsl.analysis import draw
+
+    draw.draw(picture, settings.kind, title, found)
+    return [table, picture]
+
+
+def _write(file: Path, rows: Sequence[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    tracking.write_atomically(file, text.getvalue())
+
+
+def _stem(cfg: Config, given: Sequence[Trained]) -> Path:
+    ids = [run.record["id"] for run in given]
+    name = f"{cfg.analysis.kind}-{identity.digest({'runs': ids, 'analysis': asdict(cfg.analysis)})}"
+    return Path(cfg.results_dir) / "analysis" / name
+
+
+def _title(settings: AnalysisConfig) -> str:
+    told = {
+        "cka": "Similarity to backpropagation",
+        "probes": "Linear probes",
+        "feature_maps": "Feature maps, mean over channels",
+        "convergence": "Convergence",
+        "pyramid": "AugLocal's pyramid",
+    }
+    return told[settings.kind]

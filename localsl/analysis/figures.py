@@ -1,0 +1,66 @@
+"""Figures of the papers: sweeps/<paper>/figN.yaml says of which runs, and what of them is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localsl import identity, tracking
+from localsl.analysis.command import analyse
+from localsl.analysis.runs import Trained
+from localsl.config import Line, compose
+from localsl.execution import devices
+from localsl.schema import ConfigError, Problem
+from localsl.tables.records import state
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+    from localsl.tables.sweeps import Table
+
+
+def figure(asked: Table, line: Line, folder: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """Draw a figure of those of its runs that are done, to FOLDER/<paper>/figN.csv and .png.
+
+    Returns:
+        a line that tells what was written, and what keeps the figure from being drawn though it has runs.
+    """
+    assert line.base is not None
+    panels = _panels(asked, line)
+    told = {"table": asked.name, "rows": len(asked.cells), "measured": sum(map(len, panels))}
+    if not panels:
+        return told | {"written to": "nothing: no runs yet"}, []
+    settings, device = compose(asked.analysis).analysis, devices.chosen(line.base.device)
+    try:
+        written = analyse(folder / asked.name, settings, f"{asked.name}: {asked.title}", panels, device)
+    except ConfigError as error:
+        return told | {"written to": "nothing: see below"}, error.problems
+    return told | {"written to": f"{folder / asked.name}{{{','.join(file.suffix for file in written)}}}"}, []
+
+
+def _panels(asked: Table, line: Line) -> list[list[Trained]]:
+    """The finished runs of a figure, those of one data set and backbone together."""
+    assert line.request is not None
+    labels = {
+        overrides: f"{cell.label} {more}".strip()
+        for cell in asked.cells
+        for overrides, more in zip(line.request.overrides(cell), _varied(line.request.typed), strict=True)
+    }
+    panels: dict[tuple[str, str], list[Trained]] = {}
+    for job, cfg in zip(line.jobs, line.configs, strict=True):
+        if asked.name in job.tables and state(cfg) == "done":
+            run = Trained(_folder(cfg), cfg, labels[job.overrides])
+            panels.setdefault((cfg.dataset.name, cfg.backbone.name), []).append(run)
+    return list(panels.values())
+
+
+def _varied(typed: list[list[str]]) -> list[str]:
+    """Of each combination that was typed for the whole sweep, what the others do not share."""
+    shared = set.intersection(*map(set, typed))
+    return [" ".join(override for override in each if override not in shared) for each in typed]
+
+
+def _folder(cfg: Config) -> Path:
+    """Where the run lies: with its checkpoints, or among the results."""
+    folder = identity.run_directory(cfg)
+    record = tracking.read(folder / "record.json")
+    return folder if record is not None and record["status"] == "done" else tracking.kept_directory(cfg)

@@ -1,0 +1,172 @@
+"""What each analysis finds in runs of one backbone and data set: the rows of its CSV.
+
+A row begins with what it is of (`Trained.told`) and ends with the settings that its figures depend on.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from localsl import backbones, data, identity
+from localsl.analysis import cka, convergence, feature_maps, probes, pyramid
+from localsl.analysis.layers import BATCH, normalised
+from localsl.analysis.runs import Trained, mixed, refused
+from localsl.schema import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from localsl.settings import AnalysisConfig
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+def similarity(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
+    """CKA of each run's layers with those of the first run of backpropagation; more of it are compared too.
+
+    Raises:
+        ConfigError: if no run is of backpropagation, or none is left to compare with it.
+    """
+    reference = next((run for run in runs if run.cfg.method.single_module), None)
+    others = [run for run in runs if run is not reference]
+    if reference is None:
+        cfg = runs[0].cfg
+        command = f"python run.py method=bp dataset={cfg.dataset.name} backbone={cfg.backbone.name}"
+        instead = f"train one by {command}, with the same images and schedule, and add it to runs"
+        raise refused("similarity is to backpropagation, and none of them is a run of it", instead)
+    if not others:
+        raise refused("a run of backpropagation alone has nothing to be compared with", "add a local rule's")
+    split = mixed(data.load(reference.cfg).test, settings.images)
+    batches = [normalised(run.cfg, split.images, device, settings.batch) for run in (reference, *others)]
+    steps = -(-len(split) // settings.batch) if settings.batch else 1
+    found = cka.similarities(
+        reference.network(device),
+        [run.network(device) for run in others],
+        _told(zip(*batches, strict=True), steps),
+        cka.biased_hsic if settings.biased else cka.unbiased_hsic,
+    )
+    names = layer_names(reference)
+    of = {"reference": reference.record["id"], "estimate": "biased" if settings.biased else "unbiased"}
+    of |= {"images": len(split), "batch": settings.batch or len(split)}
+    rows = []
+    for run, values in zip(others, found, strict=True):
+        layers = [*enumerate(zip(names, values, strict=True)), ("mean", ("", statistics.fmean(values)))]
+        for layer, (name, value) in layers:
+            rows.append(run.told() | {"layer": layer, "name": name, "cka": f"{value:.4f}"} | of)
+    return rows
+
+
+def separability(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
+    """Accuracy of a linear probe after each layer of each run."""
+    rows = []
+    for run in _told(runs, len(runs)):
+        images = data.load(run.cfg)
+        network = run.network(device)
+        parts = []
+        for split in (images.train, images.test):
+            features = probes.pooled(network, normalised(run.cfg, split.images, device, BATCH))
+            parts.append([(x, split.targets.to(device)) for x in features])
+        of = {"test_images": len(images.test), "iterations": settings.iterations, "penalty": settings.penalty}
+        recipe = (run.cfg.dataset.num_classes, settings.iterations, settings.penalty)
+        for layer, (train, test) in enumerate(zip(*parts, strict=True)):
+            fit, held_out = probes.separability(train, test, *recipe)
+            found = {"layer": layer, "name": network.names[layer]}
+            found |= {"probe_train_accuracy": f"{fit:.2f}", "probe_test_accuracy": f"{held_out:.2f}"}
+            rows.append(run.told() | found | of)
+    return rows
+
+
+def pictures(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
+    """The maps of chosen images and layers, first of all the images' own brightness.
+
+    Raises:
+        ConfigError: if there is no such image or layer.
+    """
+    test = data.load(runs[0].cfg).test
+    names = layer_names(runs[0])
+    layers = feature_maps.ends_of_stages(names) if settings.layers is None else settings.layers
+    _check_among("analysis.pictures", settings.pictures, len(test), "test images")
+    _check_among("analysis.layers", layers, len(names), f"local layers of {runs[0].cfg.backbone.name}")
+    chosen = test[torch.tensor(settings.pictures)]
+    blank = dict.fromkeys(runs[0].told(), "") | {"label": "image", "dataset": runs[0].cfg.dataset.name}
+    brightness = chosen.images.float().mean(1)
+    rows = [blank | row for row in _maps(settings.pictures, chosen.targets, "", "", brightness)]
+    for run in _told(runs, len(runs)):
+        (images,) = normalised(run.cfg, chosen.images, device, None)
+        for layer, values in zip(layers, feature_maps.maps(run.network(device), images, layers), strict=True):
+            found = _maps(settings.pictures, chosen.targets, layer, names[layer], values)
+            rows += [run.told() | row for row in found]
+    return rows
+
+
+def _maps(chosen: Sequence[int], classes: Tensor, layer: Any, name: str, values: Tensor) -> Iterator[Row]:
+    for index, target, picture in zip(chosen, classes.tolist(), values.cpu(), strict=True):
+        height, width = picture.shape
+        numbers = " ".join(f"{value:.4g}" for value in picture.flatten().tolist())
+        where = {"picture": index, "class": target, "layer": layer, "name": name}
+        yield where | {"height": height, "width": width, "values": numbers}
+
+
+def curves(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
+    """A row an epoch of each run. The record of a run is enough: no checkpoint is read.
+
+    Raises:
+        ConfigError: if a run has no metrics.csv.
+    """
+    for run in runs:
+        if not (run.folder / "metrics.csv").exists():
+            raise refused(f"{run.folder} has no metrics.csv", "give the folder that the run itself wrote")
+    return [run.told() | row for run in runs for row in convergence.curve(run.folder / "metrics.csv")]
+
+
+def savings(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
+    """Accuracy, and what the pyramid saves. The record of a run is enough: no checkpoint is read.
+
+    Raises:
+        ConfigError: if a run has no auxiliary networks of a depth d, and so no pyramid.
+    """
+    rows, known = [], {}
+    for run in runs:
+        aux = run.cfg.aux
+        if aux.depth is None:
+            what = f"{run.folder} is of {run.cfg.method.name}, whose networks have no depth d"
+            raise refused(what, "give runs of method=auglocal")
+        name = identity.cell_id(run.cfg)
+        if name not in known:
+            known[name] = (*pyramid.multiply_adds(run.cfg), pyramid.reduction(run.cfg))
+        network, auxiliary, saved = known[name]
+        found = {"depth": aux.depth, "tau": aux.pyramid, "network_gmacs": f"{network / 1e9:.4f}"}
+        found |= {"aux_gmacs": f"{auxiliary / 1e9:.4f}", "reduction_pct": f"{saved:.1f}"}
+        rows.append(run.told() | found)
+    return rows
+
+
+KINDS: dict[str, Callable[[Sequence[Trained], AnalysisConfig, torch.device], list[Row]]] = {
+    "cka": similarity,
+    "probes": separability,
+    "feature_maps": pictures,
+    "convergence": curves,
+    "pyramid": savings,
+}
+
+
+def layer_names(run: Trained) -> list[str]:
+    """Its local layers: "stem", "1.0" ..."""
+    return [layer.name for layer in backbones.local_layers(run.cfg.backbone)]
+
+
+def _check_among(key: str, chosen: Sequence[int], count: int, what: str) -> None:
+    if not chosen or not all(0 <= index < count for index in chosen):
+        raise ConfigError([Problem(key, list(chosen), f"there are {count} {what}, counted from 0")])
+
+
+def _told(items: Iterable[T], count: int) -> Iterable[T]:
+    """The items, with a bar on a terminal."""
+    return tqdm(items, total=count, disable=not sys.stderr.isatty(), leave=False)

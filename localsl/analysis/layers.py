@@ -1,0 +1,40 @@
+"""The features of a trained network, local layer by local layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from localsl.data.batches import Normalisation
+
+if TYPE_CHECKING:
+    from localsl.network import LocalNetwork
+    from localsl.settings import Config
+
+# Images that are forwarded at a time where nothing else says how many.
+BATCH = 500
+
+
+@torch.no_grad()
+def outputs(network: LocalNetwork, images: Tensor) -> Iterator[Tensor]:
+    """What each local layer gives for normalised images, (N, C, H, W): in turn, so that few are held."""
+    x = images
+    for layer in network.backbone.layers:
+        x = layer(x)
+        yield x
+
+
+def normalised(cfg: Config, images: Tensor, device: torch.device, batch: int | None) -> Iterator[Tensor]:
+    """Images (N, 3, H, W) uint8 as a run's network takes them, in batches whose sizes differ by at most one.
+
+    Args:
+        batch: their greatest size; None for all at once.
+    """
+    layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
+    normalise = Normalisation(cfg.dataset, images, device, layout)
+    parts = -(-len(images) // batch) if batch else 1
+    for part in torch.tensor_split(images, parts):
+        yield normalise(part.to(device))

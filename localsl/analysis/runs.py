@@ -1,0 +1,215 @@
+"""The runs that an analysis is of: found by folder, id or pattern, told apart in words, fit to be compared."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+
+from localsl import data, identity, tracking
+from localsl.checkpoint import Checkpoints
+from localsl.config import validate
+from localsl.network import build_network
+from localsl.schema import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from localsl.network import LocalNetwork
+    from localsl.settings import Config, DatasetConfig
+
+# Differences that tell runs of one rule apart, in words that a reader expects before any other.
+FIRST = ("aux.depth", "aux.head", "K")
+
+# What a run was told that another command need not be: where things lie, and what it is run on.
+HERE = ("data_dir", "output_dir", "results_dir", "device", "threads")
+
+
+def refused(what: str, instead: str) -> ConfigError:
+    """The error of runs that an analysis cannot work with."""
+    return ConfigError([Problem("runs", "", what, instead)])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that left something to look at.
+
+    Attributes:
+        folder: with metrics.csv, record.json and, for most analyses, checkpoints.
+        cfg: of the run, with this command's device and folders of data.
+        label: that tells it apart in a picture. Equal ones are one line: the mean over seeds.
+    """
+
+    folder: Path
+    cfg: Config = field(repr=False)
+    label: str
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """record.json."""
+        record = tracking.read(self.folder / "record.json")
+        assert record is not None
+        return record
+
+    def network(self, device: torch.device) -> LocalNetwork:
+        """The network of the newest checkpoint, in evaluation mode.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        state = Checkpoints(self.cfg, self.folder).newest()
+        if state is None:
+            what = f"{self.folder} has no checkpoint that can be read"
+            again = "train it again: its command, with checkpoint.required=true checkpoint.every=1"
+            raise refused(what, again)
+        network = build_network(self.cfg)
+        network.load_state_dict(state["network"])
+        layout = torch.channels_last if self.cfg.channels_last else torch.contiguous_format
+        return network.to(device=device, memory_format=layout).eval()  # pyright: ignore[reportCallIssue]
+
+    def told(self) -> dict[str, Any]:
+        """What stands beside its figures in a CSV; accuracy in per cent, at the last epoch."""
+        record, last = self.record, self.record["last"]
+        return {
+            "dataset": record["dataset"],
+            "backbone": record["backbone"],
+            "label": self.label,
+            "method": record["method"],
+            "K": "" if self.cfg.method.single_module else record["K"],
+            "seed": record["seed"],
+            "run": record["id"],
+            "epochs": last["epoch"],
+            "train_images": record["images"]["train"],
+            "test_accuracy": f"{last['test_accuracy']:.2f}",
+        }
+
+
+def found(texts: Sequence[str], here: Config) -> list[Trained]:
+    """The runs that `runs=` names, each once and in that order.
+
+    Args:
+        texts: folders of runs, ids as `show=runs` lists them, or patterns of folders.
+        here: the command's own configuration.
+
+    Raises:
+        ConfigError: naming each text that is no run, and each run that is not finished.
+    """
+    if not texts:
+        raise refused("an analysis is of runs", "type runs=[ID,ID,...]; python run.py show=runs lists them")
+    folders: dict[Path, None] = {}
+    problems = []
+    for text in texts:
+        records = {path: tracking.read(path / "record.json") for path in _folders(text, here)}
+        matching = {path: record for path, record in records.items() if record is not None}
+        folders |= dict.fromkeys(matching)
+        if not matching:
+            problems.append(Problem("runs", text, *_no_run(text)))
+        for path, record in matching.items():
+            if record["status"] != "done":
+                what = f"{path} is not finished: {record['status']}"
+                problems.append(Problem("runs", text, what, "type the command that began it again"))
+    if problems:
+        raise ConfigError(problems)
+    configs = [_config(folder, here) for folder in folders]
+    return [Trained(f, c, label) for f, c, label in zip(folders, configs, labels(configs), strict=True)]
+
+
+def _folders(text: str, here: Config) -> list[Path]:
+    if Path(text).exists():
+        return [Path(text)]
+    if glob.has_magic(text):
+        return [Path(path) for path in sorted(glob.glob(text, recursive=True))]
+    if not re.fullmatch(r"[0-9a-f]{8}", text):
+        return []
+    kept = Path(here.results_dir) / "runs" / text
+    return sorted(Path(here.output_dir).rglob(f"seed=*-{text}")) or [kept]
+
+
+def _no_run(text: str) -> tuple[str, str]:
+    if Path(text).exists():
+        return "is not the folder of a run, which has a record.json", f"type '{text}/**/seed=*' for those in it"
+    if glob.has_magic(text):
+        return "matches no run's folder", "python run.py show=runs lists them"
+    return "is no run", "type a folder, or an id that python run.py show=runs lists (output_dir= if elsewhere)"
+
+
+def _config(folder: Path, here: Config) -> Config:
+    """The configuration in a run's folder.
+
+    Raises:
+        ConfigError: if it is missing or not one of this version of the code.
+    """
+    try:
+        values = OmegaConf.load(folder / "config.yaml")
+    except OSError:
+        what = f"{folder} has no config.yaml"
+        raise refused(what, "give the folder that the run itself wrote") from None
+    # Found out anew, or of the command at hand.
+    own: dict[str, Any] = {key: getattr(here, key) for key in HERE}
+    own |= {"sweep": None, "show": None, "measure": None, "held": "wait", "runs": []}
+    own |= {"analysis": {"kind": "none"}, "logger": {"name": "csv"}}
+    values = OmegaConf.merge(values, {"dataset": {"classes": None, "files": None}})
+    for key, value in own.items():
+        OmegaConf.update(values, key, value, merge=False)
+    try:
+        return validate(values)  # pyright: ignore[reportArgumentType]
+    except ConfigError as error:
+        told = "; ".join(map(str, error.problems))
+        raise refused(f"the configuration of {folder} cannot be read: {told}", "leave that run out") from None
+
+
+def labels(configs: Sequence[Config]) -> list[str]:
+    """The rule of each, with as many of its settings as tell it from others of the same rule, seeds aside."""
+    told = [[cfg.method.name] for cfg in configs]
+    values = [dict(identity.leaves(asdict(cfg))) for cfg in configs]
+    keys = {key for cfg in configs for key in identity.without(identity.identity(asdict(cfg)), "seed")}
+    for key in sorted(keys, key=lambda k: (k not in FIRST, k)):
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for index, words in enumerate(told):
+            alike.setdefault(tuple(words), []).append(index)
+        for group in alike.values():
+            if len({str(values[index].get(key)) for index in group}) > 1:
+                for index in group:
+                    told[index].append(f"{key}={values[index].get(key)}")
+    return [" ".join(words) for words in told]
+
+
+def check_comparable(runs: Sequence[Trained]) -> None:
+    """Refuse runs whose layers, or whose test images, are not the same.
+
+    Raises:
+        ConfigError: saying which differ.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.cfg.backbone != first.cfg.backbone:
+            theirs = f"{run.cfg.backbone.name} in {run.folder}, {first.cfg.backbone.name} in {first.folder}"
+            raise refused(f"their backbones differ: {theirs}", "give the runs of one backbone at a time")
+        if _tested_on(run.cfg.dataset) != _tested_on(first.cfg.dataset):
+            theirs = f"{run.cfg.dataset.name} in {run.folder}, {first.cfg.dataset.name} in {first.folder}"
+            raise refused(f"their test images differ: {theirs}", "give the runs of one data set at a time")
+
+
+def _tested_on(dataset: DatasetConfig) -> tuple:
+    return dataset.name, dataset.image_size, dataset.num_classes, dataset.test_subset, dataset.root
+
+
+def mixed(split: data.Split, count: int | None) -> data.Split:
+    """At most `count` of the images, class-balanced, in a fixed order that mixes the classes.
+
+    Raises:
+        ConfigError: if a class has too few.
+    """
+    if count is not None and count < len(split):
+        try:
+            split = split[data.balanced(split.targets, count)]
+        except ValueError as error:
+            what = f"a balanced subset of {len(split)} test images is not to be had: {error}"
+            raise ConfigError([Problem("analysis.images", count, what, "type a smaller number")]) from None
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(data.SUBSET_SEED))
+    return split[order]

@@ -1,0 +1,470 @@
+"""CKA, probes, feature maps and curves: their mathematics by direct formulas, and the commands end to end."""
+
+import csv
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from localsl import experiment
+from localsl.analysis import cka, command, convergence, feature_maps, probes, pyramid, runs
+from localsl.analysis.layers import normalised, outputs
+from localsl.composition import Composition
+from localsl.config import ConfigError, check_command_line, compose, quoted
+from localsl.network import build_network
+from localsl.tables import published, sweeps
+from tests.conftest import ROOT
+from tests.test_cli import typed
+
+NETWORK = ["backbone.blocks=[1,1,1]", "backbone.name=tiny", "K=4"]
+TINY = [*NETWORK, "schedule=smoke", "dataset.train_subset=60", "dataset.test_subset=40", "batch_size=30"]
+TINY += ["seed=0", "threads=1", "device=cpu"]
+ESTIMATES = [cka.biased_hsic, cka.unbiased_hsic]
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rotation(size):
+    return torch.linalg.qr(noise(size, size, seed=9))[0]
+
+
+def similarity(x, y, hsic):
+    k, l = cka.gram(x), cka.gram(y)  # noqa: E741
+    return cka.alignment(hsic(k, l), hsic(k, k), hsic(l, l))
+
+
+def network(*more):
+    return build_network(compose([*NETWORK, *more])).eval()
+
+
+def rows_of(file):
+    with Path(file).open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+# CKA.
+
+
+@pytest.mark.parametrize("hsic", ESTIMATES)
+def test_features_are_like_themselves_rotated_scaled_and_shifted(hsic):
+    x = noise(20, 50)
+    for y in (x, 3 * x @ rotation(50), x + 100, x.view(20, 2, 5, 5)):
+        assert similarity(x, y, hsic) == pytest.approx(1, abs=1e-4)
+    stretched = x * torch.linspace(0.01, 5, 50)
+    assert similarity(x, stretched, hsic) < 0.95
+
+
+def test_only_the_unbiased_estimate_tells_noise_from_likeness():
+    x, y = noise(100, 4000), noise(100, 4000, seed=1)
+    assert abs(similarity(x, y, cka.unbiased_hsic)) < 0.05
+    assert similarity(x, y, cka.biased_hsic) > 0.9
+
+
+def test_the_biased_estimate_is_the_formula_of_features():
+    """Kornblith et al.: ||Y^T X||^2 / (||X^T X|| ||Y^T Y||), of centred features, in NumPy."""
+    x, y = noise(30, 8).numpy().astype(float), noise(30, 5, seed=1).numpy().astype(float)
+    y[:, :5] += x[:, :5]
+    a, b = x - x.mean(0), y - y.mean(0)
+    direct = np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    found = similarity(torch.from_numpy(x), torch.from_numpy(y), cka.biased_hsic)
+    assert found == pytest.approx(direct, abs=1e-5)
+
+
+def test_the_unbiased_estimate_is_the_mean_over_quadruples():
+    """Its definition: the mean of k_ij (l_ij + l_qr - 2 l_iq) over all i, j, q, r that differ."""
+    n = 7
+    k, l = (x @ x.T for x in (noise(n, 3).double(), noise(n, 4, seed=1).double()))  # noqa: E741
+    terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in itertools.permutations(range(n), 4)]
+    assert cka.unbiased_hsic(k, l) == pytest.approx(float(sum(terms)) / len(terms))
+
+
+def test_only_the_unbiased_estimate_may_be_summed_over_batches():
+    """Of each estimate the mean over batches of 10 images, as a multiple of that of all 4,000."""
+    x = noise(4000, 3)
+    y = x + 3 * noise(4000, 3, seed=1)
+    of_batches = {}
+    for hsic in ESTIMATES:
+        parts = zip(x.split(10), y.split(10), strict=True)
+        mean = np.mean([hsic(cka.gram(a), cka.gram(b)) for a, b in parts])
+        of_batches[hsic] = mean / hsic(cka.gram(x), cka.gram(y))
+    assert of_batches[cka.unbiased_hsic] == pytest.approx(1, abs=0.1)
+    assert of_batches[cka.biased_hsic] > 1.5
+
+
+@pytest.mark.parametrize("hsic", ESTIMATES)
+def test_similarities_are_of_every_layer_summed_over_batches(hsic):
+    one, two = network("seed=0"), network("seed=1")
+    images = noise(24, 3, 8, 8)
+    batches = list(images.split(12))
+    same, other = cka.similarities(one, [one, two], [[b, b, b] for b in batches], hsic)
+    assert same == pytest.approx([1.0] * 4)
+    for layer, found in enumerate(other):
+        grams = [[cka.gram([*outputs(net, batch)][layer]) for net in (two, one)] for batch in batches]
+        xy, xx, yy = (sum(hsic(g[i], g[j]) for g in grams) for i, j in ((0, 1), (0, 0), (1, 1)))
+        assert found == pytest.approx(xy / (xx * yy) ** 0.5)
+    assert max(other) < 0.999
+
+
+def test_a_layer_without_variance_has_no_similarity():
+    assert np.isnan(similarity(torch.ones(5, 3), noise(5, 3), cka.unbiased_hsic))
+
+
+def test_batches_are_of_nearly_equal_size():
+    cfg = compose(NETWORK)
+    images = torch.zeros(41, 3, 8, 8, dtype=torch.uint8)
+    parts = [len(x) for x in normalised(cfg, images, torch.device("cpu"), 8)]
+    assert sum(parts) == 41
+    assert min(parts) >= 6
+    assert max(parts) <= 8
+    assert [len(x) for x in normalised(cfg, images, torch.device("cpu"), None)] == [41]
+
+
+# Probes.
+
+
+def test_a_probe_separates_what_is_separable_and_nothing_else():
+    targets = torch.arange(300) % 3
+    features = 1e-3 * (noise(300, 6) + 20 * torch.eye(6)[targets]) + 5
+    held_out = 1e-3 * (noise(300, 6, seed=1) + 20 * torch.eye(6)[targets]) + 5
+    recipe = (3, 100, 1e-4)
+    assert probes.separability((features, targets), (held_out, targets), *recipe) == (100, 100)
+    blind = probes.separability((noise(300, 6), targets), (noise(300, 6, seed=1), targets), *recipe)
+    assert blind[1] < 50
+
+
+def test_a_probe_is_scikit_learns_logistic_regression():
+    targets = torch.arange(200) % 4
+    x = (noise(200, 5) + torch.eye(5)[targets]).double()
+    weights, biases = probes.fitted(x, targets, 4, 200, penalty := 0.01)
+    theirs = LogisticRegression(C=1 / (penalty * 200), tol=1e-8, max_iter=1000).fit(x.numpy(), targets.numpy())
+    ours = (x @ weights.T + biases).softmax(1).numpy()
+    np.testing.assert_allclose(ours, theirs.predict_proba(x.numpy()), atol=1e-4)
+
+
+def test_features_are_standardised_by_the_training_images():
+    train, test = torch.tensor([[1.0, 7], [3, 7]]), torch.tensor([[5.0, 8]])
+    x, y = probes.standardised(train, test)
+    assert x.tolist() == [[-1, 0], [1, 0]]
+    assert y.tolist() == [[3, 0]]
+
+
+def test_pooled_features_are_of_every_layer_and_leave_the_network_as_it_is():
+    net, images = network(), noise(10, 3, 8, 8)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = probes.pooled(net, images.split(4))
+    assert [tuple(x.shape) for x in found] == [(10, 16), (10, 16), (10, 32), (10, 64)]
+    x = images
+    for layer, features in zip(net.backbone.layers, found, strict=True):
+        x = layer(x)
+        torch.testing.assert_close(features, x.mean((2, 3)))
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+
+
+# Maps, curves, the pyramid.
+
+
+def test_maps_are_means_over_channels_of_the_chosen_layers():
+    net, images = network(), noise(2, 3, 8, 8)
+    layers = [x.mean(1) for x in outputs(net, images)]
+    found = feature_maps.maps(net, images, [3, 1])
+    torch.testing.assert_close(found, [layers[3], layers[1]])
+    assert feature_maps.ends_of_stages(["stem", "1.0", "1.1", "2.0", "3.0", "3.1"]) == [2, 3, 5]
+
+
+def test_a_curve_is_the_output_layers(tmp_path):
+    head = "epoch,lr,train_loss,train_accuracy,test_loss,test_accuracy,module_0_loss"
+    (tmp_path / "metrics.csv").write_text(f"{head}\n1,0.1,2.5,,2.25,11.5,7\n2,0,2,30,1.5,40,6\n")
+    assert convergence.curve(tmp_path / "metrics.csv") == [
+        {"epoch": 1, "train_loss": 2.5, "test_loss": 2.25, "test_accuracy": 11.5},
+        {"epoch": 2, "train_loss": 2, "train_accuracy": 30, "test_loss": 1.5, "test_accuracy": 40},
+    ]
+
+
+def test_the_pyramid_saves_what_the_paper_says():
+    """About 45 % (its text), of operations that are those of its Table 11."""
+    network = ["dataset=cifar10", "backbone=resnet110", "K=55"]
+    cfg = compose(["method=auglocal", *network, "aux.depth=9", "aux.pyramid=1"])
+    assert pyramid.reduction(cfg) == pytest.approx(45.2, abs=0.05)
+    (printed,) = (n for n in published.read("auglocal/table11") if n.keys[-2:] == ("9", "tau=1.0"))
+    assert sum(pyramid.multiply_adds(cfg)) / 1e9 == pytest.approx(float(printed.value), abs=0.006)
+
+
+# The commands.
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of runs: backpropagation, three local rules, and backpropagation with another backbone."""
+    folder = tmp_path_factory.mktemp("trained")
+    rules = [["method=bp"], ["method=dgl"], ["method=auglocal", "aux.depth=2"], ["method=man"]]
+    rules.append(["method=bp", "backbone.blocks=[2,1,1]", "backbone.name=other"])
+    rules.append(["method=auglocal", "aux.depth=2", "aux.pyramid=0"])
+    for rule in rules:
+        cfg = compose([*TINY, *rule, f"output_dir={folder}", "checkpoint.every=3"])
+        assert experiment.run(cfg)
+    return folder
+
+
+@pytest.fixture
+def ids(trained):
+    names = {path.parent.name: path.name[-8:] for path in sorted(trained.glob("digits/*/*"))}
+    return {name.split("-")[0] + ("2" if "other" in name else ""): number for name, number in names.items()}
+
+
+def analysed(monkeypatch, trained, kind, given, *more):
+    line = [f"analysis={kind}", f"runs=[{','.join(given)}]", f"output_dir={trained}", *more]
+    return typed(monkeypatch, *line, "analysis.output=there/it", "device=cpu", "threads=1")
+
+
+def test_similarity_end_to_end(trained, ids, monkeypatch):
+    again = trained / "digits" / "dgl-tiny-K4"
+    given = [ids["dgl"], ids["bp"], str(again / "*"), ids["man"]]
+    assert analysed(monkeypatch, trained, "cka", given, "analysis.images=30", "analysis.batch=10") == 0
+    rows = rows_of("there/it.csv")
+    assert [row["label"] for row in rows] == ["dgl"] * 5 + ["man"] * 5
+    assert [row["name"] for row in rows[:5]] == ["stem", "1.0", "2.0", "3.0", ""]
+    values = [float(row["cka"]) for row in rows[:4]]
+    assert all(-1 < value < 1 for value in values)
+    assert rows[4]["layer"] == "mean"
+    assert float(rows[4]["cka"]) == pytest.approx(np.mean(values), abs=1e-4)
+    told = {key: rows[0][key] for key in ("reference", "estimate", "images", "batch", "epochs", "run")}
+    assert told == {
+        "reference": ids["bp"],
+        "estimate": "unbiased",
+        "images": "30",
+        "batch": "10",
+        "epochs": "3",
+        "run": ids["dgl"],
+    }
+    assert Path("there/it.png").stat().st_size > 5000
+    assert analysed(monkeypatch, trained, "cka", given, "analysis.biased=true") == 0
+    assert rows_of("there/it.csv")[0]["estimate"] == "biased"
+
+
+def test_a_second_run_of_backpropagation_is_compared_like_any_other(trained, ids, monkeypatch):
+    copy = trained / "copies" / "of-bp"
+    shutil.copytree(next(trained.glob("digits/bp-tiny/*")), copy)
+    assert analysed(monkeypatch, trained, "cka", [ids["bp"], str(copy)]) == 0
+    shutil.rmtree(copy.parent)
+    rows = rows_of("there/it.csv")
+    assert [row["label"] for row in rows] == ["bp"] * 5
+    assert all(float(row["cka"]) == pytest.approx(1, abs=1e-4) for row in rows)
+
+
+def test_probes_end_to_end(trained, ids, monkeypatch):
+    assert analysed(monkeypatch, trained, "probes", [ids["bp"], ids["dgl"]], "analysis.iterations=30") == 0
+    rows = rows_of("there/it.csv")
+    assert [(row["label"], row["layer"]) for row in rows] == [
+        (r, str(i)) for r in ("bp", "dgl") for i in range(4)
+    ]
+    assert all(0 <= float(row["probe_test_accuracy"]) <= 100 for row in rows)
+    assert max(float(row["probe_train_accuracy"]) for row in rows) > 60  # 60 images, up to 64 channels
+    assert {row["iterations"] for row in rows} == {"30"}
+    assert Path("there/it.png").exists()
+
+
+def test_feature_maps_end_to_end(trained, ids, monkeypatch):
+    more = ["analysis.pictures=[5,0]", "analysis.layers=[0,3]"]
+    assert analysed(monkeypatch, trained, "feature_maps", [ids["dgl"], ids["man"]], *more) == 0
+    rows = rows_of("there/it.csv")
+    assert [(row["label"], row["picture"], row["name"]) for row in rows] == [
+        (label, picture, name)
+        for label, names in (("image", [""]), ("dgl", ["stem", "3.0"]), ("man", ["stem", "3.0"]))
+        for name in names
+        for picture in ("5", "0")
+    ]
+    assert all(len(row["values"].split()) == int(row["height"]) * int(row["width"]) for row in rows)
+    assert (rows[2]["height"], rows[4]["height"]) == ("8", "2")
+    assert Path("there/it.png").exists()
+
+
+def test_convergence_end_to_end_needs_the_records_only(trained, ids, monkeypatch):
+    kept = Path("results/runs") / ids["dgl"]
+    kept.mkdir(parents=True)
+    for file in ("config.yaml", "metrics.csv", "record.json"):
+        shutil.copy(next(trained.glob("digits/dgl-tiny-K4/*")) / file, kept)
+    line = ["analysis=convergence", f"runs=[{ids['dgl']}]"]
+    assert typed(monkeypatch, *line) == 0
+    (table,) = Path("results/analysis").glob("convergence-*.csv")
+    rows = rows_of(table)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in rows_of(kept / "metrics.csv")]
+    assert table.with_suffix(".png").exists()
+
+
+def test_the_pyramid_end_to_end(trained, monkeypatch):
+    assert analysed(monkeypatch, trained, "pyramid", [f"{trained}/digits/auglocal*/*"]) == 0
+    rows = rows_of("there/it.csv")
+    assert {(row["tau"], row["reduction_pct"]) for row in rows} == {("0.0", "0.0"), ("0.5", "0.0")}
+
+
+def mistakes(ids, trained):
+    yield "cka", [], "show=runs"
+    yield "cka", [ids["dgl"], ids["man"]], "method=bp"
+    yield "cka", [ids["bp"]], "add a local rule's"
+    yield "probes", [ids["bp"], ids["bp2"]], "backbones differ: other"
+    yield "cka", ["00000000"], "is no run"
+    yield "cka", [str(trained / "digits")], "is not the folder of a run"
+    yield "cka", [f"{trained}/nothing*"], "matches no run's folder"
+    yield "pyramid", [ids["bp"]], "no depth d"
+
+
+def test_runs_that_cannot_be_analysed_are_told(trained, ids):
+    cfg = compose([f"output_dir={trained}", "device=cpu"])
+    for kind, given, words in mistakes(ids, trained):
+        settings = replace(cfg.analysis, kind=kind, output="there/it")
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            command.run(replace(cfg, analysis=settings, runs=given))
+    assert not Path("there").exists()
+
+
+def test_mistakes_end_with_2(trained, ids, monkeypatch, capsys):
+    assert analysed(monkeypatch, trained, "cka", [ids["dgl"], ids["man"]]) == 2
+    told = capsys.readouterr().err
+    assert "train one by python run.py method=bp" in told
+    assert "Traceback" not in told
+    for more, words in (("pictures=[40]", "40 test images"), ("layers=[4]", "4 local layers")):
+        assert analysed(monkeypatch, trained, "feature_maps", [ids["bp"]], f"analysis.{more}") == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_or_an_end_ends_with_2(trained, ids, monkeypatch, capsys):
+    copy = trained / "copies" / "of-bp"
+    shutil.copytree(next(trained.glob("digits/bp-tiny/*")), copy)
+    given = [ids["dgl"], str(copy)]
+    shutil.rmtree(copy / "checkpoints")
+    assert analysed(monkeypatch, trained, "cka", given) == 2
+    told = capsys.readouterr().err
+    assert "has no checkpoint" in told
+    assert "checkpoint.required=true" in told
+    record = copy / "record.json"
+    record.write_text(record.read_text().replace('"done"', '"interrupted"'))
+    assert analysed(monkeypatch, trained, "convergence", given) == 2
+    assert "is not finished: interrupted" in capsys.readouterr().err
+    (copy / "config.yaml").write_text("K: 3\n")
+    record.write_text(record.read_text().replace('"interrupted"', '"done"'))
+    assert analysed(monkeypatch, trained, "convergence", given) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    shutil.rmtree(copy.parent)
+
+
+def test_labels_tell_runs_apart_by_as_little_as_they_need():
+    def labels(*lines):
+        return runs.labels([compose(line.split()) for line in lines])
+
+    assert labels("method=bp", "method=dgl", "method=auglocal aux.depth=4") == ["bp", "dgl", "auglocal"]
+    found = labels(
+        "method=auglocal aux.depth=2", "method=auglocal aux.depth=4 aux.pyramid=0", "method=bp seed=1"
+    )
+    assert found == ["auglocal aux.depth=2", "auglocal aux.depth=4", "bp"]
+    assert labels("method=dgl seed=1", "method=dgl seed=2") == ["dgl", "dgl"]
+    assert labels("method=man", "method=man ema.bias=none") == ["man ema.bias=block", "man ema.bias=none"]
+
+
+def test_runs_are_quoted_for_hydra():
+    line = ["runs=[a/seed=1-x, 1e123456]", "runs=a/*/*", "runs=['a b']", "K=3"]
+    assert quoted(line) == ["runs=['a/seed=1-x','1e123456']", "runs=['a/*/*']", "runs=['a b']", "K=3"]
+    (cfg,) = check_command_line(quoted(["analysis=cka", line[0]])).configs
+    assert cfg.runs == ["a/seed=1-x", "1e123456"]
+
+
+def test_nothing_of_it_is_imported_by_a_training_run():
+    code = (
+        "import run, sys; print([m for m in sys.modules if m in ('matplotlib', 'pandas', 'localsl.analysis')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Figures.
+
+
+def test_figures_are_asked_for_by_name_and_no_part_of_the_tables():
+    assert sweeps.named("man/figures") == ["man/fig4", "man/fig5", "man/fig6", "man/fig7"]
+    assert sweeps.named("fig3") == ["auglocal/fig3", "ours/fig3"]
+    assert set(sweeps.named("figures")) == set(sweeps.figures())
+    assert not set(sweeps.named("all")) & set(sweeps.figures())
+    with pytest.raises(ConfigError, match="did you mean sweep=man/fig4"):
+        sweeps.named("man/fig44")
+
+
+def test_every_figure_composes_and_tells_its_runs_apart():
+    asked = [sweeps.read(name) for name in sweeps.figures()]
+    cells = [cell for figure in asked for cell in figure.cells]
+    composition = Composition()
+    for overrides in {tuple(o for o in c.overrides if not o.startswith("checkpoint.")) for c in cells}:
+        compose(overrides, composition)
+    assert all(cell.trains for cell in cells)
+    for figure in asked:
+        kind = compose(figure.analysis).analysis.kind
+        required = {"checkpoint.required=true" in cell.overrides for cell in figure.cells}
+        assert required == {kind not in ("convergence", "pyramid")}
+        assert kind != "cka" or any("method=bp" in cell.overrides for cell in figure.cells)
+        labels = {(cell.label, *cell.keys[1:4]) for cell in figure.cells}
+        assert len(labels) == len(figure.cells) or kind == "pyramid"
+
+
+FIGURE = """
+title: Similarity
+seeds: 1
+analysis: analysis=cka analysis.images=30
+grids:
+  - run: method=bp dataset=cifar10
+  - run: method=dgl dataset=cifar10 K=16
+    keys: {variant: plain}
+"""
+
+
+@pytest.fixture
+def figure(tmp_path, monkeypatch):
+    """Of two runs, typed for tiny networks on digits."""
+    (tmp_path / "sweeps" / "some").mkdir(parents=True)
+    (tmp_path / "sweeps" / "some" / "fig1.yaml").write_text(FIGURE)
+    monkeypatch.setattr(sweeps, "SWEEPS", tmp_path / "sweeps")
+    return ["-m", "sweep=some/fig1", "dataset=digits", *TINY]
+
+
+def test_a_figure_trains_its_runs_and_is_drawn(figure, monkeypatch, capsys):
+    assert typed(monkeypatch, *figure) == 0
+    drawn = Path("outputs/results/some/fig1.csv")
+    rows = rows_of(drawn)
+    assert [row["label"] for row in rows] == ["plain"] * 5
+    assert {row["images"] for row in rows} == {"30"}
+    assert drawn.with_suffix(".png").exists()
+    assert "outputs/results/some/fig1{.csv,.png}" in capsys.readouterr().out
+
+    # Records alone are not enough: such a run is trained again, to the same numbers.
+    shutil.rmtree(next(Path().glob("outputs/digits/dgl*/*/checkpoints")))
+    assert typed(monkeypatch, *figure, "show=status") == 0
+    assert "1 done, 1 missing" in capsys.readouterr().out
+    assert typed(monkeypatch, *figure) == 0
+    assert rows_of(drawn) == rows
+
+    # What cannot be drawn is told, with the exit code of a wrong configuration.
+    shutil.rmtree(next(Path().glob("outputs/digits/bp*")))
+    assert typed(monkeypatch, *figure, "show=tables") == 2
+    told = capsys.readouterr()
+    assert "nothing: see below" in told.out
+    assert "none of them is a run of it" in told.err
+    shutil.rmtree("outputs")
+    assert typed(monkeypatch, *figure, "show=tables") == 0
+    assert "no runs yet" in capsys.readouterr().out
+    assert typed(monkeypatch, *figure, "show=report") == 2
+
+
+def test_seeds_share_a_line_and_what_is_typed_for_all_parts_them(figure, monkeypatch):
+    line = [argument for argument in figure if argument != "seed=0"]
+    assert typed(monkeypatch, *line, "seed=0,1", "optimizer.lr=0.1,0.2") == 0
+    rows = rows_of("outputs/results/some/fig1.csv")
+    labels = {(row["label"], row["seed"]) for row in rows if row["method"] == "dgl"}
+    assert labels == {(f"plain optimizer.lr={rate}", seed) for rate in ("0.1", "0.2") for seed in "01"}
