@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from localsl import backbones, updates
+from localsl import updates
 from localsl.aux_nets.momentum import MomentumLayer
 from localsl.init import reinitialise, seeded
 from localsl.objectives import Batch, Objective, weighted_sum
@@ -229,7 +229,7 @@ def build_network(cfg: Config) -> LocalNetwork:
     network; each module's auxiliary networks have random numbers of their own.
     """
     with seeded(cfg.seed, "backbone"):
-        backbone = backbones.build(cfg.backbone, cfg.dataset.num_classes)
+        backbone = cfg.backbone.build(cfg.dataset.num_classes)
     plan = Plan(cfg, backbone, cfg.method.groups(cfg))
     with seeded(cfg.seed, "unused"):  # building draws numbers too: they are drawn again below
         network = LocalNetwork(plan, cfg.method.objectives(plan))

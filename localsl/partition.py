@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from localsl import backbones
 from localsl.schema import Problem
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ BALANCED: dict[tuple[str, str], dict[int, str]] = {
 
 def problems(cfg: Config) -> Iterator[Problem]:
     """A K that the backbone cannot be cut into, or that has no memory-balanced table."""
-    count = len(backbones.local_layers(cfg.backbone))
+    count = len(cfg.backbone.local_layers())
     if cfg.K < 1 or (count < cfg.K and not cfg.method.single_module):
         what = f"{cfg.backbone.name} has {count} local layers, so K must be 1 to {count}"
         yield Problem("K", cfg.K, what, f"type K={count} for one module per layer")
@@ -58,7 +57,7 @@ def problems(cfg: Config) -> Iterator[Problem]:
 
 def cut(cfg: Config) -> list[range]:
     """The local layers of each module, as ranges of indices that follow each other."""
-    names = [layer.name for layer in backbones.local_layers(cfg.backbone)]
+    names = [layer.name for layer in cfg.backbone.local_layers()]
     ends = _balanced(cfg) if cfg.partition.balance == "memory" else None
     ends = ends or PUBLISHED.get(cfg.backbone.name, {}).get(cfg.K)
     if ends:
@@ -70,7 +69,7 @@ def cut(cfg: Config) -> list[range]:
 
 def layer_wise(cfg: Config) -> bool:
     """Whether every layer is a module, the stem perhaps joined to the first block."""
-    count = len(backbones.local_layers(cfg.backbone))
+    count = len(cfg.backbone.local_layers())
     return count == cfg.K or (cfg.partition.stem == "merged" and count - 1 == cfg.K)
 
 

@@ -12,8 +12,9 @@ from functools import cache
 from typing import cast, get_type_hints
 
 from localsl.aux_nets.terms import HEADS
+from localsl.backbones.base import BackboneConfig
 from localsl.methods.base import Method
-from localsl.schema import ascending, derived, ends, name, number, one_of, ruled, triple
+from localsl.schema import ascending, derived, ends, number, one_of, ruled, triple
 
 
 @dataclass(kw_only=True)
@@ -35,20 +36,6 @@ class DatasetConfig:
     # Data that are not as published enter a run's identity by what they hold, not by where they lie.
     classes: list[str] | None = derived()
     files: list[int] | None = derived()
-
-
-@dataclass(kw_only=True)
-class BackboneConfig:
-    """A network as an ordered list of local layers (conf/backbone).
-
-    `family` is a file of localsl/backbones.
-    """
-
-    name: str = ruled(name())
-    family: str
-    blocks: list[int]
-    widths: list[int]
-    negative_slope: float = ruled(number(0, below=1), default=0.0)
 
 
 @dataclass(kw_only=True)
@@ -170,16 +157,16 @@ class Config:
 
 
 @cache
-def fields(method: type[Method]) -> tuple[tuple[str, dataclasses.Field], ...]:
-    """Every leaf of the schema by its dotted name, with `method` as the class of the chosen rule's settings."""
-    return tuple(_leaves(method, Config, ""))
+def fields(method: type[Method], backbone: type[BackboneConfig]) -> tuple[tuple[str, dataclasses.Field], ...]:
+    """Every leaf of the schema by its dotted name, with the classes of the chosen rule and family."""
+    return tuple(_leaves({Method: method, BackboneConfig: backbone}, Config, ""))
 
 
-def _leaves(method: type[Method], cls: type, path: str) -> Iterator[tuple[str, dataclasses.Field]]:
+def _leaves(chosen: dict[type, type], cls: type, path: str) -> Iterator[tuple[str, dataclasses.Field]]:
     kinds = get_type_hints(cls)
     for entry in dataclasses.fields(cls):
-        kind = method if kinds[entry.name] is Method else kinds[entry.name]
+        kind = chosen.get(kinds[entry.name], kinds[entry.name])
         if dataclasses.is_dataclass(kind):
-            yield from _leaves(method, cast(type, kind), f"{path}{entry.name}.")
+            yield from _leaves(chosen, cast(type, kind), f"{path}{entry.name}.")
         else:
             yield f"{path}{entry.name}", entry

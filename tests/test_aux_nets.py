@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from localsl import backbones
 from localsl.aux_nets import augmented, depth, leap
 from localsl.aux_nets.heads import BigDGLHead, InfoProHead, PredSimHead
 from localsl.config import compose
@@ -15,7 +14,7 @@ from tests.golden_auglocal import RESNET32
 def planned(*overrides):
     cfg = compose(["dataset=cifar10", *overrides])
     with torch.device("meta"):
-        backbone = backbones.build(cfg.backbone, 10)
+        backbone = cfg.backbone.build(10)
     return Plan(cfg, backbone, cfg.method.groups(cfg))
 
 
@@ -69,7 +68,7 @@ SAMPLES = {  # (d, layer): selected layers and their strides, ResNet-110
 def test_selected_layers_of_resnet110(d, layer):
     plan = planned("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
     selected = depth.uniform(layer, 55, augmented.depths(plan)[layer])
-    assert (selected, augmented.owed(plan, layer, selected)) == SAMPLES[d, layer]
+    assert (selected, plan.cfg.backbone.owed(layer, selected)) == SAMPLES[d, layer]
 
 
 def test_uniform_selection_of_the_papers_figure():

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from localsl import backbones
 from localsl.config import compose
 from localsl.network import build_network, count_parameters
 
@@ -18,14 +17,14 @@ from localsl.network import build_network, count_parameters
 )
 def test_parameters(depth, parameters):
     cfg = compose([f"backbone=resnet{depth}", "K=1"])
-    assert count_parameters(backbones.build(cfg.backbone, 10)) == parameters
+    assert count_parameters(cfg.backbone.build(10)) == parameters
 
 
 def test_layers_are_as_described():
     cfg = compose()
-    backbone = backbones.build(cfg.backbone, 10)
+    backbone = cfg.backbone.build(10)
     x, size = torch.randn(2, 3, 13, 13), 13
-    for layer, described in zip(backbone.layers, backbones.local_layers(cfg.backbone), strict=True):
+    for layer, described in zip(backbone.layers, cfg.backbone.local_layers(), strict=True):
         x, size = layer(x), -(-size // described.stride)
         assert x.shape == (2, described.channels, size, size)
     assert backbone.classifier(x).shape == (2, 10)

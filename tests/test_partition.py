@@ -2,7 +2,6 @@
 
 import pytest
 
-from localsl.backbones import local_layers
 from localsl.config import compose
 from localsl.partition import BALANCED, PUBLISHED, cut, even
 
@@ -18,7 +17,7 @@ def blocks(*overrides):
 
 @pytest.mark.parametrize(("backbone", "layers"), [(20, 10), (32, 16), (44, 22), (56, 28), (110, 55)])
 def test_layers_of_each_backbone(backbone, layers):
-    assert len(local_layers(compose([f"backbone=resnet{backbone}", "K=1"]).backbone)) == layers
+    assert len(compose([f"backbone=resnet{backbone}", "K=1"]).backbone.local_layers()) == layers
 
 
 # Blocks of every module as published (MLAAN's, MAN's and InfoPro's tables), the stem not counted.

@@ -13,14 +13,11 @@ of the module's last layer ("repetitive/repetitive_s2/uniform"):
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
-from localsl import backbones
 from localsl.aux_nets import depth
-from localsl.aux_nets.heads import conv_bn_relu, pooled
+from localsl.layers import conv_bn_relu, pooled
 from localsl.plan import Plan, Site
 
 LAYERWISE = ("uniform", "sequential", "repetitive", "repetitive_s2")
@@ -81,7 +78,7 @@ def build(plan: Plan, site: Site, outputs: int, how: str, multiplier: float) -> 
         return ConvHead(site.channels, CONVOLUTIONS[how], count, multiplier, outputs)
     select = depth.sequential if how == "sequential" else depth.uniform
     selected = select(site.layer, len(plan.layers), count)
-    strides = owed(plan, site.layer, selected)
+    strides = plan.cfg.backbone.owed(site.layer, selected)
     if how.startswith("repetitive"):
         # For the stem, whose own layer is a convolution of the image, a block of its width.
         own = max(site.layer, 1)
@@ -90,22 +87,9 @@ def build(plan: Plan, site: Site, outputs: int, how: str, multiplier: float) -> 
         selected = [own] * count
     layers, width = [], site.channels
     for index, stride in zip(selected, strides, strict=True):
-        layers.append(backbones.layer_like(plan.cfg.backbone, index, width, stride))
+        layers.append(plan.cfg.backbone.layer_like(index, width, stride))
         width = plan.layers[index].channels
     return AugmentedHead(layers, width, outputs, selected, strides)
-
-
-def owed(plan: Plan, layer: int, selected: list[int]) -> list[int]:
-    """The strides of auxiliary layers: each downsampling that a jump skips is owed, one paid per layer.
-
-    What is still owed at the end is dropped, as in the released code (16-channel layers at d = 2).
-    """
-    strides, debt = [], 0
-    for before, index in pairwise([layer, *selected]):
-        debt += sum(passed.stride == 2 for passed in plan.layers[before + 1 : index + 1])
-        strides.append(2 if debt else 1)
-        debt -= debt > 0
-    return strides
 
 
 def matched_multiplier(plan: Plan, sites: list[Site], kernel: int, outputs: int) -> float:

@@ -6,16 +6,7 @@ import math
 
 from torch import nn
 
-
-def conv_bn_relu(c_in: int, c_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    """A convolution without bias that keeps the size but for its stride, BatchNorm, ReLU."""
-    convolution = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
-
-
-def pooled() -> list[nn.Module]:
-    """Global average pooling to (N, C)."""
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+from localsl.layers import conv_bn_relu, pooled
 
 
 class DGLHead(nn.Sequential):

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from localsl import backbones
 from localsl.methods import bp
 from localsl.schema import number, ruled
 
@@ -26,4 +25,4 @@ class Settings(bp.Settings):
 
     def checkpoint_segments(self, cfg: Config) -> int:
         """In how many pieces the forward is recomputed."""
-        return self.segments or round(math.sqrt(len(backbones.local_layers(cfg.backbone))))
+        return self.segments or round(math.sqrt(len(cfg.backbone.local_layers())))
