@@ -25,7 +25,7 @@ from localsl.backbones import BackboneConfig
 from localsl.composition import CONF, REFUSED, Composition, by_hydra, hydras_keys, hydras_own, options
 from localsl.data import sources
 from localsl.identity import leaves
-from localsl.methods.base import Method
+from localsl.methods.base import Method, with_scale
 from localsl.schema import ConfigError, Problem
 from localsl.settings import Config, fields
 from localsl.tables import sweeps
@@ -308,7 +308,7 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
         problems.append(Problem("sweep", config.sweep, "a table is many runs", "add -m"))
     unfit = list(config.backbone.problems()) or list(partition.problems(config))
     if not unfit:  # what follows asks for the layers and the cuts
-        config = config.method.resolved(config)
+        config = config.method.resolved(with_scale(config))
         unfit = config.method.problems(config)
     problems += unfit
     return config, problems

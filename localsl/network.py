@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from localsl import updates
 from localsl.aux_nets.momentum import MomentumLayer
-from localsl.init import reinitialise, seeded
+from localsl.init import reset, seeded
 from localsl.objectives import Batch, Objective, weighted_sum
 from localsl.plan import Plan
 
@@ -235,7 +235,8 @@ def build_network(cfg: Config) -> LocalNetwork:
         network = LocalNetwork(plan, cfg.method.objectives(plan))
     for index, auxiliary in enumerate(network.auxiliary):
         with seeded(cfg.seed, "auxiliary", index):
-            reinitialise(auxiliary)
+            reset(auxiliary)
+            cfg.backbone.start_auxiliary(auxiliary)
         for layer in auxiliary.modules():
             if isinstance(layer, MomentumLayer):
                 layer.start()

@@ -12,7 +12,7 @@ from functools import cache
 from typing import cast, get_type_hints
 
 from localsl.aux_nets.terms import HEADS
-from localsl.backbones.base import BackboneConfig
+from localsl.backbones.base import SCALES, BackboneConfig
 from localsl.methods.base import Method
 from localsl.schema import ascending, derived, ends, number, one_of, ruled, triple
 
@@ -49,12 +49,13 @@ class AuxConfig:
     zero_start: bool = False
     depth: int | None = ruled(number(2, instead="d counts the classifier: d=2 is one layer before it"))
     selection: str
-    pyramid: float = ruled(number(0, at_most=1))
+    pyramid: float | None = ruled(number(0, at_most=1))
     multiplier: float | None = ruled(number(above=0))
     lambda_ce: list[float] | None = ruled(ends())
     lambda_reconstruction: list[float] | None = ruled(ends())
     lambda_similarity: list[float] | None = ruled(ends())
     lambda_over: str | None = ruled(one_of("module", "stage", "next_stage"))
+    scale: str | None = ruled(one_of(*SCALES), default="cifar")
 
 
 @dataclass(kw_only=True)
@@ -65,7 +66,7 @@ class EmaConfig:
     momentum: float = ruled(number(0, at_most=1), default=0.995)
     gradient: bool | None = False
     bias: str = ruled(one_of("none", "block", "channel"), default="none")
-    start: str = ruled(one_of("copy", "fresh"), default="copy")
+    start: str | None = ruled(one_of("copy", "fresh"), default="copy")
     layers: str = ruled(one_of("all", "first"), default="all")
     moves: str | None = ruled(one_of("all", "last", "last_twice"), default="all")
 

@@ -57,6 +57,31 @@ def test_memory_balanced_cuts():
     assert blocks(*common, "dataset=stl10", "K=4") == [7, 8, 12, 27]
 
 
+LAYERS = {"vgg13": 10, "vgg19": 16, "mobilenetv2": 19, "efficientnetb0": 17, "regnetx_400mf": 23}
+LAYERS |= {"resnet34": 17, "resnet101": 34, "resnet152": 51, "resnext101_32x8d": 34}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_the_others(name):
+    assert sizes(f"backbone={name}", f"K={LAYERS[name]}") == [1] * LAYERS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("resnet34", 4), ("resnet101", 4), ("resnet152", 9), ("resnext101_32x8d", 6)]
+)
+def test_published_cuts_for_imagenet(name, first):
+    """InfoPro's, after 2.0, 2.5 and 2.2."""
+    assert blocks(f"backbone={name}", "K=2") == [first, LAYERS[name] - 1 - first]
+    assert sizes(f"backbone={name}", f"K={LAYERS[name] - 1}", "partition.stem=merged") == [2] + [1] * (
+        LAYERS[name] - 2
+    )
+
+
+def test_vgg_has_no_stem():
+    assert sizes("backbone=vgg13", "K=10", "partition.stem=merged") == [1] * 10
+    assert sizes("backbone=vgg13", "K=4") == [2, 2, 3, 3]
+
+
 def test_even_split_covers_all_layers_once_and_puts_smaller_groups_first():
     for layers in (10, 16, 28):
         for K in range(1, layers):

@@ -64,6 +64,35 @@ class InfoProHead(nn.Sequential):
         super().__init__(*layers, nn.Linear(width, outputs))
 
 
+class InfoProImageNetHead(nn.Sequential):
+    """InfoPro's classifier on ImageNet: 1x1 convolution to a quarter of the channels, two 3x3 of stride 2, 1x1
+    to the width of the network's last features, global pooling, a linear layer.
+
+    Published for ResNets with bottlenecks, whose last features have 2048 channels, at 512 channels, and in
+    MAN's code at 1024: 128 or 256, 256, 512, 2048. Other networks (`widest`) have the same proportions.
+    """
+
+    def __init__(self, channels: int, widest: int, outputs: int):
+        first, second, third = max(1, channels // 4), max(1, widest // 8), max(1, widest // 4)
+        layers = conv_bn_relu(channels, first, 1) + conv_bn_relu(first, second, 3, 2)
+        layers += conv_bn_relu(second, third, 3, 2) + conv_bn_relu(third, widest, 1) + pooled()
+        super().__init__(*layers, nn.Linear(widest, outputs))
+
+
+class MLAANImageNetHead(nn.Sequential):
+    """MLAAN's classifier on ImageNet: global pooling and a linear layer, behind two 1x1 convolutions, to twice
+    the channels and back, where there are fewer than 256 of these.
+
+    Its code has the convolutions for ResNet-34, whose first two stages are so narrow; ResNet-101's are not.
+    """
+
+    def __init__(self, channels: int, outputs: int):
+        layers: list[nn.Module] = []
+        if channels < 256:
+            layers += conv_bn_relu(channels, 2 * channels, 1) + conv_bn_relu(2 * channels, channels, 1)
+        super().__init__(*layers, *pooled(), nn.Linear(channels, outputs))
+
+
 INFOPRO_KINDS = ("0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c2f")
 
 
