@@ -42,6 +42,14 @@ PUBLISHED: dict[str, dict[int, str]] = {
     "resnext101_32x8d": {2: "2.2"},
 }
 
+# K = 4 of MAN's tables for ImageNet, whose cuts are not published: InfoPro's of K = 2, and two that leave about
+# as many activations in each of the other modules. MAN's code has heads for 1024 channels, those of stage 3.
+CHOSEN: dict[str, dict[int, str]] = {
+    "resnet101": {4: "2.0 3.3 3.13"},
+    "resnet152": {4: "2.5 3.9 3.23"},
+    "resnext101_32x8d": {4: "2.2 3.6 3.15"},
+}
+
 # InfoPro's star rows: modules of equal memory instead of equal depth.
 BALANCED: dict[tuple[str, str], dict[int, str]] = {
     ("resnet110", "cifar10"): {2: "1.14", 3: "1.9 2.2", 4: "1.6 1.14 2.8"},
@@ -65,7 +73,8 @@ def cut(cfg: Config) -> list[range]:
     """The local layers of each module, as ranges of indices that follow each other."""
     names = [layer.name for layer in cfg.backbone.local_layers()]
     ends = _balanced(cfg) if cfg.partition.balance == "memory" else None
-    ends = ends or PUBLISHED.get(cfg.backbone.name, {}).get(cfg.K)
+    for table in (PUBLISHED, CHOSEN):
+        ends = ends or table.get(cfg.backbone.name, {}).get(cfg.K)
     if ends:
         return _ranges([*(names.index(end) + 1 for end in ends.split()), len(names)])
     stem = 1 if names[0] == "stem" else 0

@@ -3,7 +3,7 @@
 import pytest
 
 from localsl.config import compose
-from localsl.partition import BALANCED, PUBLISHED, cut, even
+from localsl.partition import BALANCED, CHOSEN, PUBLISHED, cut, even
 
 
 def sizes(*overrides):
@@ -77,6 +77,13 @@ def test_published_cuts_for_imagenet(name, first):
     )
 
 
+def test_chosen_cuts_for_imagenet():
+    """InfoPro's first, then modules of about equal activations: a block of stage 3 has half of stage 2's."""
+    for name, expected in (("resnet101", [4, 7, 10, 12]), ("resnet152", [9, 12, 14, 15])):
+        assert blocks(f"backbone={name}", "K=4") == expected
+    assert blocks("backbone=resnext101_32x8d", "K=4") == [6, 8, 9, 10]
+
+
 def test_vgg_has_no_stem():
     assert sizes("backbone=vgg13", "K=10", "partition.stem=merged") == [1] * 10
     assert sizes("backbone=vgg13", "K=4") == [2, 2, 3, 3]
@@ -95,6 +102,6 @@ def test_even_split_covers_all_layers_once_and_puts_smaller_groups_first():
 
 
 def test_every_table_entry_has_K_modules():
-    for table in [*PUBLISHED.values(), *BALANCED.values()]:
+    for table in [*PUBLISHED.values(), *CHOSEN.values(), *BALANCED.values()]:
         for K, ends in table.items():
             assert len(ends.split()) == K - 1
