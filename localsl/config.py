@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from hydra._internal.utils import get_args_parser
@@ -21,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from localsl import backbones, launching, methods, partition
+from localsl.backbones import BackboneConfig
 from localsl.composition import CONF, REFUSED, Composition, by_hydra, hydras_keys, hydras_own, options
 from localsl.data import sources
 from localsl.identity import leaves
-from localsl.methods.base import Method
+from localsl.methods.base import Method, with_scale
 from localsl.schema import ConfigError, Problem
 from localsl.settings import KINDS, Config, fields
 from localsl.tables import sweeps
@@ -253,12 +254,14 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
     except OmegaConfBaseException as error:
         return None, [Problem(str(error.full_key), "", _first_line(error))]
     given = dict(leaves(container))
-    rule = given.get("method.rule")
+    rule, family = given.get("method.rule"), given.get("backbone.family")
     if rule not in methods.names():
         return None, [Problem("method.rule", rule, f"one of {', '.join(methods.names())}")]
-    method = methods.find(rule)
-    schema = copy.deepcopy(_schema(method))
-    known = dict(fields(method))
+    if family not in backbones.families():
+        return None, [Problem("backbone.family", family, f"one of {', '.join(backbones.families())}")]
+    classes = methods.find(rule), backbones.find(family)
+    schema = copy.deepcopy(_schema(*classes))
+    known = dict(fields(*classes))
     problems = []
     for path, value in given.items():
         if path not in known:
@@ -284,12 +287,13 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
 
 
 @cache
-def _schema(method: type[Method]) -> DictConfig:
-    """The schema of a configuration with this rule, without values; not to be changed."""
+def _schema(method: type[Method], backbone: type[BackboneConfig]) -> DictConfig:
+    """The schema of a configuration of this rule and family, without values; not to be changed."""
     schema = OmegaConf.structured(Config)
+    chosen = {Method: method, BackboneConfig: backbone}
     for name, kind in get_type_hints(Config).items():
         if dataclasses.is_dataclass(kind):
-            schema[name] = OmegaConf.structured(method if kind is Method else kind)
+            schema[name] = OmegaConf.structured(chosen.get(cast(type, kind), kind))
     return schema
 
 
@@ -317,9 +321,9 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
     problems += _analysis_problems(config)
     if config.sweep is not None:
         problems.append(Problem("sweep", config.sweep, "a table is many runs", "add -m"))
-    unfit = list(backbones.problems(config.backbone)) or list(partition.problems(config))
+    unfit = list(config.backbone.problems()) or list(partition.problems(config))
     if not unfit:  # what follows asks for the layers and the cuts
-        config = config.method.resolved(config)
+        config = config.method.resolved(with_scale(config))
         unfit = config.method.problems(config)
     problems += unfit
     return config, problems

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from localsl import methods
+from localsl import backbones, methods
 from localsl.settings import Config, fields
 
 # Where and how a run is executed and logged, and names that stand for values listed beside them.
@@ -46,7 +46,8 @@ def identity(values: dict[str, Any]) -> dict[str, Any]:
     the schema gets a field. A rule with one module is the same run for every K.
     """
     method = methods.find(values["method"]["rule"])
-    defaults = {path: _default(field) for path, field in fields(method)}
+    known = fields(method, backbones.find(values["backbone"]["family"]))
+    defaults = {path: _default(field) for path, field in known}
     kept = {path: v for path, v in leaves(values) if path not in defaults or defaults[path] != v}
     return without(kept, *EXCLUDED, *(("K", "partition") if method.single_module else ()))
 

@@ -35,10 +35,9 @@ def normal_fan_out(network: nn.Module) -> None:
             nn.init.normal_(module.weight, 0, math.sqrt(2 / (height * width * module.out_channels)))
 
 
-def reinitialise(network: nn.Module) -> None:
-    """Draw all weights of an auxiliary network anew, as `normal_fan_out` says."""
+def reset(network: nn.Module) -> None:
+    """Draw all weights of a network anew, by torch's own defaults."""
     for module in network.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
-    normal_fan_out(network)
+        again = getattr(module, "reset_parameters", None)
+        if callable(again):
+            again()

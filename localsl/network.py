@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from localsl import backbones
 from localsl.aux_nets.momentum import MomentumLayer
 from localsl.execution import updates
-from localsl.init import reinitialise, seeded
+from localsl.init import reset, seeded
 from localsl.objectives import Batch, Objective, weighted_sum
 from localsl.paths import PathLosses, Segmented, frozen_statistics, path_losses
 from localsl.plan import Plan
@@ -199,13 +198,14 @@ def build_network(cfg: Config) -> LocalNetwork:
     network; each module's auxiliary networks have random numbers of their own.
     """
     with seeded(cfg.seed, "backbone"):
-        backbone = backbones.build(cfg.backbone, cfg.dataset.num_classes)
+        backbone = cfg.backbone.build(cfg.dataset.num_classes)
     plan = Plan(cfg, backbone, cfg.method.groups(cfg))
     with seeded(cfg.seed, "unused"):  # building draws numbers too: they are drawn again below
         network = LocalNetwork(plan, cfg.method.objectives(plan))
     for index, auxiliary in enumerate(network.auxiliary):
         with seeded(cfg.seed, "auxiliary", index):
-            reinitialise(auxiliary)
+            reset(auxiliary)
+            cfg.backbone.start_auxiliary(auxiliary)
         for layer in auxiliary.modules():
             if isinstance(layer, MomentumLayer):
                 layer.start()

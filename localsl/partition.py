@@ -2,7 +2,8 @@
 
 At the layer-wise K, the number L of local layers (16 for ResNet-32, 55 for ResNet-110), every layer is a
 module; `partition.stem=merged` joins the stem to the first block, as the released MAN and MLAAN do, whose
-keys are L - 1 for that. At every smaller K the stem belongs to the first module.
+keys are L - 1 for that. At every smaller K the stem belongs to the first module. VGG has no stem: all its
+layers are convolutions.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from localsl import backbones
 from localsl.schema import Problem
 
 if TYPE_CHECKING:
@@ -35,6 +35,19 @@ PUBLISHED: dict[str, dict[int, str]] = {
         "2.1 2.2 2.4 2.5 2.7 2.9 2.11 2.13 2.14 2.16 2.17 "
         "3.1 3.3 3.4 3.6 3.7 3.9 3.11 3.13 3.15",
     },
+    # ImageNet: InfoPro's, and MAN's for ResNet-34. MAN's code cuts ResNeXt-101 after 2.0.
+    "resnet34": {2: "2.0"},
+    "resnet101": {2: "2.0"},
+    "resnet152": {2: "2.5"},
+    "resnext101_32x8d": {2: "2.2"},
+}
+
+# K = 4 of MAN's tables for ImageNet, whose cuts are not published: InfoPro's of K = 2, and two that leave about
+# as many activations in each of the other modules. MAN's code has heads for 1024 channels, those of stage 3.
+CHOSEN: dict[str, dict[int, str]] = {
+    "resnet101": {4: "2.0 3.3 3.13"},
+    "resnet152": {4: "2.5 3.9 3.23"},
+    "resnext101_32x8d": {4: "2.2 3.6 3.15"},
 }
 
 # InfoPro's star rows: modules of equal memory instead of equal depth.
@@ -46,7 +59,7 @@ BALANCED: dict[tuple[str, str], dict[int, str]] = {
 
 def problems(cfg: Config) -> Iterator[Problem]:
     """A K that the backbone cannot be cut into, or that has no memory-balanced table."""
-    count = len(backbones.local_layers(cfg.backbone))
+    count = len(cfg.backbone.local_layers())
     if cfg.K < 1 or (count < cfg.K and not cfg.method.single_module):
         what = f"{cfg.backbone.name} has {count} local layers, so K must be 1 to {count}"
         yield Problem("K", cfg.K, what, f"type K={count} for one module per layer")
@@ -58,20 +71,23 @@ def problems(cfg: Config) -> Iterator[Problem]:
 
 def cut(cfg: Config) -> list[range]:
     """The local layers of each module, as ranges of indices that follow each other."""
-    names = [layer.name for layer in backbones.local_layers(cfg.backbone)]
+    names = [layer.name for layer in cfg.backbone.local_layers()]
     ends = _balanced(cfg) if cfg.partition.balance == "memory" else None
-    ends = ends or PUBLISHED.get(cfg.backbone.name, {}).get(cfg.K)
+    for table in (PUBLISHED, CHOSEN):
+        ends = ends or table.get(cfg.backbone.name, {}).get(cfg.K)
     if ends:
         return _ranges([*(names.index(end) + 1 for end in ends.split()), len(names)])
-    if len(names) == cfg.K and cfg.partition.stem == "own":
+    stem = 1 if names[0] == "stem" else 0
+    if len(names) == cfg.K and (cfg.partition.stem == "own" or not stem):
         return [range(i, i + 1) for i in range(cfg.K)]
-    return even(len(names), min(cfg.K, len(names) - 1))
+    return even(len(names), min(cfg.K, len(names) - stem), stem)
 
 
 def layer_wise(cfg: Config) -> bool:
     """Whether every layer is a module, the stem perhaps joined to the first block."""
-    count = len(backbones.local_layers(cfg.backbone))
-    return count == cfg.K or (cfg.partition.stem == "merged" and count - 1 == cfg.K)
+    layers = cfg.backbone.local_layers()
+    merged = cfg.partition.stem == "merged" and layers[0].name == "stem"
+    return cfg.K in (len(layers), len(layers) - merged)
 
 
 def joined(groups: list[range], count: int) -> list[range]:
@@ -81,11 +97,10 @@ def joined(groups: list[range], count: int) -> list[range]:
     return [*kept, range(start, groups[-1].stop)]
 
 
-def even(layers: int, K: int) -> list[range]:
-    """K groups of blocks that differ by at most one, smaller ones first; the stem on top of the first."""
-    blocks = layers - 1
-    sizes = [(blocks + i) // K for i in range(K)]
-    return _ranges([1 + sum(sizes[: i + 1]) for i in range(K)])
+def even(layers: int, K: int, stem: int = 1) -> list[range]:
+    """K groups of blocks that differ by at most one, smaller ones first; a stem on top of the first."""
+    sizes = [(layers - stem + i) // K for i in range(K)]
+    return _ranges([stem + sum(sizes[: i + 1]) for i in range(K)])
 
 
 def _balanced(cfg: Config) -> str | None:

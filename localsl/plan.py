@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from localsl import backbones
 from localsl.backbones import Backbone, LocalLayer
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Plan:
     @cached_property
     def layers(self) -> list[LocalLayer]:
         """All local layers, as described."""
-        return backbones.local_layers(self.cfg.backbone)
+        return self.cfg.backbone.local_layers()
 
     @cached_property
     def sizes(self) -> list[int]:

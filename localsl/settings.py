@@ -12,8 +12,9 @@ from functools import cache
 from typing import cast, get_type_hints
 
 from localsl.aux_nets.terms import HEADS
+from localsl.backbones.base import SCALES, BackboneConfig
 from localsl.methods.base import Method
-from localsl.schema import ascending, derived, ends, name, number, one_of, ruled, triple
+from localsl.schema import ascending, derived, ends, number, one_of, ruled, triple
 
 
 @dataclass(kw_only=True)
@@ -38,20 +39,6 @@ class DatasetConfig:
 
 
 @dataclass(kw_only=True)
-class BackboneConfig:
-    """A network as an ordered list of local layers (conf/backbone).
-
-    `family` is a file of localsl/backbones.
-    """
-
-    name: str = ruled(name())
-    family: str
-    blocks: list[int]
-    widths: list[int]
-    negative_slope: float = ruled(number(0, below=1), default=0.0)
-
-
-@dataclass(kw_only=True)
 class AuxConfig:
     """The auxiliary network of a module (conf/aux_net)."""
 
@@ -62,12 +49,13 @@ class AuxConfig:
     zero_start: bool = False
     depth: int | None = ruled(number(2, instead="d counts the classifier: d=2 is one layer before it"))
     selection: str
-    pyramid: float = ruled(number(0, at_most=1))
+    pyramid: float | None = ruled(number(0, at_most=1))
     multiplier: float | None = ruled(number(above=0))
     lambda_ce: list[float] | None = ruled(ends())
     lambda_reconstruction: list[float] | None = ruled(ends())
     lambda_similarity: list[float] | None = ruled(ends())
     lambda_over: str | None = ruled(one_of("module", "stage", "next_stage"))
+    scale: str | None = ruled(one_of(*SCALES), default="cifar")
 
 
 @dataclass(kw_only=True)
@@ -78,7 +66,7 @@ class EmaConfig:
     momentum: float = ruled(number(0, at_most=1), default=0.995)
     gradient: bool | None = False
     bias: str = ruled(one_of("none", "block", "channel"), default="none")
-    start: str = ruled(one_of("copy", "fresh"), default="copy")
+    start: str | None = ruled(one_of("copy", "fresh"), default="copy")
     layers: str = ruled(one_of("all", "first"), default="all")
     moves: str | None = ruled(one_of("all", "last", "last_twice"), default="all")
 
@@ -197,16 +185,16 @@ class Config:
 
 
 @cache
-def fields(method: type[Method]) -> tuple[tuple[str, dataclasses.Field], ...]:
-    """Every leaf of the schema by its dotted name, with `method` as the class of the chosen rule's settings."""
-    return tuple(_leaves(method, Config, ""))
+def fields(method: type[Method], backbone: type[BackboneConfig]) -> tuple[tuple[str, dataclasses.Field], ...]:
+    """Every leaf of the schema by its dotted name, with the classes of the chosen rule and family."""
+    return tuple(_leaves({Method: method, BackboneConfig: backbone}, Config, ""))
 
 
-def _leaves(method: type[Method], cls: type, path: str) -> Iterator[tuple[str, dataclasses.Field]]:
+def _leaves(chosen: dict[type, type], cls: type, path: str) -> Iterator[tuple[str, dataclasses.Field]]:
     kinds = get_type_hints(cls)
     for entry in dataclasses.fields(cls):
-        kind = method if kinds[entry.name] is Method else kinds[entry.name]
+        kind = chosen.get(kinds[entry.name], kinds[entry.name])
         if dataclasses.is_dataclass(kind):
-            yield from _leaves(method, cast(type, kind), f"{path}{entry.name}.")
+            yield from _leaves(chosen, cast(type, kind), f"{path}{entry.name}.")
         else:
             yield f"{path}{entry.name}", entry

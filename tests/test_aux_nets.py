@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from localsl import backbones
 from localsl.aux_nets import augmented, depth, leap
-from localsl.aux_nets.heads import BigDGLHead, InfoProHead, PredSimHead
+from localsl.aux_nets.decoders import ImageNetDecoder
+from localsl.aux_nets.heads import (
+    BigDGLHead,
+    InfoProHead,
+    InfoProImageNetHead,
+    MLAANImageNetHead,
+    PredSimHead,
+)
 from localsl.config import compose
 from localsl.network import build_network, count_parameters
 from localsl.plan import Plan
@@ -15,7 +21,7 @@ from tests.golden_auglocal import RESNET32
 def planned(*overrides):
     cfg = compose(["dataset=cifar10", *overrides])
     with torch.device("meta"):
-        backbone = backbones.build(cfg.backbone, 10)
+        backbone = cfg.backbone.build(10)
     return Plan(cfg, backbone, cfg.method.groups(cfg))
 
 
@@ -69,7 +75,7 @@ SAMPLES = {  # (d, layer): selected layers and their strides, ResNet-110
 def test_selected_layers_of_resnet110(d, layer):
     plan = planned("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
     selected = depth.uniform(layer, 55, augmented.depths(plan)[layer])
-    assert (selected, augmented.owed(plan, layer, selected)) == SAMPLES[d, layer]
+    assert (selected, plan.cfg.backbone.owed(layer, selected)) == SAMPLES[d, layer]
 
 
 def test_uniform_selection_of_the_papers_figure():
@@ -223,3 +229,158 @@ def test_leap_layers_of_any_backbone(backbone):
             plan.layers[i].stride for i in range(plan.end(module) + 1, layers) if plan.layers[i].stride == 2
         ]
         assert sum(plan.layers[i].stride == 2 for i in chosen) == len(strides)  # so that shapes fit
+
+
+IMAGENET = ["dataset.image_size=224", "dataset.num_classes=1000"]
+
+# AugLocal's code, d = 2 to 6: millions of parameters of the auxiliary networks.
+AUGLOCAL_ON_IMAGENET = {
+    ("resnet34", 17): [62.5, 98.2, 122.2, 154.4, 176.3],
+    ("resnet101", 34): [250.2, 311.2, 363.4, 406.9, 453.3],
+    ("vgg13", 10): [20.6, 36.8, 49.7, 58.5, 64.6],
+}
+
+
+@pytest.mark.parametrize("network", AUGLOCAL_ON_IMAGENET)
+def test_auglocal_on_imagenet(network):
+    name, K = network
+    for d, expected in zip(range(2, 7), AUGLOCAL_ON_IMAGENET[network], strict=True):
+        typed = ["method=auglocal", f"backbone={name}", f"K={K}", f"aux.depth={d}", *IMAGENET]
+        with torch.device("meta"):
+            built = build_network(compose(typed))
+        assert count_parameters(built.auxiliary) / 1e6 == pytest.approx(expected, abs=0.05)
+        assert len(built.local_modules) == K
+
+
+# Output widths and strides of the layers of the auxiliary network, d = 5 (AugLocal's code).
+WIDTHS_AND_STRIDES = {
+    ("resnet34", 0): "128/2 256/2 256/1 512/2",
+    ("resnet34", 4): "128/1 256/2 256/1 512/2",
+    ("resnet34", 5): "256/2 256/1 256/1 512/2",
+    ("resnet34", 7): "256/2 256/1 512/2 512/1",
+    ("resnet34", 12): "256/1 512/2 512/1 512/1",
+    ("resnet34", 15): "512/1",
+    ("resnet101", 0): "1024/2 1024/2 1024/1 2048/2",
+    ("resnet101", 4): "1024/2 1024/1 1024/1 2048/2",
+    ("resnet101", 28): "1024/1 1024/1 2048/2 2048/1",
+    ("resnet101", 30): "2048/2 2048/1 2048/1",
+    ("resnet101", 32): "2048/1",
+}
+
+
+@pytest.mark.parametrize("case", WIDTHS_AND_STRIDES)
+def test_auglocals_layers_on_imagenet(case):
+    name, module = case
+    plan = planned(
+        "method=auglocal", "aux.depth=5", f"backbone={name}", f"K={17 if '34' in name else 34}", *IMAGENET
+    )
+    with torch.device("meta"):
+        head = augmented.build(plan, plan.site(module), 1000, "uniform", 1.0)
+    found = zip((plan.layers[i].channels for i in head.selected), head.strides, strict=True)
+    assert " ".join(f"{width}/{stride}" for width, stride in found) == WIDTHS_AND_STRIDES[case]
+    assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in head.modules())
+
+
+def test_auglocals_poolings_on_vgg():
+    """One where the width differs, however many a jump skips."""
+    plan = planned("method=auglocal", "aux.depth=3", "backbone=vgg13", "K=10", *IMAGENET)
+    assert plan.cfg.backbone.owed(0, [4, 9]) == [2, 2]
+    assert plan.cfg.backbone.owed(6, [8, 9]) == [1, 1]
+    small = planned("method=auglocal", "aux.depth=2", "backbone=vgg19", "K=16")
+    assert small.modules == 15
+    assert augmented.build(small, small.site(0), 10, "uniform", 1.0)[-2].num_features == 512
+
+
+def test_strides_count_halvings_where_widths_do_not_double():
+    plan = planned("method=auglocal", "aux.depth=4", "backbone=mobilenetv2", "K=19")
+    assert plan.cfg.backbone.owed(0, [6, 12, 18]) == [2, 2, 2]
+    assert plan.cfg.backbone.owed(7, [12, 18]) == [1, 2]
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("resnet101", 49_859_547), ("resnet152", 65_503_195)])
+def test_man_on_imagenet(name, parameters):
+    """The released network, its momentum layer included."""
+    with torch.device("meta"):
+        network = build_network(compose(["method=man_released", f"backbone={name}", "K=2", *IMAGENET]))
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    weights = network.local_modules[0].objective.weights
+    assert weights == {"reconstruction": 5, "ce": 0.75}
+
+
+def test_infopros_weights_on_imagenet():
+    for name, ce in (("resnet101", 0.75), ("resnet152", 1), ("resnext101_32x8d", 0.75)):
+        cfg = compose(["method=infopro", f"backbone={name}", "K=2"])
+        assert (cfg.aux.lambda_reconstruction, cfg.aux.lambda_ce) == ([5, 5], [ce, ce])
+
+
+def widths(network):
+    return [m.out_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+
+
+def test_imagenet_heads_and_decoders():
+    assert widths(InfoProImageNetHead(512, 2048, 1000)) == [128, 256, 512, 2048]
+    assert widths(InfoProImageNetHead(1024, 2048, 1000)) == [256, 256, 512, 2048]
+    assert widths(ImageNetDecoder(512, 28, 224)) == [128, 32, 12, 3]
+    wide = ImageNetDecoder(1024, 14, 224)
+    assert widths(wide) == [192, 64, 32, 12, 3]
+    assert [step[0].kernel_size[0] for step in wide.steps] == [1, 1, 3, 3]
+    assert ImageNetDecoder(8, 9, 67)(torch.zeros(2, 8, 9, 9)).shape == (2, 3, 67, 67)
+    counts = [count_parameters(MLAANImageNetHead(c, 1000)) for c in (64, 128, 256, 512)]
+    assert counts == [81_768, 195_304, 257_000, 513_000]
+
+
+def test_the_scale_can_be_typed():
+    typed = ["method=infopro", "backbone=resnet34", "K=2"]
+    assert isinstance(build_network(compose(typed)).auxiliary[0]["ce"], InfoProImageNetHead)
+    network = build_network(compose([*typed, "aux.scale=cifar"]))
+    assert isinstance(network.auxiliary[0]["ce"], InfoProHead)
+
+
+# Layers of MLAAN's released tables for ImageNet: (last layers, selected ones).
+LEAPS_ON_IMAGENET = {
+    "resnet34 17": ["2.0 2.1 3.0 4.0 4.2"] * 4
+    + ["2.1 3.0 4.0 4.2"] * 4
+    + ["3.1 4.0 4.1"] * 6
+    + ["4.1 4.1 4.2", "4.1 4.2"],
+    "resnet101 34": ["1.0 2.0 3.0 4.0 4.2"]
+    + ["2.0 3.0 4.0 4.2"] * 3
+    + ["3.0 4.0 4.1"] * 4
+    + ["4.0 4.1"] * 23
+    + ["4.1 4.2"] * 2,
+    "resnet152 51": ["1.0 2.0 3.0 4.0 4.2"]
+    + ["2.0 3.0 4.0 4.2"] * 3
+    + ["3.0 4.0 4.1"] * 8
+    + ["4.0 4.1"] * 36
+    + ["4.1 4.2"] * 2,
+}
+
+
+@pytest.mark.parametrize("case", LEAPS_ON_IMAGENET)
+def test_leap_layers_of_the_released_tables_for_imagenet(case):
+    name, K = case.split()
+    plan = planned("method=mlaan", f"backbone={name}", f"K={K}")
+    found = [" ".join(plan.layers[i].name for i in leap.select(plan, m)) for m in range(plan.modules - 1)]
+    assert found == LEAPS_ON_IMAGENET[case]
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg19", "mobilenetv2", "efficientnetb0", "regnetx_400mf", "resnext101_32x8d"]
+)
+def test_leap_bridges_fit_any_backbone(name):
+    layers = len(planned(f"backbone={name}", "K=1").layers)
+    plan = planned("method=mlaan", f"backbone={name}", f"K={layers}")
+    with torch.device("meta"):
+        for module in range(0, plan.modules - 1, 3):
+            site = plan.site(module)
+            bridged = leap.bridge(plan, module, 0.995)(torch.zeros(2, site.channels, site.size, site.size))
+            assert bridged.shape[1:] == (plan.layers[-1].channels, plan.sizes[-1], plan.sizes[-1])
+
+
+def test_the_released_mlaan_on_imagenet():
+    cfg = compose(["method=mlaan_released", "backbone=resnet34", "K=17"])
+    assert (cfg.method.cascade, cfg.method.output, cfg.ema.moves, cfg.ema.start) == (
+        3,
+        "both",
+        "last_twice",
+        "fresh",
+    )

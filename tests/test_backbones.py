@@ -1,13 +1,13 @@
-"""The ResNets: sizes, shapes, initial weights."""
+"""The backbones: sizes, shapes, initial weights, torchvision's weights."""
 
 import math
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
-from localsl import backbones
-from localsl.config import compose
+from localsl.config import ConfigError, compose
 from localsl.network import build_network, count_parameters
 
 
@@ -18,14 +18,42 @@ from localsl.network import build_network, count_parameters
 )
 def test_parameters(depth, parameters):
     cfg = compose([f"backbone=resnet{depth}", "K=1"])
-    assert count_parameters(backbones.build(cfg.backbone, 10)) == parameters
+    assert count_parameters(cfg.backbone.build(10)) == parameters
 
 
-def test_layers_are_as_described():
-    cfg = compose()
-    backbone = backbones.build(cfg.backbone, 10)
-    x, size = torch.randn(2, 3, 13, 13), 13
-    for layer, described in zip(backbone.layers, backbones.local_layers(cfg.backbone), strict=True):
+# As AugLocal's code, torchvision and, for AugLocal's Table 8, the CIFAR implementation count them; that of
+# EfficientNet has 1,088 more, of a first expansion that it does not use.
+OTHERS = {
+    "vgg19": (10, 20_040_522),
+    "mobilenetv2": (10, 2_296_922),
+    "efficientnetb0": (10, 3_599_686 - 1_088),
+    "regnetx_400mf": (10, 4_779_338),
+    "vgg13": (1000, 133_053_736),
+    "resnet34": (1000, 21_797_672),
+    "resnet101": (1000, 44_549_160),
+    "resnet152": (1000, 60_192_808),
+    "resnext101_32x8d": (1000, 88_791_336),
+}
+
+
+def of(name):
+    return compose([f"backbone={name}", "K=1"]).backbone
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_parameters_of_the_others(name):
+    classes, parameters = OTHERS[name]
+    with torch.device("meta"):
+        assert count_parameters(of(name).build(classes)) == parameters
+
+
+@pytest.mark.parametrize("name", ["resnet32", *OTHERS])
+def test_layers_are_as_described(name):
+    settings = of(name)
+    with torch.device("meta"):
+        backbone = settings.build(10)
+        x, size = torch.randn(2, 3, 13, 13), 13
+    for layer, described in zip(backbone.layers, settings.local_layers(), strict=True):
         x, size = layer(x), -(-size // described.stride)
         assert x.shape == (2, described.channels, size, size)
     assert backbone.classifier(x).shape == (2, 10)
@@ -43,3 +71,79 @@ def test_initial_weights():
             assert (module.momentum, module.eps) == (0.1, 1e-5)
         if isinstance(module, nn.Linear):
             assert float(module.weight.detach().abs().max()) <= 1 / math.sqrt(module.in_features)
+
+
+TORCHVISION = ["resnet34", "resnet101", "resnet152", "resnext101_32x8d", "vgg13"]
+
+
+def torchvisions(name):
+    return getattr(torchvision.models, {"vgg13": "vgg13_bn"}.get(name, name))(weights=None)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_entries_are_those_of_torchvision(name):
+    with torch.device("meta"):
+        backbone, theirs = of(name).build(1000), torchvisions(name)
+    shapes = {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
+    found = of(name).to_torchvision(backbone).items()
+    assert {key: tuple(value.shape) for key, value in found} == shapes
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet34", *(pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION[1:])]
+)
+def test_torchvisions_weights_give_its_logits(name):
+    theirs, settings = torchvisions(name), of(name)
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as after training: no two layers alike
+            for values in (module.weight, module.bias, module.running_mean, module.running_var):
+                values.data.uniform_(0.5, 1)
+    backbone = settings.build(1000)
+    settings.load_torchvision(backbone, theirs.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs.eval()(images)
+        torch.testing.assert_close(backbone.eval()(images), expected, rtol=1e-5, atol=1e-5)
+        torchvisions(name).load_state_dict(settings.to_torchvision(backbone))
+    assert float(expected.std()) > 0
+
+
+def test_weights_of_another_network_are_refused():
+    settings = of("resnet34")
+    with torch.device("meta"):
+        backbone, theirs = settings.build(1000), torchvisions("resnet101")
+    with pytest.raises(ValueError, match="these weights are not resnet34's"):
+        settings.load_torchvision(backbone, theirs.state_dict())
+    with pytest.raises(NotImplementedError, match="resnet32"):
+        of("resnet32").to_torchvision(of("resnet32").build(10))
+
+
+def test_vgg_starts_as_released():
+    """On ImageNet biases 0 and linear layers N(0, 0.01^2), but auxiliary networks by torch's defaults."""
+    small = ["backbone=vgg13", "backbone.widths=[8,8,8,8,8]", "backbone.hidden=64", "backbone.name=small"]
+    network = build_network(compose([*small, "method=auglocal", "aux.depth=2", "K=10"]))
+    first, last = network.backbone.layers[0].conv, network.backbone.classifier[-1]
+    assert not first.bias.any()
+    assert not last.bias.any()
+    assert float(last.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
+    convolution = network.auxiliary[0]["ce"][0].conv
+    assert bool(convolution.bias.any())
+    assert float(convolution.weight.detach().abs().max()) <= 1 / math.sqrt(9 * 8)
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        (["backbone=mobilenetv2", "backbone.strides=[1,1]"], "backbone.strides"),
+        (["backbone=efficientnetb0", "backbone.kernels=[3,3,5,3,5,5,4]"], "backbone.kernels"),
+        (["backbone=efficientnetb0", "method=predsim_original"], "backbone.negative_slope"),
+        (["backbone=regnetx_400mf", "backbone.group_width=7"], "backbone.widths"),
+        (["backbone=resnet34", "backbone.blocks=[3,4,5,3]"], "backbone.name"),
+        (["backbone=resnet34", "backbone.block=wide"], "backbone.block"),
+        (["backbone=vgg13", "+backbone.stem=64"], "+backbone.stem"),
+    ],
+)
+def test_a_mistake_with_a_backbone_is_told(typed, key):
+    with pytest.raises(ConfigError) as error:
+        compose([*typed, "K=1"])
+    assert key in [problem.key for problem in error.value.problems]

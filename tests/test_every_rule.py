@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from localsl import config, methods, optim
+from localsl import backbones, config, methods, optim
 from localsl.config import compose
 from localsl.engine import train_step
 from localsl.network import build_network
@@ -106,6 +106,61 @@ def test_a_new_rule_needs_one_file_and_one_yaml(tmp_path, monkeypatch, images_an
     sys.modules.pop("localsl.methods.toy")
     with pytest.raises(config.ConfigError, match=r"method\.every=x: must be a whole number"):
         compose([f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "method=toy", "method.every=x"])
+
+
+TOY_BACKBONE = '''
+from dataclasses import dataclass
+
+from torch import nn
+
+from localsl.backbones.base import Backbone, BackboneConfig, LocalLayer
+
+
+@dataclass(kw_only=True)
+class Settings(BackboneConfig):
+    """Convolutions of one width, every second one of stride 2."""
+
+    width: int
+    depth: int
+
+    def local_layers(self):
+        return [LocalLayer(f"1.{i}", self.width, 1 + i % 2) for i in range(self.depth)]
+
+    def layer_like(self, index, c_in, stride):
+        return nn.Sequential(nn.Conv2d(c_in, self.width, 3, stride, 1), nn.ReLU())
+
+    def build(self, num_classes):
+        layers = [
+            self.layer_like(i, self.width if i else 3, layer.stride)
+            for i, layer in enumerate(self.local_layers())
+        ]
+        pool = nn.AdaptiveAvgPool2d(1)
+        return Backbone(layers, nn.Sequential(pool, nn.Flatten(), nn.Linear(self.width, num_classes)))
+'''
+
+TOY_BACKBONE_YAML = "{name: toy, family: toy, width: 8, depth: 4}"
+
+
+def test_a_new_backbone_needs_one_file_and_one_yaml(tmp_path, monkeypatch, images_and_targets):
+    code, conf = tmp_path / "backbones", tmp_path / "conf" / "backbone"
+    code.mkdir()
+    conf.mkdir(parents=True)
+    (code / "toy.py").write_text(TOY_BACKBONE)
+    (conf / "toy.yaml").write_text(TOY_BACKBONE_YAML)
+    monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(code)])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    typed = [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "backbone=toy"]
+    rules = ["dgl", "predsim", "infopro", "auglocal aux.depth=2", "man aux_net=dgl", "mlaan", "bp"]
+    for rule in rules:
+        cfg = compose([*typed, f"method={rule.split()[0]}", *rule.split()[1:], "K=4"])
+        network = build_network(cfg)
+        optimizer = optim.build(network.parameters(), cfg.optimizer)
+        losses = list(train_step(network, optimizer, *images_and_targets))
+        assert losses[-1].module == len(network.local_modules) - 1
+    assert len(build_network(compose([*typed, "backbone.depth=6", "K=6"])).local_modules) == 6
+    with pytest.raises(config.ConfigError, match=r"backbone\.width=x: must be a whole number"):
+        compose([*typed, "backbone.width=x", "K=4"])
+    sys.modules.pop("localsl.backbones.toy")
 
 
 @pytest.mark.slow

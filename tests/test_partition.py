@@ -2,9 +2,8 @@
 
 import pytest
 
-from localsl.backbones import local_layers
 from localsl.config import compose
-from localsl.partition import BALANCED, PUBLISHED, cut, even
+from localsl.partition import BALANCED, CHOSEN, PUBLISHED, cut, even
 
 
 def sizes(*overrides):
@@ -18,7 +17,7 @@ def blocks(*overrides):
 
 @pytest.mark.parametrize(("backbone", "layers"), [(20, 10), (32, 16), (44, 22), (56, 28), (110, 55)])
 def test_layers_of_each_backbone(backbone, layers):
-    assert len(local_layers(compose([f"backbone=resnet{backbone}", "K=1"]).backbone)) == layers
+    assert len(compose([f"backbone=resnet{backbone}", "K=1"]).backbone.local_layers()) == layers
 
 
 # Blocks of every module as published (MLAAN's, MAN's and InfoPro's tables), the stem not counted.
@@ -58,6 +57,38 @@ def test_memory_balanced_cuts():
     assert blocks(*common, "dataset=stl10", "K=4") == [7, 8, 12, 27]
 
 
+LAYERS = {"vgg13": 10, "vgg19": 16, "mobilenetv2": 19, "efficientnetb0": 17, "regnetx_400mf": 23}
+LAYERS |= {"resnet34": 17, "resnet101": 34, "resnet152": 51, "resnext101_32x8d": 34}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_the_others(name):
+    assert sizes(f"backbone={name}", f"K={LAYERS[name]}") == [1] * LAYERS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("resnet34", 4), ("resnet101", 4), ("resnet152", 9), ("resnext101_32x8d", 6)]
+)
+def test_published_cuts_for_imagenet(name, first):
+    """InfoPro's, after 2.0, 2.5 and 2.2."""
+    assert blocks(f"backbone={name}", "K=2") == [first, LAYERS[name] - 1 - first]
+    assert sizes(f"backbone={name}", f"K={LAYERS[name] - 1}", "partition.stem=merged") == [2] + [1] * (
+        LAYERS[name] - 2
+    )
+
+
+def test_chosen_cuts_for_imagenet():
+    """InfoPro's first, then modules of about equal activations: a block of stage 3 has half of stage 2's."""
+    for name, expected in (("resnet101", [4, 7, 10, 12]), ("resnet152", [9, 12, 14, 15])):
+        assert blocks(f"backbone={name}", "K=4") == expected
+    assert blocks("backbone=resnext101_32x8d", "K=4") == [6, 8, 9, 10]
+
+
+def test_vgg_has_no_stem():
+    assert sizes("backbone=vgg13", "K=10", "partition.stem=merged") == [1] * 10
+    assert sizes("backbone=vgg13", "K=4") == [2, 2, 3, 3]
+
+
 def test_even_split_covers_all_layers_once_and_puts_smaller_groups_first():
     for layers in (10, 16, 28):
         for K in range(1, layers):
@@ -71,6 +102,6 @@ def test_even_split_covers_all_layers_once_and_puts_smaller_groups_first():
 
 
 def test_every_table_entry_has_K_modules():
-    for table in [*PUBLISHED.values(), *BALANCED.values()]:
+    for table in [*PUBLISHED.values(), *CHOSEN.values(), *BALANCED.values()]:
         for K, ends in table.items():
             assert len(ends.split()) == K - 1

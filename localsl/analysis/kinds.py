@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from localsl import backbones, data, identity
+from localsl import data, identity
 from localsl.analysis import cka, convergence, feature_maps, probes, pyramid
 from localsl.analysis.layers import BATCH, normalised
 from localsl.analysis.runs import Trained, mixed, refused
@@ -159,7 +159,7 @@ KINDS: dict[str, Callable[[Sequence[Trained], AnalysisConfig, torch.device], lis
 
 def layer_names(run: Trained) -> list[str]:
     """Its local layers: "stem", "1.0" ..."""
-    return [layer.name for layer in backbones.local_layers(run.cfg.backbone)]
+    return [layer.name for layer in run.cfg.backbone.local_layers()]
 
 
 def _check_among(key: str, chosen: Sequence[int], count: int, what: str) -> None:

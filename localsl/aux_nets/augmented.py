@@ -13,14 +13,11 @@ of the module's last layer ("repetitive/repetitive_s2/uniform"):
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
-from localsl import backbones
 from localsl.aux_nets import depth
-from localsl.aux_nets.heads import conv_bn_relu, pooled
+from localsl.layers import conv_bn_relu, pooled
 from localsl.plan import Plan, Site
 
 LAYERWISE = ("uniform", "sequential", "repetitive", "repetitive_s2")
@@ -29,20 +26,15 @@ STRATEGIES = (*LAYERWISE, *CONVOLUTIONS)
 
 
 class AugmentedHead(nn.Sequential):
-    """Auxiliary layers, global average pooling, BatchNorm where there is one layer at most, a linear layer.
-
-    The BatchNorm is the released code's; the paper's Table 6 omits it.
+    """Auxiliary layers and the classifier that the backbone's family puts on them.
 
     Attributes:
         selected: the local layers that it is shaped like.
         strides: of its layers.
     """
 
-    def __init__(
-        self, layers: list[nn.Module], width: int, outputs: int, selected: list[int], strides: list[int]
-    ):
-        norm = [nn.BatchNorm1d(width)] if len(layers) <= 1 else []
-        super().__init__(*layers, *pooled(), *norm, nn.Linear(width, outputs))
+    def __init__(self, layers: list[nn.Module], selected: list[int], strides: list[int]):
+        super().__init__(*layers)
         self.selected, self.strides = selected, strides
 
     def summary(self) -> str:
@@ -65,6 +57,7 @@ class ConvHead(nn.Sequential):
 def depths(plan: Plan) -> list[int]:
     """Hidden layers of the auxiliary network of every module but the last."""
     assert plan.cfg.aux.depth is not None
+    assert plan.cfg.aux.pyramid is not None
     return depth.pyramid(plan.cfg.aux.depth, plan.modules, plan.cfg.aux.pyramid)
 
 
@@ -81,7 +74,8 @@ def build(plan: Plan, site: Site, outputs: int, how: str, multiplier: float) -> 
         return ConvHead(site.channels, CONVOLUTIONS[how], count, multiplier, outputs)
     select = depth.sequential if how == "sequential" else depth.uniform
     selected = select(site.layer, len(plan.layers), count)
-    strides = owed(plan, site.layer, selected)
+    backbone = plan.cfg.backbone
+    strides = backbone.owed(site.layer, selected)
     if how.startswith("repetitive"):
         # For the stem, whose own layer is a convolution of the image, a block of its width.
         own = max(site.layer, 1)
@@ -90,22 +84,12 @@ def build(plan: Plan, site: Site, outputs: int, how: str, multiplier: float) -> 
         selected = [own] * count
     layers, width = [], site.channels
     for index, stride in zip(selected, strides, strict=True):
-        layers.append(backbones.layer_like(plan.cfg.backbone, index, width, stride))
+        layers.append(backbone.layer_like(index, width, stride))
         width = plan.layers[index].channels
-    return AugmentedHead(layers, width, outputs, selected, strides)
-
-
-def owed(plan: Plan, layer: int, selected: list[int]) -> list[int]:
-    """The strides of auxiliary layers: each downsampling that a jump skips is owed, one paid per layer.
-
-    What is still owed at the end is dropped, as in the released code (16-channel layers at d = 2).
-    """
-    strides, debt = [], 0
-    for before, index in pairwise([layer, *selected]):
-        debt += sum(passed.stride == 2 for passed in plan.layers[before + 1 : index + 1])
-        strides.append(2 if debt else 1)
-        debt -= debt > 0
-    return strides
+    # BatchNorm on one layer at most, and none on ImageNet: the released code's, which Table 6 omits.
+    norm = len(layers) <= 1 and plan.cfg.aux.scale == "cifar"
+    layers += backbone.auxiliary_classifier(width, outputs, norm)
+    return AugmentedHead(layers, selected, strides)
 
 
 def matched_multiplier(plan: Plan, sites: list[Site], kernel: int, outputs: int) -> float:

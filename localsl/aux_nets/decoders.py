@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,14 +16,55 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, image_size: int):
         super().__init__()
         self.image_size = image_size
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, 12, 3, padding=1),
-            nn.BatchNorm2d(12),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(12, 3, 3, padding=1),
-        )
+        self.layers = nn.Sequential(*_conv(channels, 12, 3), nn.Conv2d(12, 3, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, s, s) to logits of pixels, (N, 3, image_size, image_size)."""
-        size = (self.image_size, self.image_size)
-        return self.layers(F.interpolate(x, size, mode="bilinear", align_corners=True))
+        return self.layers(upsampled(x, self.image_size))
+
+
+# Widths and kernels of the convolutions before each doubling of the size: InfoPro's for three, MAN's for four
+# (28 and 14 to 224 pixels), the same pattern shorter and longer.
+LADDERS = {
+    1: [(12, 1)],
+    2: [(32, 1), (12, 3)],
+    3: [(128, 1), (32, 3), (12, 3)],
+    4: [(192, 1), (64, 1), (32, 3), (12, 3)],
+    5: [(256, 1), (192, 1), (64, 1), (32, 3), (12, 3)],
+}
+
+
+class ImageNetDecoder(nn.Module):
+    """InfoPro's decoder on ImageNet, before its sigmoid: convolutions with bias, BatchNorm, ReLU, each before
+    a bilinear upsampling (corners aligned) to twice the size, and a last 3x3 convolution to 3 channels.
+
+    Published for 512 channels at 28 pixels, and in MAN's code for 1024 at 14.
+    """
+
+    def __init__(self, channels: int, size: int, image_size: int):
+        super().__init__()
+        doublings = min(max(1, round(math.log2(image_size / size))), max(LADDERS))
+        self.sizes = [math.ceil(image_size / 2**step) for step in reversed(range(doublings))]
+        widths = [channels, *(width for width, _ in LADDERS[doublings])]
+        kernels = [kernel for _, kernel in LADDERS[doublings]]
+        self.steps = nn.ModuleList(
+            nn.Sequential(*_conv(c_in, c_out, kernel))
+            for c_in, c_out, kernel in zip(widths, widths[1:], kernels, strict=False)
+        )
+        self.last = nn.Conv2d(widths[-1], 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, s, s) to logits of pixels, (N, 3, image_size, image_size)."""
+        for step, size in zip(self.steps, self.sizes, strict=True):
+            x = upsampled(step(x), size)
+        return self.last(x)
+
+
+def upsampled(x: Tensor, size: int) -> Tensor:
+    """(N, C, s, s) to (N, C, size, size)."""
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
+
+
+def _conv(c_in: int, c_out: int, kernel: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
+    return [convolution, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]

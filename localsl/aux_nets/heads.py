@@ -6,16 +6,7 @@ import math
 
 from torch import nn
 
-
-def conv_bn_relu(c_in: int, c_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    """A convolution without bias that keeps the size but for its stride, BatchNorm, ReLU."""
-    convolution = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
-
-
-def pooled() -> list[nn.Module]:
-    """Global average pooling to (N, C)."""
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+from localsl.layers import conv_bn_relu, pooled
 
 
 class DGLHead(nn.Sequential):
@@ -71,6 +62,35 @@ class InfoProHead(nn.Sequential):
             layers += [nn.Linear(width, feature_dim), nn.ReLU(inplace=True)]
             width = feature_dim
         super().__init__(*layers, nn.Linear(width, outputs))
+
+
+class InfoProImageNetHead(nn.Sequential):
+    """InfoPro's classifier on ImageNet: 1x1 convolution to a quarter of the channels, two 3x3 of stride 2, 1x1
+    to the width of the network's last features, global pooling, a linear layer.
+
+    Published for ResNets with bottlenecks, whose last features have 2048 channels, at 512 channels, and in
+    MAN's code at 1024: 128 or 256, 256, 512, 2048. Other networks (`widest`) have the same proportions.
+    """
+
+    def __init__(self, channels: int, widest: int, outputs: int):
+        first, second, third = max(1, channels // 4), max(1, widest // 8), max(1, widest // 4)
+        layers = conv_bn_relu(channels, first, 1) + conv_bn_relu(first, second, 3, 2)
+        layers += conv_bn_relu(second, third, 3, 2) + conv_bn_relu(third, widest, 1) + pooled()
+        super().__init__(*layers, nn.Linear(widest, outputs))
+
+
+class MLAANImageNetHead(nn.Sequential):
+    """MLAAN's classifier on ImageNet: global pooling and a linear layer, behind two 1x1 convolutions, to twice
+    the channels and back, where there are fewer than 256 of these.
+
+    Its code has the convolutions for ResNet-34, whose first two stages are so narrow; ResNet-101's are not.
+    """
+
+    def __init__(self, channels: int, outputs: int):
+        layers: list[nn.Module] = []
+        if channels < 256:
+            layers += conv_bn_relu(channels, 2 * channels, 1) + conv_bn_relu(2 * channels, channels, 1)
+        super().__init__(*layers, *pooled(), nn.Linear(channels, outputs))
 
 
 INFOPRO_KINDS = ("0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c2f")

@@ -39,18 +39,30 @@ PUBLISHED: dict[tuple[str, str, str], dict[int, Lambdas]] = {
     },
 }
 
-# AugLocal's InfoPro baseline, one per network for all data sets. Other networks take ResNet-32's.
+# AugLocal's InfoPro baseline, one per network for all data sets; on ImageNet InfoPro's own at K=2, where they
+# weigh one module.
 PER_BACKBONE: dict[str, Lambdas] = {
     "resnet32": (5, 0.05, 0.2, 0.5),
     "resnet110": (5, 0, 0.5, 1),
+    "resnet152": (5, 1, 5, 1),
 }
 
-# What the READMEs of the released MAN and MLAAN give for every data set, network and K.
-RELEASED: Lambdas = (5, 0.5, 0, 0)
+# Of other networks, by scale: ResNet-32's, and ResNet-101's and ResNeXt-101's.
+PER_SCALE: dict[str, Lambdas] = {"cifar": PER_BACKBONE["resnet32"], "imagenet": (5, 0.75, 5, 0.75)}
+
+# The released MAN's and MLAAN's for every data set, network and K: of their READMEs, on ImageNet of MAN's code.
+RELEASED: dict[str, Lambdas] = {"cifar": (5, 0.5, 0, 0), "imagenet": (5, 0.75, 5, 0.75)}
 
 
 def published(cfg: Config) -> Lambdas:
     """InfoPro's own for the data set, backbone, cuts and K; where it has none, AugLocal's for the backbone."""
     key = (cfg.dataset.name, cfg.backbone.name, cfg.partition.balance)
-    fallback = PER_BACKBONE.get(cfg.backbone.name, PER_BACKBONE["resnet32"])
+    assert cfg.aux.scale is not None
+    fallback = PER_BACKBONE.get(cfg.backbone.name, PER_SCALE[cfg.aux.scale])
     return PUBLISHED.get(key, {}).get(cfg.K, fallback)
+
+
+def released(cfg: Config) -> Lambdas:
+    """What the released MAN and MLAAN take."""
+    assert cfg.aux.scale is not None
+    return RELEASED[cfg.aux.scale]

@@ -1,14 +1,15 @@
 """LAM: which later layers a module's leap bridge is made of, and the bridge (MLAAN, Zhang et al. 2025).
 
 The paper says "early, intermediate and deeper layers of the subsequent modules"; its released tables give the
-layers for ResNet-32 and ResNet-110, and follow the rules below. Any other backbone gets the rule that they
-have in common: the first layer of every later stage, so that shapes fit, layers of the last stage up to four in
-all, and always the network's last layer.
+layers for ResNet-32 and ResNet-110, and on ImageNet for ResNet-34, 101 and 152, and follow the rules below. Any
+other backbone gets the rule that those for small images have in common: every later layer that changes the
+shape, so that they fit, layers after these up to four in all, and always the network's last layer.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from torch import nn
 
@@ -24,11 +25,14 @@ EXCEPTIONS = {
 
 
 def select(plan: Plan, module: int) -> list[int]:
-    """Indices of the later layers for a module's bridge, ascending, ending with the network's last."""
+    """Indices of the layers for a module's bridge, ascending, ending in the network's last stage.
+
+    All are later than the module's, but where the released tables for ImageNet have one of its own or before.
+    """
     names = [layer.name for layer in plan.layers]
     last, backbone = plan.end(module), plan.cfg.backbone.name
     chosen = EXCEPTIONS.get((backbone, plan.modules, names[last]))
-    rule = {"resnet32": _resnet32, "resnet110": _resnet110}.get(backbone)
+    rule = RULES.get(backbone)
     if rule is None:
         return _any(plan, last)
     return [names.index(name) for name in (chosen or rule(names[last])).split()]
@@ -54,15 +58,38 @@ def _resnet110(end: str) -> str:
     return "3.17" if middle is None else f"3.{middle} 3.17"
 
 
+def _resnet34(end: str) -> str:
+    if end.startswith("4."):
+        return "4.1 4.1 4.2" if end == "4.0" else "4.1 4.2"
+    later = {"2": "2.1 3.0 4.0 4.2", "3": "3.1 4.0 4.1"}
+    return later.get(end[0], "2.0 2.1 3.0 4.0 4.2")
+
+
+def _bottlenecks(end: str) -> str:
+    later = {"2": "3.0 4.0 4.1", "3": "4.0 4.1", "4": "4.1 4.2"}
+    # The released modules never end with the stem, whose channels are not yet four times the stage's.
+    return ("1.0 " if end == "stem" else "") + later.get(end[0], "2.0 3.0 4.0 4.2")
+
+
+RULES = {
+    "resnet32": _resnet32,
+    "resnet110": _resnet110,
+    "resnet34": _resnet34,
+    "resnet101": _bottlenecks,
+    "resnet152": _bottlenecks,
+}
+
+
 def _any(plan: Plan, last: int) -> list[int]:
-    stages = [layer.stage for layer in plan.layers]
-    final = len(stages) - 1
-    firsts = [stages.index(s) for s in sorted(set(stages)) if s > stages[last]]
-    after = firsts[-1] if firsts else last
-    extra = max(0, 3 - len(firsts)) if firsts else 1
+    layers, final = plan.layers, len(plan.layers) - 1
+    pairs = enumerate(pairwise(layers), 1)
+    shaping = [i for i, (before, own) in pairs if own.stride > 1 or own.channels != before.channels]
+    shaping = [i for i in shaping if i > last]
+    after = shaping[-1] if shaping else last
+    extra = max(0, 3 - len(shaping)) if shaping else 1
     step = (final - after) / (extra + 1)
     between = {after + round(step * i) for i in range(1, extra + 1)} - {after, final}
-    return sorted({*firsts, *between, final})
+    return sorted({*shaping, *between, final})
 
 
 def bridge(plan: Plan, module: int, momentum: float) -> nn.Sequential:

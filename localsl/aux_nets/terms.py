@@ -5,8 +5,16 @@ from __future__ import annotations
 from torch import nn
 
 from localsl.aux_nets import augmented
-from localsl.aux_nets.decoders import Decoder
-from localsl.aux_nets.heads import INFOPRO_KINDS, BigDGLHead, DGLHead, InfoProHead, PredSimHead
+from localsl.aux_nets.decoders import Decoder, ImageNetDecoder
+from localsl.aux_nets.heads import (
+    INFOPRO_KINDS,
+    BigDGLHead,
+    DGLHead,
+    InfoProHead,
+    InfoProImageNetHead,
+    MLAANImageNetHead,
+    PredSimHead,
+)
 from localsl.objectives import Contrastive, CrossEntropy, Reconstruction, Similarity, Term
 from localsl.plan import Plan, Site
 
@@ -21,6 +29,7 @@ class Terms:
         contrastive = self._aux.loss == "contrastive"
         self._outputs = self._aux.feature_dim if contrastive else plan.cfg.dataset.num_classes
         self._multiplier = self._aux.multiplier
+        self._imagenet = self._aux.scale == "imagenet"
         self._matched: dict[int, float] = {}
 
     def at(self, site: Site, stage: int) -> list[Term]:
@@ -35,8 +44,7 @@ class Terms:
             projection = nn.Conv2d(site.channels, site.channels, 3, padding=1, bias=False)
             terms.append(Similarity(projection, between(aux.lambda_similarity, ratio)))
         if any(aux.lambda_reconstruction):
-            decoder = Decoder(site.channels, self._plan.cfg.dataset.image_size)
-            terms.append(Reconstruction(decoder, between(aux.lambda_reconstruction, ratio)))
+            terms.append(Reconstruction(self._decoder(site), between(aux.lambda_reconstruction, ratio)))
         kind = Contrastive if aux.loss == "contrastive" else CrossEntropy
         terms.append(kind(self.head(site), between(aux.lambda_ce, ratio)))
         return terms
@@ -49,7 +57,7 @@ class Terms:
             how = augmented.strategy(selection, plan.layers[site.layer].stage)
             return augmented.build(plan, site, self._outputs, how, self._width_multiplier(how))
         if name == "dgl":
-            return DGLHead(site.channels, site.size, self._outputs)
+            return DGLHead(site.channels, self._first_size(site.channels, site.size), self._outputs)
         if name == "dgl_big":
             return BigDGLHead(site.channels, self._outputs)
         if name == "predsim":
@@ -58,9 +66,24 @@ class Terms:
         return self.infopro(name, site, self._outputs)
 
     def infopro(self, kind: str, site: Site, outputs: int) -> nn.Module:
-        """One of InfoPro's heads."""
+        """One of InfoPro's heads; on ImageNet it has one with convolutions, and MLAAN one without."""
         widest = self._plan.layers[-1].channels
+        if self._imagenet and kind in ("1c2f", "2c2f"):
+            return InfoProImageNetHead(site.channels, widest, outputs)
+        if self._imagenet and kind == "0c1f":
+            return MLAANImageNetHead(site.channels, outputs)
         return InfoProHead(kind, site.channels, widest, outputs, self._aux.feature_dim)
+
+    def _decoder(self, site: Site) -> nn.Module:
+        size = self._plan.cfg.dataset.image_size
+        if self._imagenet and site.size < size:
+            return ImageNetDecoder(site.channels, site.size, size)
+        return Decoder(site.channels, size)
+
+    def _first_size(self, channels: int, size: int) -> int:
+        """Of the first layer of this width, by which AugLocal's code pools: only VGG's last stage differs."""
+        sizes = zip(self._plan.layers, self._plan.sizes, strict=True)
+        return next((s for layer, s in sizes if layer.channels == channels), size)
 
     def _ratio(self, module: int, stage: int) -> float:
         modules = self._plan.modules

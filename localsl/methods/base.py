@@ -87,6 +87,15 @@ def output(plan: Plan) -> Objective:
     return Objective([Part([CrossEntropy(plan.backbone.classifier)])])
 
 
+def with_scale(cfg: Config) -> Config:
+    """The configuration with what AugLocal's code sets by the scale of the network, wherever it is null."""
+    scale = cfg.aux.scale or cfg.backbone.scale
+    pyramid = cfg.aux.pyramid
+    if pyramid is None:
+        pyramid = 0.0 if scale == "imagenet" else 0.5
+    return replace(cfg, aux=replace(cfg.aux, scale=scale, pyramid=pyramid))
+
+
 def with_lambdas(cfg: Config, values: lambdas.Lambdas, over: str) -> Config:
     """The configuration with these loss weights wherever `cfg.aux` has null."""
     aux, (first_r, first_ce, last_r, last_ce) = cfg.aux, values
@@ -127,15 +136,17 @@ class HeadMethod(Method):
         if len(groups) < 2 <= len(before):
             what = f"at K={cfg.K} the last {aux.depth} of {len(before)} modules are one, and none is left"
             yield Problem("aux.depth", aux.depth, what, f"type aux.depth={len(before) - 2} or less")
-        elif len(groups) == 2 and aux.pyramid > 0:
+        elif len(groups) == 2 and aux.pyramid:
             what = (
                 f"the pyramid needs three modules or more, and K={cfg.K} with aux.depth={aux.depth} makes two"
             )
             yield Problem("aux.pyramid", aux.pyramid, what, "type aux.pyramid=0, or another K")
 
     def groups(self, cfg: Config) -> list[range]:
-        """With a depth d and one module a layer, the last d layers are one module, as AugLocal's code does."""
+        """With a depth d and one module a layer, the last d layers are one module, as AugLocal's code does for
+        small images.
+        """
         groups = partition.cut(cfg)
-        if cfg.aux.depth is None or not partition.layer_wise(cfg):
+        if cfg.aux.depth is None or cfg.aux.scale == "imagenet" or not partition.layer_wise(cfg):
             return groups
         return partition.joined(groups, cfg.aux.depth)

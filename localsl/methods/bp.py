@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from localsl import backbones
 from localsl.methods.base import Method
 
 if TYPE_CHECKING:
@@ -21,4 +20,4 @@ class Settings(Method):
 
     def groups(self, cfg: Config) -> list[range]:
         """Everything is one module."""
-        return [range(len(backbones.local_layers(cfg.backbone)))]
+        return [range(len(cfg.backbone.local_layers()))]

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from localsl import backbones
 from localsl.methods import bp
 from localsl.schema import Problem, number, ruled
 
@@ -35,4 +34,4 @@ class Settings(bp.Settings):
 
     def checkpoint_segments(self, cfg: Config) -> int:
         """In how many pieces the forward is recomputed."""
-        return self.segments or round(math.sqrt(len(backbones.local_layers(cfg.backbone))))
+        return self.segments or round(math.sqrt(len(cfg.backbone.local_layers())))

@@ -42,7 +42,7 @@ class Settings(Method):
         """With InfoPro's loss weights filled in."""
         if self.lambdas == "published":
             return super().resolved(cfg)
-        return with_lambdas(cfg, lambdas.RELEASED, "next_stage")
+        return with_lambdas(cfg, lambdas.released(cfg), "next_stage")
 
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """Something must map a module's features to the next layer's shape."""

@@ -61,17 +61,17 @@ class Settings(Method):
         return self.batchnorm == "every"
 
     def resolved(self, cfg: Config) -> Config:
-        """With the released code's choice for the base filled in wherever a value is null."""
+        """With the released code's choice for the base and the scale filled in wherever a value is null."""
         decoder = any(cfg.aux.lambda_reconstruction or [1.0])
-        linear = cfg.aux.head == "0c1f"
-        cascade = self.cascade or (2 if linear and self.leap else 3)
+        linear, imagenet = cfg.aux.head == "0c1f", cfg.aux.scale == "imagenet"
+        cascade = self.cascade or (2 if linear and self.leap and not imagenet else 3)
         alone = cascade == 1
         mlm = not self.leap
         method = replace(
             self,
             cascade=cascade,
             weights=self.weights or ([0.01, 0.99] if mlm and not decoder else [0.001, 0.999]),
-            output=self.output or ("both" if mlm else "cascade"),
+            output=self.output or ("both" if mlm or imagenet else "cascade"),
             independent_head=self.independent_head
             or ("contrastive" if decoder and self.leap and not alone else "base"),
         )
@@ -79,11 +79,13 @@ class Settings(Method):
         if ema.gradient is None:
             ema = replace(ema, gradient=decoder and not alone)
         if ema.moves is None:
-            ema = replace(ema, moves="last_twice" if alone else "last")
+            ema = replace(ema, moves="last_twice" if alone or imagenet else "last")
+        if ema.start is None:
+            ema = replace(ema, start="fresh" if imagenet else "copy")
         cfg = replace(cfg, method=method, ema=ema)
         if self.lambdas == "published":
             return with_lambdas(cfg, lambdas.published(cfg), "module")
-        return with_lambdas(cfg, lambdas.RELEASED, "stage" if self.leap else "module")
+        return with_lambdas(cfg, lambdas.released(cfg), "stage" if self.leap else "module")
 
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """Cascades longer than the network, bridges of nothing."""

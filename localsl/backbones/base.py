@@ -1,0 +1,212 @@
+"""What every backbone has in common: an ordered list of local layers, and layers built like them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from localsl.init import normal_fan_out
+from localsl.layers import activation, conv_bn, pooled
+from localsl.schema import Problem, name, number, one_of, ruled
+
+# Whose heads, decoders, loss weights and AugLocal networks the papers give for a network.
+SCALES = ("cifar", "imagenet")
+
+
+@dataclass(frozen=True)
+class LocalLayer:
+    """One local layer: the smallest piece that a network is cut into.
+
+    Attributes:
+        name: "stem", or "s.l" for block l (from 0) of stage s (from 1), as the papers' code counts them.
+        channels: of its output.
+        stride: by which it shrinks the image, rounding up.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+    @property
+    def stage(self) -> int:
+        """Its stage, from 1; the stem counts as the first's."""
+        return 1 if self.name == "stem" else int(self.name.split(".")[0])
+
+
+class Backbone(nn.Module):
+    """The network that is kept: `layers`, as many as `local_layers` lists, then `classifier` to logits."""
+
+    def __init__(self, layers: list[nn.Module], classifier: nn.Module):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to logits (N, classes)."""
+        for layer in self.layers:
+            x = layer(x)
+        return self.classifier(x)
+
+
+@dataclass(kw_only=True)
+class BackboneConfig:
+    """A network as an ordered list of local layers (`cfg.backbone`).
+
+    A subclass named `Settings` in a file of its own says what the network is: `local_layers`, `build` and
+    `layer_like`, of which only the first is asked before anything is built. The rest has defaults.
+    """
+
+    name: str = ruled(name())
+    """What tables of cuts and loss weights are kept by: a file of conf/backbone."""
+
+    family: str
+    """The file of localsl/backbones that the settings are of."""
+
+    scale: str = ruled(one_of(*SCALES), default="cifar")
+    """Whether the papers' settings for small images or for ImageNet are meant, where they differ."""
+
+    negative_slope: float = ruled(number(0, below=1), default=0.0)
+    """Of the activations below zero: 0 is ReLU."""
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the settings."""
+        return iter(())
+
+    def local_layers(self) -> list[LocalLayer]:
+        """All of them, the stem first where there is one, without building anything."""
+        raise NotImplementedError
+
+    def build(self, num_classes: int) -> Backbone:
+        """The network with its initial weights."""
+        raise NotImplementedError
+
+    def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
+        """A layer of the kind and width of local layer `index`, from `c_in` channels and with this stride.
+
+        AugLocal's auxiliary networks are made of such layers.
+        """
+        raise NotImplementedError
+
+    def owed(self, layer: int, selected: list[int]) -> list[int]:
+        """The strides of auxiliary layers: each downsampling that a jump skips is owed, one paid per layer.
+
+        What is still owed at the end is dropped, as in AugLocal's code (16-channel layers at d = 2).
+        """
+        layers, strides, debt = self.local_layers(), [], 0
+        for before, index in pairwise([layer, *selected]):
+            debt += sum(passed.stride == 2 for passed in layers[before + 1 : index + 1])
+            strides.append(2 if debt else 1)
+            debt -= debt > 0
+        return strides
+
+    def auxiliary_classifier(self, width: int, outputs: int, norm: bool) -> list[nn.Module]:
+        """What AugLocal puts on the auxiliary layers: by default pooling, BatchNorm or none, a linear layer."""
+        return [*pooled(), *([nn.BatchNorm1d(width)] if norm else []), nn.Linear(width, outputs)]
+
+    def start_auxiliary(self, network: nn.Module) -> None:
+        """The initial weights of an auxiliary network, which has torch's own."""
+        normal_fan_out(network)
+
+    def torchvision_name(self, key: str) -> str:
+        """What torchvision's network of this name calls an entry of the state dict.
+
+        Raises:
+            NotImplementedError: if it has no such network.
+        """
+        raise NotImplementedError(f"torchvision has no network with the weights of {self.name}")
+
+    def load_torchvision(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
+        """Load a state dict of torchvision's network.
+
+        Raises:
+            ValueError: if it is not one of this network: entries are missing or too many.
+            RuntimeError: if an entry has another shape.
+        """
+        names = {key: self.torchvision_name(key) for key in backbone.state_dict()}
+        strange = sorted(set(names.values()) ^ set(weights))
+        if strange:
+            raise ValueError(f"these weights are not {self.name}'s: {', '.join(strange[:5])}")
+        backbone.load_state_dict({key: weights[name] for key, name in names.items()})
+
+    def to_torchvision(self, backbone: Backbone) -> dict[str, Tensor]:
+        """The state dict that torchvision's network of this name loads."""
+        return {self.torchvision_name(key): value for key, value in backbone.state_dict().items()}
+
+
+@dataclass(kw_only=True)
+class StagedConfig(BackboneConfig):
+    """A network of stages, whose blocks have one width.
+
+    Attributes:
+        blocks: of each stage.
+        widths: of each stage, in channels.
+    """
+
+    blocks: list[int]
+    widths: list[int]
+
+    def problems(self) -> Iterator[Problem]:
+        """Every stage needs blocks and a width."""
+        blocks, widths = self.blocks, self.widths
+        if not blocks or min(blocks) < 1:
+            yield Problem("backbone.blocks", blocks, "one number of blocks, at least 1, per stage")
+        elif max(blocks) > 1000:
+            yield Problem("backbone.blocks", blocks, "at most 1000 blocks per stage")
+        if len(widths) != len(blocks) or min(widths, default=0) < 1 or max(widths) > 65536:
+            yield Problem(
+                "backbone.widths", widths, f"one width, from 1 to 65536, for each of {len(blocks)} stages"
+            )
+
+    def per_stage(self, field: str, low: int, high: int) -> Iterator[Problem]:
+        """The same of another list."""
+        values = getattr(self, field)
+        if len(values) != len(self.blocks) or min(values, default=low) < low or max(values, default=low) > high:
+            what = f"one number from {low} to {high} for each of {len(self.blocks)} stages"
+            yield Problem(f"backbone.{field}", values, what)
+
+    def strides_of_stages(self) -> list[int]:
+        """Of their first blocks: stages after the first halve the image."""
+        return [1] + [2] * (len(self.blocks) - 1)
+
+    def make_stem(self, width: int) -> nn.Module:
+        """The first layer, where it is a stem: a 3x3 convolution that keeps the size."""
+        return nn.Sequential(*conv_bn(3, width, 3), activation(self.negative_slope))
+
+    def make_classifier(self, width: int, num_classes: int) -> nn.Module:
+        """From features of the last layer's width to logits: global average pooling and one linear layer."""
+        return nn.Sequential(*pooled(), nn.Linear(width, num_classes))
+
+    def build(self, num_classes: int) -> Backbone:
+        """Initialised as the papers' code does: convolutions normal by fan-out, all else by torch's default."""
+        layers, width = [], 3
+        for index, layer in enumerate(self.local_layers()):
+            is_stem = layer.name == "stem"
+            made = self.make_stem(layer.channels) if is_stem else self.layer_like(index, width, layer.stride)
+            layers.append(made)
+            width = layer.channels
+        backbone = Backbone(layers, self.make_classifier(width, num_classes))
+        normal_fan_out(backbone)
+        return backbone
+
+    def staged(self, factor: int = 1) -> Iterator[LocalLayer]:
+        """Every block, `factor` times as wide as its stage."""
+        stages = zip(self.blocks, self.widths, self.strides_of_stages(), strict=True)
+        for stage, (count, width, stride) in enumerate(stages, 1):
+            for block in range(count):
+                yield LocalLayer(f"{stage}.{block}", width * factor, stride if block == 0 else 1)
+
+
+def renamed(settings: StagedConfig, published: dict[str, tuple[list[int], list[int]]]) -> Iterator[Problem]:
+    """A network that has the name of another: tables of cuts and loss weights are kept by name.
+
+    Args:
+        settings: of the network.
+        published: blocks and widths by name.
+    """
+    if settings.name in published and published[settings.name] != (settings.blocks, settings.widths):
+        blocks, widths = published[settings.name]
+        what = f"{settings.name} has blocks {blocks} and widths {widths}"
+        yield Problem("backbone.name", settings.name, what, "type backbone.name=NAME for one of your own")

@@ -1,0 +1,98 @@
+"""EfficientNet for small images (Tan and Le 2019): a stem of stride 1 and no last 1x1 convolution.
+
+AugLocal, Table 8, gives the number of local layers only, 17; it is that of a much used CIFAR implementation
+(kuangliu/pytorch-cifar), whose layers these are. Its dropout and its dropping of whole blocks, which AugLocal
+does not mention, are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from localsl.backbones.base import LocalLayer, StagedConfig, renamed
+from localsl.layers import conv_bn
+from localsl.schema import Problem, number, ruled
+
+PUBLISHED = {"efficientnetb0": ([1, 2, 2, 3, 3, 4, 1], [16, 24, 40, 80, 112, 192, 320])}
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighed by what their means tell (Hu et al. 2018)."""
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        squeeze, excite = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
+        self.weigh = nn.Sequential(nn.AdaptiveAvgPool2d(1), squeeze, nn.SiLU(), excite, nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, s, s), scaled."""
+        return x * self.weigh(x)
+
+
+class MBConv(nn.Module):
+    """1x1 convolution to `expansion` times the channels, depthwise convolution, squeeze and excitation to a
+    quarter of `c_in`, 1x1 without activation; the input is added where shapes agree.
+    """
+
+    def __init__(self, c_in: int, c_out: int, expansion: int, kernel: int, stride: int):
+        super().__init__()
+        inner = expansion * c_in
+        expand = [*conv_bn(c_in, inner, 1), nn.SiLU()] if expansion > 1 else []
+        depthwise = [*conv_bn(inner, inner, kernel, stride, groups=inner), nn.SiLU()]
+        excite = SqueezeExcite(inner, max(1, c_in // 4))
+        self.layers = nn.Sequential(*expand, *depthwise, excite, *conv_bn(inner, c_out, 1))
+        self.adds = stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, c_in, s, s) to (N, c_out, ceil(s / stride), ceil(s / stride))."""
+        return x + self.layers(x) if self.adds else self.layers(x)
+
+
+@dataclass(kw_only=True)
+class Settings(StagedConfig):
+    """A stem and stages of mobile inverted bottlenecks.
+
+    Attributes:
+        strides: of each stage's first block.
+        expansions, kernels: of each stage's blocks.
+        stem: width of the first layer.
+    """
+
+    strides: list[int]
+    expansions: list[int]
+    kernels: list[int]
+    stem: int = ruled(number(1, at_most=65536))
+
+    def problems(self) -> Iterator[Problem]:
+        """Also of the other lists, and of a name that says something else."""
+        yield from super().problems()
+        yield from self.per_stage("strides", 1, 2)
+        yield from self.per_stage("expansions", 1, 64)
+        yield from self.per_stage("kernels", 1, 15)
+        if any(kernel % 2 == 0 for kernel in self.kernels):
+            yield Problem("backbone.kernels", self.kernels, "must be odd, to keep the size")
+        if self.negative_slope:
+            what = "its activations are SiLU, which have no slope"
+            yield Problem("backbone.negative_slope", self.negative_slope, what, "leave it out")
+        yield from renamed(self, PUBLISHED)
+
+    def strides_of_stages(self) -> list[int]:
+        """Of their first blocks."""
+        return self.strides
+
+    def local_layers(self) -> list[LocalLayer]:
+        """Stem and blocks."""
+        return [LocalLayer("stem", self.stem, 1), *self.staged()]
+
+    def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
+        """A block of the kind of local layer `index`; of stage 1 for the stem, which AugLocal never selects."""
+        layer = self.local_layers()[index]
+        expansion, kernel = self.expansions[layer.stage - 1], self.kernels[layer.stage - 1]
+        return MBConv(c_in, layer.channels, expansion, kernel, stride)
+
+    def make_stem(self, width: int) -> nn.Module:
+        """With SiLU."""
+        return nn.Sequential(*conv_bn(3, width, 3), nn.SiLU())

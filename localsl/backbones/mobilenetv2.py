@@ -1,0 +1,81 @@
+"""MobileNetV2 for small images (Sandler et al. 2018): the first two halvings are left out.
+
+AugLocal, Table 8, gives the number of local layers only, 19; it is that of a much used CIFAR implementation
+(kuangliu/pytorch-cifar), whose layers these are: ReLU, and a projected shortcut wherever the stride is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from localsl.backbones.base import LocalLayer, StagedConfig, renamed
+from localsl.backbones.cifar_resnet import shortcut
+from localsl.layers import activation, conv_bn, rectified
+from localsl.schema import Problem, number, ruled
+
+PUBLISHED = {"mobilenetv2": ([1, 2, 3, 4, 3, 3, 1], [16, 24, 32, 64, 96, 160, 320])}
+
+
+class InvertedResidual(nn.Module):
+    """1x1 convolution to `expansion` times the channels, 3x3 depthwise, 1x1 without activation; a shortcut at
+    stride 1.
+    """
+
+    def __init__(self, c_in: int, c_out: int, expansion: int, stride: int, negative_slope: float):
+        super().__init__()
+        self.negative_slope = negative_slope
+        inner = expansion * c_in
+        self.conv1, self.bn1 = conv_bn(c_in, inner, 1)
+        self.conv2, self.bn2 = conv_bn(inner, inner, 3, stride, groups=inner)
+        self.conv3, self.bn3 = conv_bn(inner, c_out, 1)
+        self.shortcut = shortcut(c_in, c_out, 1) if stride == 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, c_in, s, s) to (N, c_out, ceil(s / stride), ceil(s / stride))."""
+        y = rectified(self.bn1(self.conv1(x)), self.negative_slope)
+        y = rectified(self.bn2(self.conv2(y)), self.negative_slope)
+        y = self.bn3(self.conv3(y))
+        return y if self.shortcut is None else y + self.shortcut(x)
+
+
+@dataclass(kw_only=True)
+class Settings(StagedConfig):
+    """A stem, stages of inverted residuals, and a 1x1 convolution, which is a local layer too.
+
+    Attributes:
+        strides: of each stage's first block.
+        expansions: of each stage's blocks.
+        stem, final: widths of the first and the last layer.
+    """
+
+    strides: list[int]
+    expansions: list[int]
+    stem: int = ruled(number(1, at_most=65536))
+    final: int = ruled(number(1, at_most=65536))
+
+    def problems(self) -> Iterator[Problem]:
+        """Also of the other lists, and of a name that says something else."""
+        yield from super().problems()
+        yield from self.per_stage("strides", 1, 2)
+        yield from self.per_stage("expansions", 1, 64)
+        yield from renamed(self, PUBLISHED)
+
+    def strides_of_stages(self) -> list[int]:
+        """Of their first blocks."""
+        return self.strides
+
+    def local_layers(self) -> list[LocalLayer]:
+        """Stem, blocks, last convolution."""
+        last = LocalLayer(f"{len(self.blocks) + 1}.0", self.final, 1)
+        return [LocalLayer("stem", self.stem, 1), *self.staged(), last]
+
+    def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
+        """A block of the kind of local layer `index`; of stage 1 for the stem, which AugLocal never selects."""
+        layer = self.local_layers()[index]
+        if layer.stage > len(self.blocks):
+            return nn.Sequential(*conv_bn(c_in, self.final, 1, stride), activation(self.negative_slope))
+        expansion = self.expansions[layer.stage - 1]
+        return InvertedResidual(c_in, layer.channels, expansion, stride, self.negative_slope)

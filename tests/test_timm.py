@@ -1,0 +1,142 @@
+"""Networks of timm: cut into blocks without a file for each, refused where they have none."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from localsl import optim
+from localsl.config import ConfigError, check_command_line, compose
+from localsl.engine import train_step
+from localsl.network import build_network, count_parameters
+from tests.conftest import ROOT
+from tests.test_cli import typed
+
+
+def described(name):
+    layers = compose([f"backbone=timm/{name}", "K=1"]).backbone.local_layers()
+    return " ".join(f"{layer.name}:{layer.channels}/{layer.stride}" for layer in layers)
+
+
+def test_resnets_layers():
+    assert described("resnet18") == (
+        "stem:64/4 1.0:64/1 1.1:64/1 2.0:128/2 2.1:128/1 3.0:256/2 3.1:256/1 4.0:512/2 4.1:512/1"
+    )
+
+
+def test_a_network_without_blocks_is_cut_at_its_convolutions():
+    assert described("vgg11_bn") == (
+        "1.0:64/1 2.0:128/2 3.0:256/2 3.1:256/1 4.0:512/2 4.1:512/1 5.0:512/2 5.1:512/1"
+    )
+
+
+# Local layers: stem, blocks, and a last 1x1 convolution where there is one.
+LAYERS = {"efficientnet_b0": 18, "mobilenetv3_small_100": 13, "regnetx_002": 14, "convnext_atto": 13}
+
+
+@pytest.mark.parametrize("name", ["resnet18", *LAYERS])
+def test_the_pieces_are_the_whole(name):
+    settings = compose([f"backbone=timm/{name}", "K=1"]).backbone
+    torch.manual_seed(0)
+    backbone = settings.build(7).eval()
+    torch.manual_seed(0)
+    whole = timm.create_model(name, num_classes=7).eval()
+    assert len(backbone.layers) == len(settings.local_layers()) == LAYERS.get(name, 9)
+    assert count_parameters(backbone) == count_parameters(whole)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(backbone(images), whole(images))
+        x, size = images, 64
+        for layer, piece in zip(settings.local_layers(), backbone.layers, strict=True):
+            x, size = piece(x), -(-size // layer.stride)
+            assert x.shape[1:] == (layer.channels, size, size)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet19", "did you mean backbone=timm/resnet18?"),
+        ("vit_tiny_patch16_224", "cannot be cut into blocks: its parts do not run one after another"),
+        ("hrnet_w18_small", "cannot be cut into blocks"),
+        ("swin_tiny_patch4_window7_224", "fewer than two convolutional blocks"),
+    ],
+)
+def test_what_has_no_blocks_is_refused(name, words):
+    with pytest.raises(ConfigError) as error:
+        compose([f"backbone=timm/{name}", "K=2"])
+    (problem,) = error.value.problems
+    assert problem.key == "backbone"
+    assert words in str(problem)
+
+
+def test_a_refusal_ends_with_2(monkeypatch, capsys):
+    assert typed(monkeypatch, "backbone=timm/resnet19", "K=9") == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_an_unknown_backbone_tells_of_timms():
+    with pytest.raises(ConfigError, match=r"timm/<name>"):
+        compose(["backbone=timm", "K=2"])
+
+
+@pytest.mark.parametrize(
+    "rule", ["method=dgl", "method=auglocal aux.depth=3", "method=man aux_net=infopro", "method=mlaan"]
+)
+def test_rules_train_one(rule):
+    cfg = compose([*rule.split(), "backbone=timm/resnet10t", "K=5", "dataset.image_size=32"])
+    network = build_network(cfg)
+    optimizer = optim.build(network.parameters(), cfg.optimizer)
+    losses = list(train_step(network, optimizer, torch.randn(4, 3, 32, 32), torch.arange(4)))
+    assert all(bool(torch.isfinite(loss.total)) for loss in losses)
+    assert len(losses) == 5
+
+
+def test_auxiliary_layers_are_copies_behind_what_makes_shapes_fit():
+    cfg = compose(["backbone=timm/resnet18", "method=auglocal", "aux.depth=3", "K=9"])
+    network = build_network(cfg)
+    head = network.auxiliary[0]["ce"]
+    assert (head.selected, head.strides) == ([4, 8], [2, 2])
+    pool, projection, norm, block = head[0]
+    assert isinstance(pool, nn.AvgPool2d)
+    assert (projection.in_channels, projection.out_channels, projection.kernel_size) == (64, 128, (1, 1))
+    assert isinstance(norm, nn.BatchNorm2d)
+    live = network.backbone.layers[4]
+    assert [p.shape for p in block.parameters()] == [p.shape for p in live.parameters()]
+    assert not {p.data_ptr() for p in block.parameters()} & {p.data_ptr() for p in live.parameters()}
+    # A block that halves the image itself needs no pooling.
+    assert [type(m) for m in cfg.backbone.layer_like(3, 64, 2)] == [nn.Sequential]
+
+
+def test_a_layer_scale_starts_as_timms():
+    """Of what torch cannot reset, the copies keep the network's own start."""
+    cfg = compose(["backbone=timm/convnext_atto", "method=auglocal", "aux.depth=2", "K=3"])
+    copied = build_network(cfg).auxiliary[0]["ce"]
+    gammas = [p for name, p in copied.named_parameters() if name.endswith("gamma")]
+    assert gammas
+    assert all(bool((gamma == 1e-6).all()) for gamma in gammas)
+
+
+def test_a_sweep_over_timms_networks():
+    configs = check_command_line(["-m", "backbone=timm/resnet18,timm/resnet10t,resnet32", "K=4"]).configs
+    assert [cfg.backbone.name for cfg in configs] == ["timm_resnet18", "timm_resnet10t", "resnet32"]
+
+
+def test_hydras_own_flags_know_them():
+    line = [sys.executable, str(ROOT / "run.py"), "--cfg", "job", "backbone=timm/resnet18"]
+    told = OmegaConf.create(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    assert dict(told.backbone) == {
+        "name": "timm_resnet18",
+        "family": "timm",
+        "scale": "imagenet",
+        "model": "resnet18",
+    }
+
+
+def test_timm_is_imported_only_where_it_is_asked_for():
+    code = "import sys; from localsl.config import compose; compose(['backbone=resnet34', 'K=2']); "
+    code += "sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
