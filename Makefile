@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-slow lock clean status render report bench gpu figures
+.PHONY: help setup demo check test test-slow lock clean status render report bench gpu figures fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ test: setup ## the fast tests
 test-slow: setup ## the rest: whole runs, timing, real CIFAR-10 where it is found
 	$(PYTEST) -n 2 -m "slow and not timing"
 	$(PYTEST) -m timing
+
+fuzz: setup ## an hour: 500 random command lines, every rule killed and continued, one run killed fifty times
+	LOCALSL_FUZZ=500 $(PYTEST) -n 2 -m "" tests/test_fuzz.py tests/test_checkpoint.py
 
 lock: setup ## pin the newest allowed versions, with hashes, into requirements.lock
 	$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \

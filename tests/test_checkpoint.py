@@ -20,6 +20,7 @@ from tests.test_tracking import columns
 
 TINY = ["schedule=smoke", "schedule.epochs=3", "schedule.warmup_epochs=1", "K=4", "backbone=resnet20"]
 TINY += ["dataset.train_subset=50", "dataset.test_subset=20", "batch_size=20"]
+FUZZ = bool(os.environ.get("LOCALSL_FUZZ"))  # make fuzz
 METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
 
 
@@ -182,20 +183,30 @@ def test_checkpoints_can_be_rarer_or_none(monkeypatch):
     assert written == [2, 3]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["bp", "dgl", "auglocal", "man", "mlaan_released"])
-def test_a_run_killed_three_times_ends_as_if_it_was_not(method):
-    """SIGKILL at random moments, from the start of the process on."""
-    overrides = [*typed(method), "schedule.epochs=8", "threads=1"]
-    line = [sys.executable, str(ROOT / "run.py"), *overrides]
+def killed(overrides, kills, seed):
+    """A run that gets SIGKILL so many times at random moments of its process, and one that does not."""
+    line = [sys.executable, str(ROOT / "run.py"), *overrides, "threads=1"]
     began = time.perf_counter()
     subprocess.run([*line, "output_dir=straight"], check=True, capture_output=True)
-    whole, moment = time.perf_counter() - began, random.Random(method)
-    for _ in range(3):
-        killed = subprocess.Popen([*line, "output_dir=killed"], stdout=subprocess.DEVNULL)
+    whole, moment = time.perf_counter() - began, random.Random(seed)
+    for _ in range(kills):
+        process = subprocess.Popen([*line, "output_dir=killed"], stdout=subprocess.DEVNULL)
         time.sleep(moment.uniform(0.3, 1) * whole)
-        killed.kill()
-        killed.wait()
+        process.kill()
+        process.wait()
     subprocess.run([*line, "output_dir=killed"], check=True, capture_output=True)
-    straight, other = (compose([*overrides, f"output_dir={name}"]) for name in ("straight", "killed"))
-    assert_same(left_by(other), left_by(straight))
+    one, other = (compose([*overrides, f"output_dir={name}"]) for name in ("straight", "killed"))
+    assert_same(left_by(other), left_by(one))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS if FUZZ else ["dgl", "mlaan_released"])
+def test_a_run_killed_three_times_ends_as_if_it_was_not(method):
+    killed([*typed(method), "schedule.epochs=8"], 3, method)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FUZZ, reason="make fuzz")
+def test_a_run_killed_fifty_times_ends_as_if_it_was_not():
+    """Its moments are spread over the time that the whole run takes: most processes get a few epochs on."""
+    killed([*typed("man"), "schedule.epochs=200"], 50, "fifty")
