@@ -15,6 +15,7 @@ from localsl.checkpoint import Checkpoints
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
 from localsl.identity import run_directory
+from localsl.schema import LocalslError
 from tests.conftest import ROOT
 from tests.test_tracking import columns
 
@@ -31,7 +32,7 @@ def typed(method):
 
 
 def left_by(cfg):
-    """All that a run leaves behind, but for times."""
+    """All that a run leaves behind, but for times, and for what may happen to the code meanwhile."""
     folder = run_directory(cfg)
     (checkpoint,) = (folder / "checkpoints").iterdir()
     state = torch.load(checkpoint, weights_only=True)
@@ -43,6 +44,7 @@ def left_by(cfg):
     for row in [metrics, *state["rows"]]:
         del row["images_per_s"]
     del state["config"]  # names the folder
+    del record["commit"]
     return state, metrics, record
 
 
@@ -166,7 +168,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(LocalslError, match="No space"):
             experiment.run(cfg)
     assert older.exists()
     assert newest.exists()

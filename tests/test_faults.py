@@ -81,7 +81,7 @@ def test_a_strangers_checkpoint_executes_nothing(capsys):
     folder = run_directory(cfg) / "checkpoints"
     folder.mkdir(parents=True)
     torch.save({"config": Trap()}, folder / "made.pt")
-    for data in ((folder / "made.pt").read_bytes(), pickle.dumps(Trap())):
+    for data in ((folder / "made.pt").read_bytes(), pickle.dumps(Trap(), protocol=2)):
         (folder / f"epoch=1-step=0-{_digest(data)}.pt").write_bytes(data)
         assert Checkpoints(cfg).newest() is None
     assert not os.path.exists("executed")

@@ -1,5 +1,6 @@
 """Whatever is typed, a run takes its step or ends with exit code 2 and the key: `make fuzz` tries 500 lists."""
 
+import itertools
 import os
 import traceback
 
@@ -7,8 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from localsl import methods
-from localsl.methods.base import Method
+from localsl import backbones, methods
 from localsl.settings import fields
 from tests.conftest import ROOT
 from tests.test_cli import typed
@@ -36,8 +36,8 @@ def choices(group):
 
 
 def keys():
-    found = {path for name in methods.names() for path, _ in fields(methods.find(name))}
-    found |= {path for path, _ in fields(Method)}
+    classes = itertools.product(map(methods.find, methods.names()), map(backbones.find, backbones.families()))
+    found = {path for chosen in classes for path, _ in fields(*chosen)}
     return sorted(path for path in found if not path.startswith(LEFT))
 
 
