@@ -70,6 +70,7 @@ class Checkpoints:
             state = self._read(file)
             if state is not None:
                 return state
+            file.rename(file.with_suffix(".rejected"))  # else it would be kept in place of a new one
         return None
 
     def _files(self) -> list[Path]:

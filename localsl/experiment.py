@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from localsl import data, identity, objectives, signals, tracking
 from localsl.checkpoint import Checkpoints
@@ -118,8 +119,12 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
     devices.prepare(device, cfg.deterministic)
     network = build_network(cfg)
     print(describe(cfg, network), flush=True)
-    training = Training(cfg, network, images, device)
-    if training.resume():
+    try:
+        training = Training(cfg, network, images, device)
+        resumed = training.resume()
+    except (OSError, torch.OutOfMemoryError) as error:
+        raise _explained(error, cfg) or error from error
+    if resumed:
         more = f" and {training.steps} steps" if training.steps else ""
         print(f"going on after {training.epochs} of {cfg.schedule.epochs} epochs{more}", flush=True)
     else:
@@ -184,9 +189,12 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
 def _tell_of_other_lengths(cfg: Config) -> None:
     """Name runs that are this one but for its number of epochs, and say why it does not go on from them."""
     for file in sorted(identity.run_directory(cfg).parent.glob(f"seed={cfg.seed}-*/config.yaml")):
-        values = OmegaConf.to_container(OmegaConf.load(file))
-        assert isinstance(values, dict)
-        if identity.differing(asdict(cfg), values) == ["schedule.epochs"]:  # pyright: ignore[reportArgumentType]
+        try:
+            values: Any = OmegaConf.to_container(OmegaConf.load(file))
+            differing = identity.differing(asdict(cfg), values)
+        except (OSError, LookupError, TypeError, ValueError, YAMLError):
+            continue  # not a run's, or of another version
+        if differing == ["schedule.epochs"]:
             print(f"note: {file.parent} is this run with {values['schedule']['epochs']} epochs.")
             print("Its learning rates differ from the first epoch on, so that this one starts afresh.")
 
@@ -196,9 +204,10 @@ def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
     folder = identity.run_directory(cfg)
     goes_on = "the same command goes on from the last checkpoint"
     if isinstance(error, torch.OutOfMemoryError):
-        used = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
+        from localsl.measure.footprint import footprint  # not needed but here
+
+        need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"
         lower = f"lower batch_size={cfg.batch_size}, or type memory=lean, optimizer.per_module=true"
-        need = f"at most {used:.2f} GiB could be had; `measure=memory` tells the need"
         return LocalslError(f"out of memory in a training step ({need}): {lower}")
     if isinstance(error, OSError):
         what = error.strerror or error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
 import os
 import platform
@@ -48,9 +49,14 @@ class RunFolder:
         """Of a run that has these rows so far."""
         self.path = identity.run_directory(cfg)
         self._metrics = self.path / "metrics.csv"
-        self._metrics.unlink(missing_ok=True)
-        for row in rows:
-            self.row(row)
+        if rows:
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+            write_atomically(self._metrics, text.getvalue())
+        else:
+            self._metrics.unlink(missing_ok=True)
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(asdict(cfg)))
 
     def row(self, row: dict[str, Any]) -> None:
@@ -171,7 +177,7 @@ class Tracker:
         """Of a run that has these rows so far."""
         self._cfg = cfg
         self._folder = RunFolder(cfg, rows)
-        self._sinks: list[Sink] = [self._folder]
+        self._sinks: list[Sink] = []
 
     def start(self, record: dict[str, Any]) -> None:
         """Say that the run is on, and connect to the chosen logger."""
@@ -180,13 +186,22 @@ class Tracker:
 
     def row(self, row: dict[str, Any]) -> None:
         """Record one epoch."""
-        for sink in self._sinks:
-            sink.row(row)
+        self._folder.row(row)
+        self._tell(lambda sink: sink.row(row))
 
     def close(self, record: dict[str, Any]) -> None:
         """End the run everywhere."""
-        for sink in self._sinks:
-            sink.close(record)
+        self._folder.close(record)
+        self._tell(lambda sink: sink.close(record))
+
+    def _tell(self, what: Callable[[Sink], None]) -> None:
+        """A logger that breaks is let go of: no fault of a server ends a run, all of which is in its folder."""
+        for sink in list(self._sinks):
+            try:
+                what(sink)
+            except Exception as error:
+                self._sinks.remove(sink)
+                print(f"warning: nothing more goes to {self._cfg.logger.name}: {error}", file=sys.stderr)
 
 
 def kept_directory(cfg: Config) -> Path:
@@ -211,7 +226,7 @@ def read(file: Path) -> dict[str, Any] | None:
 def write_atomically(file: Path, text: str) -> None:
     """Replace a file's contents whole: a reader sees the old text or the new."""
     beside = file.with_name(f".{file.name}.{os.getpid()}")
-    beside.write_text(text)
+    beside.write_text(text, newline="")
     beside.replace(file)
 
 

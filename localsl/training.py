@@ -99,9 +99,15 @@ class Training:
         return True
 
     def save(self) -> None:
-        """Write a checkpoint of this moment, which must be between two steps, if the run has any."""
+        """Write a checkpoint of this moment, which must be between two steps, if the run has any.
+
+        Raises:
+            Diverged: if weights, statistics or the optimizer's state are not finite: no run could go on so.
+        """
         if self._cfg.checkpoint.every is None:
             return
+        if not self._finite():
+            raise Diverged(f"diverged: weights are no longer finite after {self.epochs} epochs")
         cuda = self._device.type == "cuda"
         state = {
             "network": self._network.state_dict(),
@@ -119,6 +125,12 @@ class Training:
             "cuda_random": torch.cuda.get_rng_state(self._device) if cuda else None,
         }
         self._checkpoints.save(state, self.epochs, self.steps)
+
+    def _finite(self) -> bool:
+        """Whether all that a checkpoint would hold is, and every loss of the epoch was."""
+        states = (value for state in self._optimizer.state_dict() for value in state.values())
+        flags = [t.isfinite().all() for t in (*self._network.state_dict().values(), *states)]
+        return bool(torch.stack(flags).all()) and self._totals.finite()
 
     def close(self) -> None:
         """Keep one checkpoint, of the end."""
@@ -162,7 +174,8 @@ class Training:
         forward, graphs = self._training_forward, self._graphs
         step = counted_step(self._network, self._optimizer, self._totals, forward, graphs)
         train_epoch(self._network, step, batches, self._totals, self._around_step)
-        images_per_s = (self._images - skipped * cfg.batch_size) / (time.perf_counter() - began)
+        images = max(0, self._images - skipped * cfg.batch_size)
+        images_per_s = images / (time.perf_counter() - began)
         means = self._totals.means()
         loss, accuracy = evaluate(self._network, self._heeding(stop, self._test), self._forward)
         _check_finite([*(mean.loss for mean in means), loss], epoch, lr)
@@ -190,7 +203,7 @@ class Training:
         """The batches; before each, a safe point to stop at."""
         for batch in batches:
             if stop.asked is not None:
-                if self._totals.finite():  # else the last checkpoint is from before it broke
+                if self._finite():  # else the last checkpoint is from before it broke
                     self.save()
                 stop.obey()
             yield batch

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.test_tracking import columns
 
 TINY = ["schedule=smoke", "schedule.epochs=3", "schedule.warmup_epochs=1", "K=4", "backbone=resnet20"]
-TINY += ["dataset.train_subset=50", "dataset.test_subset=20", "batch_size=20"]
+TINY += ["dataset.train_subset=50", "dataset.test_subset=20", "batch_size=20", "device=cpu"]
 FUZZ = bool(os.environ.get("LOCALSL_FUZZ"))  # make fuzz
 METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
 
@@ -34,7 +34,7 @@ def typed(method):
 def left_by(cfg):
     """All that a run leaves behind, but for times, and for what may happen to the code meanwhile."""
     folder = run_directory(cfg)
-    (checkpoint,) = (folder / "checkpoints").iterdir()
+    (checkpoint,) = (folder / "checkpoints").glob("*.pt")
     state = torch.load(checkpoint, weights_only=True)
     metrics = columns(folder / "metrics.csv")
     record = tracking.read_record(cfg)
@@ -142,7 +142,11 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(how, capsys):
     assert f"{newest.name} is damaged" in capsys.readouterr().err
     DAMAGE[how](older)
     assert Checkpoints(cfg).newest() is None
-    experiment.run(cfg)  # from the start, then
+    terminated(cfg, TrainBatches, "augmented", 5)  # from the start, then: what is written now must stay
+    state = Checkpoints(cfg).newest()
+    assert state is not None
+    assert (state["epochs"], state["steps"]) == (1, 1)
+    experiment.run(cfg)
     _, metrics, _ = left_by(cfg)
     assert metrics["epoch"] == ["1", "2", "3"]
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from localsl import experiment
+from localsl import experiment, training
 from localsl.checkpoint import Checkpoints, _digest
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
@@ -56,7 +56,7 @@ def test_out_of_memory_says_what_to_lower(monkeypatch, capsys):
     failing(monkeypatch, TrainBatches, "augmented", 2, torch.OutOfMemoryError("CUDA out of memory"))
     assert typed(monkeypatch, *TINY) == 1
     told = capsys.readouterr().err
-    assert "lower batch_size=20, or type memory=lean" in told
+    assert "GiB, the data set and workspaces apart): lower batch_size=20, or type memory=lean" in told
     assert "Traceback" not in told
 
 
@@ -117,3 +117,52 @@ def test_a_run_that_diverged_keeps_the_checkpoint_before(monkeypatch):
     assert state is not None
     assert state["epochs"] == len(state["rows"]) > 0
     assert all(bool(value.isfinite().all()) for value in state["network"].values())
+
+
+def test_weights_that_are_not_finite_reach_no_checkpoint(monkeypatch):
+    """An auxiliary network that breaks in an epoch's last step shows in no loss of it, nor in the test's."""
+    cfg = compose(TINY)
+    evaluate, seen = training.evaluate, []
+
+    def breaking(network, *arguments):
+        seen.append(1)
+        if len(seen) == 2:
+            next(network.auxiliary.parameters()).data.fill_(float("inf"))
+        return evaluate(network, *arguments)
+
+    monkeypatch.setattr(training, "evaluate", breaking)
+    with pytest.raises(experiment.Diverged, match="weights are no longer finite after 2 epochs"):
+        experiment.run(cfg)
+    state = Checkpoints(cfg).newest()
+    assert state is not None
+    assert state["epochs"] == 1
+
+
+def test_a_logger_that_breaks_is_let_go_of(monkeypatch, capsys):
+    class Breaking:
+        def row(self, row):
+            raise ConnectionError("the server is gone")
+
+        def close(self, record):
+            raise AssertionError("it was let go of")
+
+    monkeypatch.setitem(experiment.tracking.SINKS, "csv", [lambda *_: Breaking()])
+    record = experiment.run(compose(TINY))
+    assert record is not None
+    assert record["status"] == "done"
+    assert capsys.readouterr().err.count("nothing more goes to csv: the server is gone") == 1
+
+
+def test_a_neighbours_broken_configuration_does_no_harm():
+    cfg = compose(TINY)
+    for name, text in (
+        ("a", ""),
+        ("b", "!!python/object/apply:os.mkdir [executed]"),
+        ("c", "method: {rule: gone}"),
+    ):
+        folder = run_directory(cfg).parent / f"seed={cfg.seed}-{name}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(text)
+    record = experiment.run(cfg)
+    assert record is not None
+    assert record["status"] == "done"

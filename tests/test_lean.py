@@ -44,8 +44,10 @@ def test_the_bits_are_those_of_the_plain_step(rule, images_and_targets):
         assert one is other is None or torch.equal(one, other)
 
 
-def test_bf16_too(images_and_targets):
-    overrides = ["K=16", "precision=bf16"]
+@pytest.mark.parametrize("rule", ["dgl", "man ema.bias=channel"])
+def test_bf16_too(rule, images_and_targets):
+    """A bias per channel adds fp32 to bf16."""
+    overrides = [*f"method={rule}".split(), "K=16", "precision=bf16"]
     plain = two_steps(overrides, *images_and_targets)
     lean = two_steps([*overrides, "memory=lean"], *images_and_targets)
     assert all(torch.equal(a, b) for a, b in zip(plain, lean, strict=True) if a is not None)

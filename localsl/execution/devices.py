@@ -46,6 +46,8 @@ def prepare(device: torch.device, deterministic: bool = False) -> None:
     that have none.
     """
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # streams and graphs are the present device's
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = True
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts

@@ -79,7 +79,7 @@ class Lean(TorchFunctionMode):
         out = func(*args, **kwargs)
         if func is F.batch_norm and kwargs["training"]:
             self._normalised(out, args[0], kwargs)
-        elif func in ADDITIONS and isinstance(args[1], Tensor):
+        elif func in ADDITIONS and not kwargs and all(_alike(arg, out) for arg in args):
             self._added(out, *args)
         return out
 
@@ -128,6 +128,11 @@ class Lean(TorchFunctionMode):
 
 
 ADDITIONS = (torch.add, Tensor.add, Tensor.__add__)
+
+
+def _alike(arg: Any, out: Tensor) -> bool:
+    """Whether it was added as it is: not a number, not broadcast, not of another precision."""
+    return isinstance(arg, Tensor) and (arg.dtype, arg.shape) == (out.dtype, out.shape)
 
 
 def _form(tensor: Tensor, changes: int = 0) -> Form:

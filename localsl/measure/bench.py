@@ -13,6 +13,7 @@ from localsl import tracking
 if TYPE_CHECKING:
     from localsl.settings import Config
 
+HOW = ("compile", "cuda_graph")
 KEYS = ("method", "aux", "depth", "backbone", "K", "image_size", "batch_size", "precision")
 
 
@@ -49,6 +50,7 @@ def _line(record: dict[str, Any]) -> dict[str, Any]:
         "K": record["K"],
         "batch": record["batch_size"],
         "precision": record["precision"],
+        "how": " ".join(name for name in HOW if figures[name]) or "eager",
         "threads": record["threads"],
         "ms a step": f"{figures['ms_median']:.1f}",
         "quartiles": f"{figures['ms_q1']:.1f} to {figures['ms_q3']:.1f}",
@@ -66,7 +68,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,8 @@ class Part:
 
 def parts(folder: Path) -> list[Part]:
     """What is run, in turn: the figures first, the long test suite last."""
-    here = [*SETTING, f"output_dir={folder}/outputs", f"results_dir={folder}/results"]
+    results = folder.parent if folder.name == "bench" else folder  # speeds go to RESULTS_DIR/bench
+    here = [*SETTING, f"output_dir={ROOT}/outputs/gpu", f"results_dir={results}"]
     memory = [*RUN, "-m", "measure=memory", *here]
     speed = [*RUN, "-m", "measure=speed", *here]
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]

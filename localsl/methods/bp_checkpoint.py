@@ -27,7 +27,7 @@ class Settings(bp.Settings):
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """Ways to execute a step that decide themselves what is recomputed."""
         yield from super().problems(cfg)
-        for key, other in (("memory", "lean"), ("compile", True)):
+        for key, other in (("memory", "lean"), ("compile", True), ("cuda_graph", True)):
             if getattr(cfg, key) == other:
                 what = f"{self.name} is a way of its own to recompute activations"
                 yield Problem(key, other, what, "type method=bp")
