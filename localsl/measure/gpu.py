@@ -58,7 +58,7 @@ def parts(folder: Path) -> list[Part]:
         Part("bench", [*RUN, "show=bench", *here], 15),
         Part("memory", [*memory, RULES], 60),
         Part("memory-auglocal", [*memory, "method=auglocal", "aux.depth=2,6"], 30),
-        Part("profile", [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--profile"], 25),
+        Part("profile", [sys.executable, "-m", "localsl.measure.gpu", "--profile"], 25),
         Part("tests", [*tests, "-n", str(os.cpu_count() or 1), "-m", "not slow"], 120),
     ]
 

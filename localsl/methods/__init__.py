@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
+from localsl import choices
 from localsl.methods.base import Method
 
 
 def names() -> list[str]:
-    """Every method: the files beside this one but `base`, sorted."""
-    return sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name != "base")
+    """Every method."""
+    return choices.names(__name__)
 
 
 def find(name: str) -> type[Method]:
-    """The class `Settings` of the file `name`.
+    """The settings of a method.
 
     Raises:
         KeyError: if there is no such method.
     """
-    if name not in names():
-        raise KeyError(name)
-    module = importlib.import_module(f"{__name__}.{name}")
-    return module.Settings
+    return choices.settings(__name__, name)
