@@ -8,7 +8,7 @@ from torchvision.transforms import functional as tv
 
 from localsl.config import compose
 from localsl.data import Split
-from localsl.data.batches import Draw, TestBatches, TrainBatches
+from localsl.data.batches import Draw, Part, TestBatches, TrainBatches
 
 CPU = torch.device("cpu")
 
@@ -92,3 +92,18 @@ def test_every_image_comes_once_and_the_last_batch_is_kept():
     assert [len(t) for t in targets] == [4, 4, 2]
     assert len(batches) == 3
     assert sorted(torch.cat(targets).tolist()) == list(range(10))
+
+
+def test_processes_part_every_batch():
+    dataset, split = compose().dataset, Split(noise(11, 8).images, torch.arange(11))
+    whole = list(TrainBatches(split, dataset, 4, CPU).epoch(0, 1))
+    parts = [list(TrainBatches(split, dataset, 4, CPU, part=Part(rank, 2)).epoch(0, 1)) for rank in range(2)]
+    joined = [tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
+    assert [len(targets) for _, targets in joined] == [4, 4, 4]
+    for (images, targets), (all_images, all_targets) in zip(joined, whole, strict=True):
+        count = len(all_targets)
+        assert torch.equal(images[:count], all_images)
+        assert torch.equal(targets[:count], all_targets)
+    assert joined[-1][1][3] == whole[0][1][0]  # filled up with the epoch's first
+    tested = [TestBatches(split, dataset, 4, CPU, part=Part(rank, 2)) for rank in range(2)]
+    assert [target for batches in tested for _, part in batches for target in part.tolist()] == list(range(11))

@@ -29,7 +29,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: Tensor) -> Split:
+    def __getitem__(self, index: Tensor | slice) -> Split:
         return Split(self.images[index], self.targets[index])
 
     def to(self, device: torch.device) -> Split:

@@ -42,6 +42,30 @@ class Draw:
         return cls(order, corners[0], corners[1], flip & dataset.flip)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one of `size` processes takes of every training batch, and of the test images."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of_epoch(self, count: int, batch_size: int) -> list[Tensor]:
+        """Positions in an epoch's order, a tensor a batch: equal parts for all processes.
+
+        The last batch is filled up with the epoch's first images where it cannot be parted, as torch's
+        DistributedSampler does.
+        """
+        filled = torch.arange(-(-count // self.size) * self.size) % count
+        return [batch.chunk(self.size)[self.rank] for batch in filled.split(batch_size)]
+
+    def of_all(self, count: int) -> slice:
+        """A run of images that follow each other, none of which another process takes."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+
+WHOLE = Part()
+
+
 class Normalisation:
     """Bytes to float32 of the data set's mean 0 and standard deviation 1, in a memory layout."""
 
@@ -78,8 +102,10 @@ class TrainBatches:
         batch_size: int,
         device: torch.device,
         layout: torch.memory_format = torch.contiguous_format,
+        part: Part = WHOLE,
     ):
-        self._dataset, self._batch_size, self._device = dataset, batch_size, device
+        """`batch_size` is of all processes together; `part` is this one's."""
+        self._dataset, self._batch_size, self._device, self._part = dataset, batch_size, device, part
         self._targets = split.targets.to(device)
         size, pad = split.images.shape[-1], dataset.padding
         border = ((0, 0), (0, 0), (pad, pad), (pad, pad))
@@ -95,14 +121,14 @@ class TrainBatches:
 
     def epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of batches, in the order of (seed, epoch), without the first `skip`."""
-        draw = Draw.of(len(self._targets), self._dataset, seed, epoch)
-        parts = [
-            part[skip * self._batch_size :].to(self._device)
-            for part in (draw.order, draw.top, draw.left, draw.flip)
-        ]
-        for index, top, left, flip in zip(*(p.split(self._batch_size) for p in parts), strict=True):
-            if not len(index):  # what is left of an epoch that was done
-                return
+        count = len(self._targets)
+        draw = Draw.of(count, self._dataset, seed, epoch)
+        batches = self._part.of_epoch(count, self._batch_size)[skip:]
+        if not batches:  # what is left of an epoch that was done
+            return
+        mine, sizes = torch.cat(batches), [len(positions) for positions in batches]
+        parts = [drawn[mine].to(self._device) for drawn in (draw.order, draw.top, draw.left, draw.flip)]
+        for index, top, left, flip in zip(*(part.split(sizes) for part in parts), strict=True):
             yield self.augmented(index, top, left, flip), self._targets[index]
 
     def augmented(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
@@ -116,7 +142,7 @@ class TrainBatches:
 
 
 class TestBatches:
-    """All images of a split in their own order, normalised only."""
+    """The images of a split that are this process's part, in their own order, normalised only."""
 
     __test__ = False  # the name is no test's
 
@@ -127,8 +153,9 @@ class TestBatches:
         batch_size: int,
         device: torch.device,
         layout: torch.memory_format = torch.contiguous_format,
+        part: Part = WHOLE,
     ):
-        on_device = split.to(device)
+        on_device = split[part.of_all(len(split))].to(device)
         self._images = on_device.images.split(batch_size)
         self._targets = on_device.targets.split(batch_size)
         self._normalise = Normalisation(dataset, split.images, device, layout)
