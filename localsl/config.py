@@ -24,6 +24,7 @@ from localsl import backbones, launching, methods, partition
 from localsl.backbones import BackboneConfig
 from localsl.composition import CONF, REFUSED, Composition, by_hydra, hydras_keys, hydras_own, options
 from localsl.data import sources
+from localsl.execution.processes import started
 from localsl.identity import leaves
 from localsl.methods.base import Method, with_scale
 from localsl.schema import ConfigError, Problem
@@ -316,6 +317,10 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
     if config.optimizer.nesterov and config.optimizer.momentum == 0:
         what = "Nesterov needs a momentum above 0"
         problems.append(Problem("optimizer.momentum", 0, what, "or type optimizer.nesterov=false"))
+    here = started().size
+    if config.processes is None:
+        config = dataclasses.replace(config, processes=here)
+    problems += _processes_problems(config, here)
     problems += _device_problems(config.device)
     problems += _fast_path_problems(config)
     problems += _analysis_problems(config)
@@ -327,6 +332,28 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
         unfit = config.method.problems(config)
     problems += unfit
     return config, problems
+
+
+def _processes_problems(config: Config, here: int) -> Iterator[Problem]:
+    """What several processes cannot do together; `here` is the number that was started."""
+    size = config.processes or here
+    if here > 1 and size != here:
+        yield Problem("processes", size, f"{here} were started", "leave it out")
+    if size == 1:
+        return
+    if config.batch_size % size or config.batch_size < 2 * size:
+        what = f"{size} processes take equal parts of a batch, of two images or more"
+        near = size * max(2, round(config.batch_size / size))
+        yield Problem("batch_size", config.batch_size, what, f"type batch_size={near}")
+    if re.fullmatch(r"cuda:\d+", config.device):
+        yield Problem("device", config.device, f"{size} processes have a GPU each", "type device=cuda")
+    if config.cuda_graph:
+        yield Problem("cuda_graph", True, "is for one process", "type cuda_graph=false")
+    if config.device == "cpu" and config.sync_batchnorm:
+        yield Problem("sync_batchnorm", True, "is for GPUs", "type sync_batchnorm=false")
+    for key, value in (("measure", config.measure), ("analysis", config.analysis.kind)):
+        if here > 1 and value not in (None, "none"):
+            yield Problem(key, value, "is for one process", "type python run.py, without torchrun")
 
 
 def _fast_path_problems(config: Config) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 
 from localsl.execution.graphs import Graphs, Step
 from localsl.execution.lean import Lean
+from localsl.execution.processes import ALONE, Team
+from localsl.execution.reduction import average_statistics, begin_average
+from localsl.execution.updates import Update
 from localsl.network import LocalLoss, LocalNetwork
 from localsl.optim import Optimizer
 
@@ -92,10 +96,13 @@ class Totals:
         """Whether every loss so far was; reads the device."""
         return bool(self._loss.isfinite().all())
 
-    def means(self) -> list[ModuleMeans]:
-        """Per module: mean loss per image where it has one, accuracy in per cent where it classifies."""
-        loss = (self._loss / self._images).tolist()
-        accuracy = (100 * self._correct / self._images).tolist()
+    def means(self, team: Team = ALONE) -> list[ModuleMeans]:
+        """Of all processes' images and per module: mean loss per image where it has one, accuracy in per cent
+        where it classifies.
+        """
+        images = self._images * team.size
+        loss = (team.sum(self._loss.clone()) / images).tolist()
+        accuracy = (100 * team.sum(self._correct.clone()) / images).tolist()
         return [
             ModuleMeans(x if trained else None, a if known else None)
             for x, trained, a, known in zip(loss, self._has_loss, accuracy, self._classifies, strict=True)
@@ -116,16 +123,32 @@ def train_step(
     images: Tensor,
     targets: Tensor,
     forward: Autocast = nullcontext,
+    team: Team = ALONE,
 ) -> Iterator[LocalLoss]:
     """One step on one batch; yields each module's loss after its backward, the graph already freed.
 
     All modules are updated together, from losses of the old weights, or each as soon as that comes to the same
     (`optimizer.per_module`). A loss that is not finite keeps every update after it from being applied, without
     the device being asked. The step is complete only when the iterator is exhausted.
+
+    Of several processes each has its part of the batch. Gradients are averaged between them while the modules
+    that follow run, those of a module as soon as nothing reads its weights any more in the step.
     """
     optimizer.zero_grad()
     seen: list[Tensor] = []
-    updates = network.updates if optimizer.per_module else {}
+    updates = network.updates if optimizer.per_module or team.size > 1 else {}
+    begun: deque[tuple[Update, Callable[[], Tensor]]] = deque()
+    ahead = 1 if team.size > 1 else 0  # modules whose averages are on their way while others are computed
+
+    def apply(updates: int) -> None:
+        for _ in range(updates):
+            update, averaged = begun.popleft()
+            poisoned = averaged()
+            for layer in update.momentum_layers:
+                layer.update()
+            optimizer.step(update.parameters, poisoned)
+            optimizer.zero_grad(update.parameters)
+
     losses = network.local_losses(images, targets)
     while True:
         with forward():
@@ -137,13 +160,16 @@ def train_step(
         yield loss
         update = updates.get(loss.module)
         if update is not None:
-            for layer in update.momentum_layers:
-                layer.update()
-            optimizer.step(update.parameters, _poisoned(seen))
-            optimizer.zero_grad(update.parameters)
-    if not updates:
+            begun.append((update, begin_average(team, update.parameters, _poisoned(seen))))
+            if optimizer.per_module:
+                apply(len(begun) - ahead)
+    if optimizer.per_module:
+        apply(len(begun))
+    else:
+        poisoned = [averaged() for _, averaged in begun][-1] if begun else _poisoned(seen)
         network.update_ema()
-        optimizer.step(None, _poisoned(seen))
+        optimizer.step(None, poisoned)
+    average_statistics(team, network)
 
 
 def _poisoned(losses: list[Tensor]) -> Tensor:
@@ -157,6 +183,7 @@ def counted_step(
     totals: Totals,
     forward: Autocast = nullcontext,
     graphs: Graphs | None = None,
+    team: Team = ALONE,
 ) -> Step:
     """A training step on normalised images and targets that is added up in `totals`.
 
@@ -164,7 +191,7 @@ def counted_step(
     """
 
     def step(images: Tensor, targets: Tensor) -> None:
-        for loss in train_step(network, optimizer, images, targets, forward):
+        for loss in train_step(network, optimizer, images, targets, forward, team):
             totals.add(loss, len(targets))
 
     return step if graphs is None else graphs.replayed(step)
@@ -193,17 +220,22 @@ def evaluate(
     network: LocalNetwork,
     batches: Iterable[tuple[Tensor, Tensor]],
     forward: Autocast = nullcontext,
+    team: Team = ALONE,
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in per cent of the plain backbone; no auxiliary network runs."""
+    """Mean cross-entropy and accuracy in per cent of the plain backbone, over all processes' batches; no
+    auxiliary network runs.
+    """
     network.eval()
     device = next(network.parameters()).device
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    images_seen = 0
+    images_seen = torch.zeros((), dtype=torch.int64, device=device)
     for images, targets in batches:
         with forward():
             logits = network(images)
         loss += F.cross_entropy(logits.float(), targets, reduction="sum")
         correct += (logits.argmax(1) == targets).sum()
         images_seen += len(targets)
-    return float(loss) / images_seen, 100 * int(correct) / images_seen
+    for figure in (loss, correct, images_seen):
+        team.sum(figure)
+    return float(loss) / int(images_seen), 100 * int(correct) / int(images_seen)

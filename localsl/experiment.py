@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from yaml import YAMLError
 
 from localsl import data, identity, objectives, signals, tracking
 from localsl.checkpoint import Checkpoints
-from localsl.execution import devices
+from localsl.execution import devices, processes
 from localsl.execution.compiled import Compiled
+from localsl.execution.processes import Team
 from localsl.network import LocalNetwork, build_network, count_parameters
 from localsl.schema import LocalslError
 from localsl.training import Diverged, Training
@@ -53,18 +55,27 @@ def run(cfg: Config) -> dict[str, Any] | None:
         from localsl.analysis import command
 
         return command.run(cfg)
-    record = _finished(cfg)
-    if record is not None:
-        return record
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    images = data.load(cfg)
+    device = devices.chosen(cfg.device)
+    devices.prepare(device, cfg.deterministic)
+    with processes.joined(cfg, device) as team, ExitStack() as held:
+        record = team.tell(lambda: _finished(cfg))
+        if record is not None:
+            return record
+        if cfg.threads is not None:
+            torch.set_num_threads(cfg.threads)
+        images = team.in_turn(lambda: data.load(cfg))
+        record = team.tell(lambda: _held(cfg, held) or _finished(cfg))
+        return record or _train(cfg, images, device, team)
+
+
+def _held(cfg: Config, stack: ExitStack) -> dict[str, Any] | None:
+    """Hold the run's folder as long as `stack` is open; else the record of a run that others are at."""
     try:
-        with tracking.exclusive(cfg):
-            return _finished(cfg) or _train(cfg, images)
+        stack.enter_context(tracking.exclusive(cfg))
     except tracking.Held:
         print(f"another process is at this run, and it is left to it: {identity.run_directory(cfg)}")
         return {"status": "held"}
+    return None
 
 
 def _finished(cfg: Config) -> dict[str, Any] | None:
@@ -94,6 +105,9 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
     weightless = objectives.weightless([module.objective for module in network.local_modules])
     if weightless:
         lines.append(f"warning: all loss weights are 0 in module {', '.join(map(str, weightless))}")
+    if cfg.processes and cfg.processes > 1:
+        share = cfg.batch_size // cfg.processes
+        lines.append(f"{cfg.processes} processes, {share} images of each batch for one")
     if cfg.method.single_module:
         lines.append(f"{cfg.method.name} trains one module whatever K says")
     if cfg.schedule.warmup_epochs >= cfg.schedule.epochs:
@@ -114,13 +128,11 @@ def closing(record: dict[str, Any]) -> str:
     )
 
 
-def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
-    device = devices.chosen(cfg.device)
-    devices.prepare(device, cfg.deterministic)
+def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> dict[str, Any]:
     network = build_network(cfg)
     print(describe(cfg, network), flush=True)
     try:
-        training = Training(cfg, network, images, device)
+        training = Training(cfg, network, images, device, team)
         resumed = training.resume()
     except (OSError, torch.OutOfMemoryError) as error:
         raise _explained(error, cfg) or error from error
@@ -141,6 +153,7 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
         "precision": cfg.precision,
         "schedule": cfg.schedule.name,
         "epochs": cfg.schedule.epochs,
+        "processes": team.size,
         "images": {"train": len(images.train), "test": len(images.test)},
         "parameters": {
             "backbone": count_parameters(network.backbone),
@@ -150,7 +163,7 @@ def _train(cfg: Config, images: data.Data) -> dict[str, Any]:
         "best": None,
         **tracking.environment(device),
     }
-    tracker = tracking.Tracker(cfg, training.rows)
+    tracker = tracking.Tracker(cfg, training.rows) if team.leader else tracking.Untracked()
     try:
         tracker.start(record)
         with signals.heeded() as stop:

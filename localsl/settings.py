@@ -168,6 +168,8 @@ class Config:
     batch_size: int = ruled(number(2, at_most=2**20, instead="BatchNorm needs two images"))
     seed: int = ruled(number(0, at_most=2**53))
     precision: str = ruled(one_of("fp32", "bf16"))
+    processes: int | None = ruled(number(1, at_most=2**16), default=1)
+    sync_batchnorm: bool = False
     channels_last: bool
     memory: str = ruled(one_of("plain", "lean"))
     compile: bool

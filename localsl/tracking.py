@@ -204,6 +204,22 @@ class Tracker:
                 print(f"warning: nothing more goes to {self._cfg.logger.name}: {error}", file=sys.stderr)
 
 
+class Untracked(Tracker):
+    """Of a process beside the one that records their run."""
+
+    def __init__(self) -> None:
+        pass
+
+    def start(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+
 def kept_directory(cfg: Config) -> Path:
     """Where a run's record lies once it is among the results: RESULTS_DIR/runs/<run id>."""
     return Path(cfg.results_dir) / "runs" / identity.run_id(cfg)
@@ -267,10 +283,10 @@ def _commit() -> str | None:
 class Progress:
     """A bar with the time left on a terminal, one line an epoch elsewhere. The bar is on stderr."""
 
-    def __init__(self, epochs: int, steps: int, done: int = 0):
-        """`steps` are an epoch's; `done` of the run's are done."""
+    def __init__(self, epochs: int, steps: int, done: int = 0, shown: bool = True):
+        """`steps` are an epoch's; `done` of the run's are done; a bar is only `shown` by one of several."""
         self._epochs = epochs
-        terminal = sys.stderr.isatty()
+        terminal = shown and sys.stderr.isatty()
         self._bar = tqdm(total=epochs * steps, initial=done, unit="step", disable=not terminal, leave=False)
 
     def steps(self, batches: Iterable[T]) -> Iterator[T]:

@@ -25,10 +25,11 @@ from localsl.engine import (
     training_forward,
 )
 from localsl.execution import devices
+from localsl.execution.processes import ALONE, Team
 from localsl.init import stream
 from localsl.measure.memory import PeakMemory
 from localsl.optim import learning_rate
-from localsl.schema import LocalslError
+from localsl.schema import ConfigError, LocalslError, Problem
 from localsl.signals import Stop
 from localsl.tracking import Progress
 
@@ -57,13 +58,15 @@ class Training:
         memory: the peak so far.
     """
 
-    def __init__(self, cfg: Config, network: LocalNetwork, images: Data, device: torch.device):
-        self._cfg, self._network = cfg, network
+    def __init__(
+        self, cfg: Config, network: LocalNetwork, images: Data, device: torch.device, team: Team = ALONE
+    ):
+        self._cfg, self._network, self._team = cfg, network, team
         devices.place(network, cfg, device)
         self._optimizer = optim.build(network.parameters(), cfg.optimizer)
         layout = devices.layout(cfg)
-        self._train = TrainBatches(images.train, cfg.dataset, cfg.batch_size, device, layout)
-        self._test = TestBatches(images.test, cfg.dataset, cfg.batch_size, device, layout)
+        self._train = TrainBatches(images.train, cfg.dataset, cfg.batch_size, device, layout, team.part)
+        self._test = TestBatches(images.test, cfg.dataset, cfg.batch_size, device, layout, team.part)
         self._images = len(images.train)
         self._forward = autocast(cfg.precision, device)
         self._training_forward = training_forward(cfg, device)
@@ -82,20 +85,31 @@ class Training:
         self._began = time.perf_counter()
 
     def resume(self) -> bool:
-        """Go on from the run's newest checkpoint that is whole; false where there is none."""
-        state = self._checkpoints.newest()
+        """Go on from the run's newest checkpoint that is whole; false where there is none.
+
+        Raises:
+            ConfigError: if processes do not find the same.
+        """
+        state = self._team.in_turn(self._checkpoints.newest)
+        found = self._team.gather(None if state is None else (state["epochs"], state["steps"]))
+        if len(set(found)) > 1:
+            what = "its processes do not see the same checkpoints in it"
+            raise ConfigError(
+                [Problem("output_dir", self._cfg.output_dir, what, "type a folder that all share")]
+            )
         if state is None:
             return False
+        own = state["processes"][self._team.rank]
         self._network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._totals.restore(state["totals"])
+        self._totals.restore(own["totals"])
         self.epochs, self.steps, self.rows = state["epochs"], state["steps"], state["rows"]
         self.warnings = state["warnings"]
         self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
         self.memory.go_on(self.epochs * len(self._train) + self.steps, state["peak_memory_bytes"])
-        torch.set_rng_state(state["random"])
-        if self._device.type == "cuda" and state["cuda_random"] is not None:
-            torch.cuda.set_rng_state(state["cuda_random"], self._device)
+        torch.set_rng_state(own["random"])
+        if self._device.type == "cuda" and own["cuda_random"] is not None:
+            torch.cuda.set_rng_state(own["cuda_random"], self._device)
         return True
 
     def save(self) -> None:
@@ -109,10 +123,15 @@ class Training:
         if not self._finite():
             raise Diverged(f"diverged: weights are no longer finite after {self.epochs} epochs")
         cuda = self._device.type == "cuda"
+        own = {
+            "totals": self._totals.state(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self._device) if cuda else None,
+        }
         state = {
             "network": self._network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "totals": self._totals.state(),
+            "processes": self._team.gather(own),  # all else is the same in each
             "epochs": self.epochs,
             "steps": self.steps,
             "rows": self.rows,
@@ -121,20 +140,19 @@ class Training:
             "best": self.best,
             "seconds": self.elapsed,
             "peak_memory_bytes": self.memory.bytes,
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self._device) if cuda else None,
         }
-        self._checkpoints.save(state, self.epochs, self.steps)
+        self._team.tell(lambda: self._checkpoints.save(state, self.epochs, self.steps))
 
     def _finite(self) -> bool:
         """Whether all that a checkpoint would hold is, and every loss of the epoch was."""
         states = (value for state in self._optimizer.state_dict() for value in state.values())
         flags = [t.isfinite().all() for t in (*self._network.state_dict().values(), *states)]
-        return bool(torch.stack(flags).all()) and self._totals.finite()
+        return not self._team.most(not (bool(torch.stack(flags).all()) and self._totals.finite()))
 
     def close(self) -> None:
         """Keep one checkpoint, of the end."""
-        self._checkpoints.keep(1)
+        if self._team.leader:
+            self._checkpoints.keep(1)
 
     @property
     def elapsed(self) -> float:
@@ -151,7 +169,7 @@ class Training:
             KeyboardInterrupt, SystemExit: as `stop` obeys.
         """
         cfg, steps = self._cfg, len(self._train)
-        progress = Progress(cfg.schedule.epochs, steps, self.epochs * steps + self.steps)
+        progress = Progress(cfg.schedule.epochs, steps, self.epochs * steps + self.steps, self._team.leader)
         try:
             while self.epochs < cfg.schedule.epochs:
                 row = self._epoch(progress, stop)
@@ -168,16 +186,18 @@ class Training:
         self._optimizer.lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
         if not self.steps:
             self._totals = Totals(self._network)
-            torch.manual_seed(stream(cfg.seed, "training", epoch))  # of dropout
+            # Of dropout, which is of each process's own images.
+            others = [self._team.rank] if self._team.rank else []
+            torch.manual_seed(stream(cfg.seed, "training", epoch, *others))
         began, skipped = time.perf_counter(), self.steps
         batches = progress.steps(self._heeding(stop, self._train.epoch(cfg.seed, epoch, skipped)))
         forward, graphs = self._training_forward, self._graphs
-        step = counted_step(self._network, self._optimizer, self._totals, forward, graphs)
+        step = counted_step(self._network, self._optimizer, self._totals, forward, graphs, self._team)
         train_epoch(self._network, step, batches, self._totals, self._around_step)
         images = max(0, self._images - skipped * cfg.batch_size)
         images_per_s = images / (time.perf_counter() - began)
-        means = self._totals.means()
-        loss, accuracy = evaluate(self._network, self._heeding(stop, self._test), self._forward)
+        means = self._totals.means(self._team)
+        loss, accuracy = evaluate(self._network, self._heeding(stop, self._test), self._forward, self._team)
         _check_finite([*(mean.loss for mean in means), loss], epoch, lr)
         self.epochs, self.steps = epoch, 0
         self.last = {"epoch": epoch, "test_accuracy": accuracy, "test_loss": loss}
@@ -191,7 +211,8 @@ class Training:
         for text in health.complaints(self._network, self.rows, self._cfg.dataset.num_classes):
             if text not in self.warnings:
                 self.warnings.append(text)
-                print(f"warning: {text}, after {self.epochs} epochs", file=sys.stderr)
+                if self._team.leader:
+                    print(f"warning: {text}, after {self.epochs} epochs", file=sys.stderr)
 
     @contextmanager
     def _around_step(self) -> Iterator[None]:
@@ -200,8 +221,9 @@ class Training:
         self.steps += 1
 
     def _heeding(self, stop: Stop, batches: Iterable[T]) -> Iterator[T]:
-        """The batches; before each, a safe point to stop at."""
+        """The batches; before each, a safe point to stop at: where one process was asked to, all do."""
         for batch in batches:
+            stop.asked = self._team.most(stop.asked or 0) or None
             if stop.asked is not None:
                 if self._finite():  # else the last checkpoint is from before it broke
                     self.save()

@@ -61,8 +61,10 @@ def load(cfg: Config) -> Data:
         check(split, which, cfg.dataset)
     train = _subset(train, "train_subset", cfg.dataset)
     test = _subset(test, "test_subset", cfg.dataset)
-    if len(train) % cfg.batch_size == 1:
-        what = f"{len(train)} training images leave a last batch of one, which BatchNorm cannot train on"
+    processes = cfg.processes or 1
+    if 0 < len(train) % cfg.batch_size <= processes:
+        whose = " for each process" if processes > 1 else ""
+        what = f"{len(train)} training images leave a last batch of one{whose}, which BatchNorm cannot train on"
         raise ConfigError([Problem("batch_size", cfg.batch_size, what, "type another batch_size")])
     return Data(_resized(train, cfg.dataset.image_size), _resized(test, cfg.dataset.image_size))
 

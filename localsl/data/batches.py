@@ -58,9 +58,13 @@ class Part:
         filled = torch.arange(-(-count // self.size) * self.size) % count
         return [batch.chunk(self.size)[self.rank] for batch in filled.split(batch_size)]
 
-    def of_all(self, count: int) -> slice:
-        """A run of images that follow each other, none of which another process takes."""
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+    def of_all(self, count: int, batch_size: int) -> list[slice]:
+        """Images of a batch each, none of which another process takes; as many for all, some maybe empty."""
+        return [
+            slice(begin + size * self.rank // self.size, begin + size * (self.rank + 1) // self.size)
+            for begin in range(0, count, batch_size)
+            for size in (min(batch_size, count - begin),)
+        ]
 
 
 WHOLE = Part()
@@ -155,9 +159,11 @@ class TestBatches:
         layout: torch.memory_format = torch.contiguous_format,
         part: Part = WHOLE,
     ):
-        on_device = split[part.of_all(len(split))].to(device)
-        self._images = on_device.images.split(batch_size)
-        self._targets = on_device.targets.split(batch_size)
+        mine = part.of_all(len(split), batch_size)
+        index = torch.cat([torch.arange(part.start, part.stop) for part in mine])
+        on_device, sizes = split[index].to(device), [part.stop - part.start for part in mine]
+        self._images = on_device.images.split(sizes)
+        self._targets = on_device.targets.split(sizes)
         self._normalise = Normalisation(dataset, split.images, device, layout)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

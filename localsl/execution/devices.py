@@ -6,9 +6,12 @@ import os
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from localsl.execution.compiled import Compiled
 from localsl.execution.graphs import Graphs
+from localsl.execution.processes import started
 
 if TYPE_CHECKING:
     from localsl.network import LocalNetwork
@@ -16,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def chosen(name: str) -> torch.device:
-    """The device of `cfg.device`."""
+    """The device of `cfg.device`; of several processes each has a GPU of its node."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and started().size > 1:
+        return torch.device("cuda", started().local_rank % torch.cuda.device_count())
     return torch.device(name)
 
 
@@ -30,8 +35,18 @@ def layout(cfg: Config) -> torch.memory_format:
 def place(network: LocalNetwork, cfg: Config, device: torch.device) -> None:
     """Bring a network to where and how it is trained."""
     network.to(device=device, memory_format=layout(cfg))  # pyright: ignore[reportCallIssue]
+    if cfg.sync_batchnorm:
+        _synchronise(network)
     if cfg.compile:
-        network.path_losses = Compiled(cfg.batch_size)
+        network.path_losses = Compiled(cfg.batch_size // (cfg.processes or 1))
+
+
+def _synchronise(network: LocalNetwork) -> None:
+    """Make every BatchNorm one over all processes, in place: objectives and momentum layers refer to them."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = nn.SyncBatchNorm
+            module.__dict__["process_group"] = None  # all of them
 
 
 def graphs(cfg: Config) -> Graphs | None:

@@ -85,8 +85,8 @@ class Census(LiveBytes):
 
 
 def footprint(cfg: Config) -> Footprint:
-    """The memory of a training step on a full batch."""
-    with fake_run(cfg, cfg.batch_size) as run:
+    """The memory of a training step on a full batch; of several processes that of one, on its part."""
+    with fake_run(cfg, cfg.batch_size // (cfg.processes or 1)) as run:
         _step(cfg, run, None)
         first = Census(run)
         _step(cfg, run, first)

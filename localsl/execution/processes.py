@@ -1,0 +1,168 @@
+"""The processes that train one run together, one a device: torchrun's or submitit's, most often one alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from localsl.data.batches import Part
+from localsl.schema import ConfigError, LocalslError, Problem
+
+if TYPE_CHECKING:
+    from localsl.settings import Config
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Started:
+    """This process among those that were started together, on all nodes and on its own."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+
+def started() -> Started:
+    """What torchrun, or submitit with several tasks, says of this process; else it is the only one."""
+    env = os.environ
+    if "RANK" not in env and "SUBMITIT_EXECUTOR" in env:
+        from submitit.helpers import TorchDistributedEnvironment  # there, for it started this process
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    rank, size = int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1))
+    return Started(rank, size, int(env.get("LOCAL_RANK", rank)), int(env.get("LOCAL_WORLD_SIZE", size)))
+
+
+class LostProcess(LocalslError):
+    """Another process of this run has ended, or cannot be reached any more."""
+
+
+class Team:
+    """The processes of a run. Every method but `part` is called by all of them, in the same order."""
+
+    def __init__(self, rank: int = 0, size: int = 1):
+        self.rank, self.size = rank, size
+
+    @property
+    def leader(self) -> bool:
+        """Whether this process writes and prints for all."""
+        return self.rank == 0
+
+    @property
+    def part(self) -> Part:
+        """This process's part of the images."""
+        return Part(self.rank, self.size)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            with _lost(self.rank):
+                dist.all_reduce(tensor)
+        return tensor
+
+    def begin_sum(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Starts `sum`; what is returned waits for it."""
+        if self.size == 1:
+            return lambda: tensor
+        with _lost(self.rank):
+            work = dist.all_reduce(tensor, async_op=True)
+
+        def wait() -> Tensor:
+            assert work is not None
+            with _lost(self.rank):
+                work.wait()
+            return tensor
+
+        return wait
+
+    def most(self, value: int) -> int:
+        """The largest of all processes' values; nobody gets it before everybody has given theirs."""
+        if self.size == 1:
+            return value
+        given = torch.tensor(value)
+        with _lost(self.rank):
+            dist.all_reduce(given, dist.ReduceOp.MAX)
+        return int(given)
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in their order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _lost(self.rank):
+            dist.all_gather_object(values, value)
+        return values
+
+    def tell(self, find: Callable[[], T]) -> T:
+        """What the leader finds, for all. Where it raises, the others end quietly: the leader tells why."""
+        if self.size == 1:
+            return find()
+        if self.leader:
+            try:
+                found = find()
+            except BaseException:
+                self._broadcast([False, None])
+                raise
+            self._broadcast([True, found])
+            return found
+        good, told = self._broadcast([None, None])
+        if not good:
+            sys.exit(1)
+        return told
+
+    def in_turn(self, make: Callable[[], T]) -> T:
+        """Made by the leader, then by all others: what it downloads or puts aside is there for them."""
+        made: list[T] = []
+        self.tell(lambda: made.append(make()))
+        return made[0] if made else make()
+
+    def _broadcast(self, values: list[Any]) -> list[Any]:
+        with _lost(self.rank):
+            dist.broadcast_object_list(values, src=0)
+        return values
+
+
+ALONE = Team()
+
+
+@contextmanager
+def joined(cfg: Config, device: torch.device) -> Iterator[Team]:
+    """The team of a run, on this process's device; all but the leader print nothing inside.
+
+    Raises:
+        ConfigError: if there are not as many processes as the configuration is of.
+    """
+    here = started()
+    if cfg.processes != here.size:
+        what = f"{here.size} {'was' if here.size == 1 else 'were'} started"
+        instead = f"type torchrun --nproc_per_node={cfg.processes} run.py ..., or leave processes out"
+        raise ConfigError([Problem("processes", cfg.processes, what, instead)])
+    if here.size == 1:
+        yield ALONE
+        return
+    dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
+    team = Team(here.rank, here.size)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if team.leader else nowhere):
+        yield team
+    dist.destroy_process_group()  # after an error others may be gone, and waiting for them would hang
+
+
+@contextmanager
+def _lost(rank: int) -> Iterator[None]:
+    """Errors of the connection told as what they most often are."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        what = f"process {rank}: another process of this run has ended or cannot be reached ({reason})"
+        raise LostProcess(f"{what}; the same command goes on from the last checkpoint") from error

@@ -1,0 +1,220 @@
+"""Two processes train as one that averages the gradients of both halves of a batch; if one dies, both end."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch.multiprocessing import spawn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from localsl import optim
+from localsl.checkpoint import Checkpoints
+from localsl.config import ConfigError, compose
+from localsl.engine import train_step, training_forward
+from localsl.execution.processes import Team
+from localsl.network import build_network
+from tests.conftest import ROOT
+from tests.test_checkpoint import METHODS, TINY, assert_same, left_by, typed
+
+STEPS, CPU = 10, torch.device("cpu")
+CASES = {method: typed(method) for method in METHODS}
+CASES |= {f"{method}, layer-wise": [*typed(method), "K=10"] for method in ("man", "mlaan", "mlaan_released")}
+CASES |= {f"{m}, per module": [*typed(m), "optimizer.per_module=true"] for m in ("auglocal", "man", "mlaan")}
+CASES |= {"adam": [*typed("man"), "optimizer=adam"], "lean": [*typed("auglocal"), "memory=lean"]}
+
+
+def double(overrides):
+    cfg = compose(overrides)
+    network = build_network(cfg).double().train()
+    return cfg, network, optim.build(network.parameters(), cfg.optimizer)
+
+
+def batch(step):
+    """Eight images, of which each process takes four."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(8, 3, 8, 8, generator=generator, dtype=torch.float64), torch.arange(8) % 10
+
+
+def halves(step):
+    return list(zip(*(part.split(4) for part in batch(step)), strict=True))
+
+
+def seeded(step, rank):
+    torch.manual_seed(2 * step + rank)  # of dropout
+
+
+def process(rank, folder):
+    """What each of two processes does: every case, and a step that only the second finds broken."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    team, left = Team(rank, 2), {}
+    for case, overrides in CASES.items():
+        cfg, network, optimizer = double(overrides)
+        forward = training_forward(cfg, CPU)
+        for step in range(STEPS):
+            seeded(step, rank)
+            for _ in train_step(network, optimizer, *halves(step)[rank], forward, team):
+                pass
+        left[case] = network.state_dict()
+    for case in ("man", "man, per module"):
+        _, network, optimizer = double(CASES[case])
+        before = copy.deepcopy(list(network.parameters()))
+        images, targets = halves(0)[rank]
+        for _ in train_step(network, optimizer, images * (float("nan") if rank else 1), targets, team=team):
+            pass
+        left[f"{case}, poisoned"] = all(map(torch.equal, before, network.parameters()))
+    torch.save(left, f"{folder}/rank={rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """What both processes end with."""
+    folder = tmp_path_factory.mktemp("processes")
+    spawn(process, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"rank={rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def one_process(overrides):
+    """The reference, written out: a copy of the network for each half, the gradients averaged."""
+    pairs = [double(overrides)[1:] for _ in range(2)]
+    networks, optimizers = zip(*pairs, strict=True)
+    for step in range(STEPS):
+        for rank, network in enumerate(networks):
+            seeded(step, rank)
+            optimizers[rank].zero_grad()
+            for loss in network.local_losses(*halves(step)[rank]):
+                loss.total.backward()
+        for one, other in zip(*(network.parameters() for network in networks), strict=True):
+            if one.grad is not None:
+                one.grad = other.grad = (one.grad + other.grad) / 2
+        for network, optimizer in pairs:
+            network.update_ema()
+            optimizer.step()
+        for one, other in zip(*(network.modules() for network in networks), strict=True):
+            if isinstance(one, _BatchNorm):
+                for name in ("running_mean", "running_var"):
+                    mean = (getattr(one, name) + getattr(other, name)) / 2
+                    getattr(one, name).copy_(mean)
+                    getattr(other, name).copy_(mean)
+    return networks[0].state_dict()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one(case, left):
+    assert_same(left[0][case], left[1][case])
+    wanted = one_process(CASES[case])
+    assert list(left[0][case]) == list(wanted)
+    furthest = max(float((left[0][case][k] - wanted[k]).abs().max()) for k in wanted)
+    assert furthest < 1e-8
+    _, start, _ = double(CASES[case])
+    assert furthest < 1e-3 * max(float((wanted[k] - v).abs().max()) for k, v in start.state_dict().items())
+
+
+@pytest.mark.parametrize("case", ["man", "man, per module"])
+def test_a_loss_that_is_not_finite_in_one_process_changes_no_weight_in_any(case, left):
+    assert [one[f"{case}, poisoned"] for one in left] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["batch_size=127"], "batch_size"),
+        (["batch_size=2"], "batch_size"),
+        (["processes=3"], "processes"),
+        (["cuda_graph=true"], "cuda_graph"),
+        (["sync_batchnorm=true", "device=cpu"], "sync_batchnorm"),
+        (["measure=speed"], "measure"),
+        (["analysis=cka"], "analysis"),
+    ],
+)
+def test_what_several_processes_cannot_do(overrides, key, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert compose(["batch_size=128"]).processes == 2
+    with pytest.raises(ConfigError) as error:
+        compose(overrides)
+    assert key in [problem.key for problem in error.value.problems]
+
+
+def test_processes_that_were_not_started(capsys):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "processes=2", "device=cpu"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "torchrun --nproc_per_node=2" in done.stderr
+
+
+RUN = [*TINY, "schedule.epochs=8", "method=mlaan", "method.cascade=2", "threads=1"]
+
+
+def torchrun(*overrides):
+    """A run of two processes, started as users do."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(ROOT / "run.py"), *RUN, *overrides]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def of_two(*overrides):
+    """The configuration of such a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        return compose([*RUN, *overrides])
+
+
+def children(pid):
+    """Processes that a process started."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_that_one_leaves_goes_on(tmp_path):
+    straight, broken = of_two("output_dir=straight"), of_two("output_dir=broken")
+    run = torchrun("output_dir=straight")
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert out.count("epoch 8/8") == 1  # of one process, not of both
+    state, metrics, record = left_by(straight)
+    assert record["processes"] == 2
+
+    run = torchrun("output_dir=broken")
+    assert run.stdout is not None
+    while not run.stdout.readline().startswith("epoch 2/8"):
+        assert run.poll() is None
+    killed = time.monotonic()
+    os.kill(children(run.pid)[1], signal.SIGKILL)
+    _, err = run.communicate(timeout=60)
+    assert time.monotonic() - killed < 30
+    assert run.returncode != 0
+    assert "another process of this run has ended" in err
+    assert "the same command goes on" in err
+
+    run = torchrun("output_dir=broken")
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert "going on after" in out
+    assert_same(left_by(broken), (state, metrics, record))
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both():
+    cfg = of_two("output_dir=stopped", "schedule.epochs=200")
+    run = torchrun("output_dir=stopped", "schedule.epochs=200")
+    assert run.stdout is not None
+    while " 1/200" not in run.stdout.readline():
+        assert run.poll() is None
+    os.kill(children(run.pid)[1], signal.SIGTERM)
+    run.communicate(timeout=60)
+    (record,) = (json.loads(file.read_text()) for file in Path("stopped").rglob("record.json"))
+    assert record["status"] == "interrupted"
+    state = Checkpoints(cfg).newest()
+    assert state is not None
+    assert len(state["processes"]) == 2
