@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -82,6 +82,7 @@ class Training:
         self.last: dict[str, Any] | None = None
         self.best: dict[str, Any] | None = None
         self.seconds = 0.0
+        self._norms: health.Norms | None = None
         self._began = time.perf_counter()
 
     def resume(self) -> bool:
@@ -208,7 +209,8 @@ class Training:
         return self.rows[-1]
 
     def _warn(self) -> None:
-        for text in health.complaints(self._network, self.rows, self._cfg.dataset.num_classes):
+        classes = self._cfg.dataset.num_classes
+        for text in health.complaints(self._network, self.rows, classes, self._norms):
             if text not in self.warnings:
                 self.warnings.append(text)
                 if self._team.leader:
@@ -216,8 +218,11 @@ class Training:
 
     @contextmanager
     def _around_step(self) -> Iterator[None]:
-        with self.memory.step():
+        # Only the epoch's last step is looked at, and only where it lets go of its gradients.
+        watched = self._optimizer.per_module and self.steps + 1 == len(self._train)
+        with self.memory.step(), health.gradient_norms(self._network) if watched else nullcontext() as norms:
             yield
+        self._norms = norms
         self.steps += 1
 
     def _heeding(self, stop: Stop, batches: Iterable[T]) -> Iterator[T]:

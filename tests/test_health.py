@@ -11,7 +11,10 @@ TINY += ["dataset.train_subset=60", "dataset.test_subset=20"]
 
 
 def rows_of(*accuracies):
-    return [{"module_0_accuracy": a, "module_1_accuracy": 50.0, "module_2_accuracy": None} for a in accuracies]
+    return [
+        {"module_0_accuracy": a, "module_1_accuracy": 50.0, "module_2_accuracy": None, "module_2_loss": 1.0 / i}
+        for i, a in enumerate(accuracies, 1)
+    ]
 
 
 def test_at_chance_for_three_epochs():
@@ -31,6 +34,24 @@ def test_vanishing_gradients():
             assert parameter.grad is not None
             parameter.grad *= 1e-12
     assert health.complaints(network, rows_of(50.0), 10) == ["the gradients of module 1 vanish"]
+
+
+def test_a_module_without_a_classifier_is_judged_by_its_loss():
+    network = build_network(compose(["K=3", "backbone=resnet20"]))
+    rows = rows_of(50.0, 50.0, 50.0, 50.0)
+    for row, loss in zip(rows, (2.0, 2.1, 2.0, 1.999), strict=True):
+        row["module_2_loss"] = loss
+    assert health.complaints(network, rows[:3], 10) == []
+    assert health.complaints(network, rows, 10) == ["the loss of module 2 does not fall"]
+    rows[-1]["module_2_loss"] = 1.99
+    assert health.complaints(network, rows, 10) == []
+
+
+def test_gradients_that_are_let_go_of_in_the_step_are_seen(monkeypatch):
+    monkeypatch.setattr(health, "VANISHED", 1e9)  # every gradient is nothing
+    record = experiment.run(compose([*TINY, "schedule.epochs=2", "optimizer.per_module=true"]))
+    assert record is not None
+    assert record["warnings"] == [f"the gradients of module {i} vanish" for i in range(4)]
 
 
 def test_a_run_tells_each_once_and_records_it(monkeypatch, capsys):
