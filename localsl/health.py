@@ -51,8 +51,8 @@ def _stuck(module: LocalModule, rows: list[dict[str, Any]], classes: int) -> str
     if accuracies:
         at_chance = max(accuracies) < MARGIN * 100 / classes
         return f"module {module.index} stays at chance" if at_chance else None
-    first, *later = [row.get(f"module_{module.index}_loss") for row in rows]
-    if first is None or len(later) < PATIENCE or min(later[-PATIENCE:]) < FALLEN * first:
+    losses: list[Any] = [row.get(f"module_{module.index}_loss") for row in rows]
+    if losses[0] is None or len(losses) <= PATIENCE or min(losses[-PATIENCE:]) < FALLEN * losses[0]:
         return None
     return f"the loss of module {module.index} does not fall"
 
