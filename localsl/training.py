@@ -107,7 +107,12 @@ class Training:
         self.epochs, self.steps, self.rows = state["epochs"], state["steps"], state["rows"]
         self.warnings = state["warnings"]
         self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
-        self.memory.go_on(self.epochs * len(self._train) + self.steps, state["peak_memory_bytes"])
+        peak, alike = state["peak_memory_bytes"], state["peak_memory_scope"] == self.memory.scope
+        if not alike:
+            print(
+                f"note: begun on another kind of device than {self._device.type}: equal only but for rounding"
+            )
+        self.memory.go_on(self.epochs * len(self._train) + self.steps, peak if alike else None)
         torch.set_rng_state(own["random"])
         if self._device.type == "cuda" and own["cuda_random"] is not None:
             torch.cuda.set_rng_state(own["cuda_random"], self._device)
@@ -141,6 +146,7 @@ class Training:
             "best": self.best,
             "seconds": self.elapsed,
             "peak_memory_bytes": self.memory.bytes,
+            "peak_memory_scope": self.memory.scope,
         }
         self._team.tell(lambda: self._checkpoints.save(state, self.epochs, self.steps))
 

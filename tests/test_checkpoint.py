@@ -15,6 +15,7 @@ from localsl.checkpoint import Checkpoints
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
 from localsl.identity import run_directory
+from localsl.measure.memory import PeakMemory
 from localsl.schema import LocalslError
 from tests.conftest import ROOT
 from tests.test_tracking import columns
@@ -109,6 +110,18 @@ def test_a_run_killed_after_its_last_checkpoint_trains_nothing_again(monkeypatch
         patch.setattr("localsl.training.train_epoch", lambda *_: pytest.fail("trained again"))
         experiment.run(cfg)
     assert_same(left_by(cfg), before)
+
+
+def test_a_run_that_was_begun_on_another_kind_of_device_says_so(monkeypatch, capsys):
+    cfg = compose(TINY)
+    scope = property(lambda _: "CUDA allocator's peak")
+    with monkeypatch.context() as patch:
+        patch.setattr(PeakMemory, "scope", scope)
+        terminated(cfg, TrainBatches, "augmented", 5)
+    record = experiment.run(cfg)
+    assert "begun on another kind of device than cpu" in capsys.readouterr().out
+    assert record is not None
+    assert record["peak_memory_bytes"] is None  # that of the GPU is not a CPU's
 
 
 def two_checkpoints():
