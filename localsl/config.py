@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast, get_type_hints
@@ -132,7 +132,7 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     wanted = [job.overrides for job in jobs] or [tuple(typed) for typed in request.typed] if request else []
     composed, problems = _all_composed(list(dict.fromkeys(wanted or [job.overrides for job in jobs])))
     if flags.multirun:
-        problems += _launch_problems(flags.overrides)
+        problems += _launch_problems(flags.overrides, composed.values())
     about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables", "report"}
     if request is None and about_sweeps:
         what = "is about the runs of a table"
@@ -158,10 +158,11 @@ def _all_composed(wanted: list[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], 
     return composed, problems
 
 
-def _launch_problems(overrides: Sequence[str]) -> list[Problem]:
+def _launch_problems(overrides: Sequence[str], configs: Iterable[Config]) -> list[Problem]:
     own = [override for override in overrides if _key(override).startswith(("hydra/", "hydra."))]
+    sizes = {cfg.processes for cfg in configs}
     with contextlib.suppress(*REFUSED):  # told with the configurations
-        return list(launching.problems(hydras_own(own))) if own else []
+        return list(launching.problems(hydras_own(own), sizes)) if own or sizes - {1} else []
     return []
 
 

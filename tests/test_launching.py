@@ -37,6 +37,7 @@ def eight_cores(monkeypatch):
         (["hydra/launcher=submitit_local"], 100, 8, 1),
         (["hydra/launcher=submitit_local"], 2, 2, 4),
         (["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2"], 100, 2, 4),
+        (["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=4"], 100, 1, 2),
     ],
 )
 def test_cores_are_shared_by_the_jobs_at_once(typed, jobs, at_once, threads):
@@ -79,6 +80,8 @@ def test_cores_are_those_of_the_processs_affinity():
         (["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs", "-1 is one a core"),
         (["hydra.sweeper.max_batch_size=0"], "hydra.sweeper.max_batch_size", "at least 1"),
         (["hydra.sweeper.max_batch_size=x"], "hydra.sweeper.max_batch_size", "whole number"),
+        (["processes=2"], "processes", "tasks_per_node=2"),
+        (["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"], "processes", "processes=2"),
     ],
 )
 def test_a_launcher_that_cannot_work_is_told_before_anything_runs(typed, key, words, monkeypatch):

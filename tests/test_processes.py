@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from localsl import optim
 from localsl.checkpoint import Checkpoints
-from localsl.config import ConfigError, compose
+from localsl.config import ConfigError, check_command_line, compose
 from localsl.engine import train_step, training_forward
 from localsl.execution.processes import Team
 from localsl.network import build_network
@@ -142,6 +142,12 @@ def test_what_several_processes_cannot_do(overrides, key, monkeypatch):
     with pytest.raises(ConfigError) as error:
         compose(overrides)
     assert key in [problem.key for problem in error.value.problems]
+
+
+def test_a_sweep_under_torchrun(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun is for one run"):
+        check_command_line(["-m", "seed=0,1"])
 
 
 def test_processes_that_were_not_started(capsys):
