@@ -215,27 +215,50 @@ def train_epoch(
             totals.batch(len(targets))
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network does on test images: mean cross-entropy, and accuracies in per cent.
+
+    Attributes:
+        top5_accuracy: how often the class is among the five likeliest; None if not asked for.
+    """
+
+    loss: float
+    accuracy: float
+    top5_accuracy: float | None = None
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """By their names in metrics.csv."""
+        top5 = {} if self.top5_accuracy is None else {"test_top5_accuracy": self.top5_accuracy}
+        return {"test_accuracy": self.accuracy, **top5}
+
+
 @torch.no_grad()
 def evaluate(
     network: LocalNetwork,
     batches: Iterable[tuple[Tensor, Tensor]],
     forward: Autocast = nullcontext,
+    top5: bool = False,
     team: Team = ALONE,
-) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in per cent of the plain backbone, over all processes' batches; no
-    auxiliary network runs.
-    """
+) -> Evaluation:
+    """Figures of the plain backbone, over all processes' batches; no auxiliary network runs."""
     network.eval()
     device = next(network.parameters()).device
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    among = torch.zeros((), dtype=torch.int64, device=device)
     images_seen = torch.zeros((), dtype=torch.int64, device=device)
     for images, targets in batches:
         with forward():
             logits = network(images)
         loss += F.cross_entropy(logits.float(), targets, reduction="sum")
         correct += (logits.argmax(1) == targets).sum()
+        if top5:
+            among += (logits.topk(min(5, logits.shape[1]), 1).indices == targets[:, None]).sum()
         images_seen += len(targets)
-    for figure in (loss, correct, images_seen):
+    for figure in (loss, correct, among, images_seen):
         team.sum(figure)
-    return float(loss) / int(images_seen), 100 * int(correct) / int(images_seen)
+    count = int(images_seen)
+    accuracy, within = 100 * int(correct) / count, 100 * int(among) / count
+    return Evaluation(float(loss) / count, accuracy, within if top5 else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from contextlib import ExitStack
@@ -120,9 +121,11 @@ def closing(record: dict[str, Any]) -> str:
     """A finished run in a few lines."""
     last, best, compiled = record["last"], record["best"], record.get("compiled")
     told = f"compiled {compiled['graphs']} graphs in {compiled['seconds']:.1f} s\n" if compiled else ""
+    top5 = [figures.get("test_top5_accuracy") for figures in (last, best)]
+    within = "" if None in top5 else f"top-5 accuracy {top5[0]:.2f} % and {top5[1]:.2f} %\n"
     return told + (
         f"test accuracy {last['test_accuracy']:.2f} % at the last epoch, "
-        f"{best['test_accuracy']:.2f} % at the best ({best['epoch']})\n"
+        f"{best['test_accuracy']:.2f} % at the best ({best['epoch']})\n{within}"
         f"peak memory {tracking.mebibytes(record['peak_memory_bytes'])} ({record['peak_memory_scope']}), "
         f"{record['seconds']:.1f} s"
     )
@@ -166,8 +169,8 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
     tracker = tracking.Tracker(cfg, training.rows) if team.leader else tracking.Untracked()
     try:
         tracker.start(record)
-        with signals.heeded() as stop:
-            for row in training.train(stop):
+        with signals.heeded() as stop, contextlib.closing(training.train(stop)) as rows:
+            for row in rows:
                 tracker.row(row)
         record["status"] = "done"
     except Diverged:
@@ -222,6 +225,9 @@ def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
         need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"
         lower = f"lower batch_size={cfg.batch_size}, or type memory=lean, optimizer.per_module=true"
         return LocalslError(f"out of memory in a training step ({need}): {lower}")
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        lower = "for want of memory, lower dataset.workers or batch_size; dataset.workers=0 starts none"
+        return LocalslError(f"a process that decodes pictures died ({error}): {lower}; {goes_on}")
     if isinstance(error, OSError):
         what = error.strerror or error
         return LocalslError(f"the run's folder {folder} cannot be written ({what}); make room, and {goes_on}")

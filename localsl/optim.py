@@ -163,13 +163,15 @@ def learning_rate(epoch: int, lr: float, schedule: ScheduleConfig) -> float:
 
     With E epochs, W of them warm-up: cos(e) = lr (1 + cos(pi e / E)) / 2, and for e <= W
     cos(e) (e - 1) / W + warmup_lr (W + 1 - e) / W. The released code of AugLocal, MAN and MLAAN (W = 10);
-    no paper mentions the warm-up. With milestones it is lr, times `decay` once for each epoch of them that is
-    over, in the cosine's place.
+    no paper mentions the warm-up. `zero_based` is cos(e - 1), which begins at lr and ends above 0: the released
+    code of the same three for ImageNet, with W = 0. With milestones it is lr, times `decay` once for each epoch
+    of them that is over, in the cosine's place.
     """
     if schedule.milestones:
         base = lr * schedule.decay ** sum(epoch > milestone for milestone in schedule.milestones)
     else:
-        base = 0.5 * lr * (1 + math.cos(math.pi * epoch / schedule.epochs))
+        along = epoch - schedule.zero_based
+        base = 0.5 * lr * (1 + math.cos(math.pi * along / schedule.epochs))
     warmup = schedule.warmup_epochs
     if epoch > warmup:
         return base

@@ -33,6 +33,10 @@ class DatasetConfig:
     train_subset: int | None = ruled(number(1, instead="null takes all images"))
     test_subset: int | None = ruled(number(1, instead="null takes all images"))
     root: str | None
+    crop: str = ruled(one_of("padded", "resized"), default="padded")
+    workers: int | None = ruled(number(0, at_most=1024, instead="null is one a core"), default=None)
+    skip_broken: bool = False
+    top5: bool = False
     # Data that are not as published enter a run's identity by what they hold, not by where they lie.
     classes: list[str] | None = derived()
     files: list[int] | None = derived()
@@ -94,6 +98,24 @@ class ScheduleConfig:
     warmup_lr: float = ruled(number(0))
     milestones: list[int] = ruled(ascending(), default_factory=list)
     decay: float = ruled(number(above=0, at_most=1), default=1.0)
+    zero_based: bool = False
+
+
+@dataclass(kw_only=True)
+class RecipeConfig:
+    """What `schedule=paper` means, and with which batches and learning rate (conf/recipe).
+
+    Attributes:
+        batch_size, lr: None leaves the data set its own.
+    """
+
+    name: str = "small"
+    epochs: int = ruled(number(1, at_most=10**6), default=400)
+    warmup_epochs: int = ruled(number(0), default=10)
+    warmup_lr: float = ruled(number(0), default=0.01)
+    zero_based: bool = False
+    batch_size: int | None = ruled(number(2, at_most=2**20), default=None)
+    lr: float | None = ruled(number(above=0), default=None)
 
 
 @dataclass(kw_only=True)
@@ -162,6 +184,7 @@ class Config:
     logger: LoggerConfig
     partition: PartitionConfig
     checkpoint: CheckpointConfig
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     runs: list[str] = field(default_factory=list)
     K: int = ruled(number(instead="for example K=16"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,9 +13,9 @@ import torch
 
 from localsl import health, optim
 from localsl.checkpoint import Checkpoints
-from localsl.data import Data
-from localsl.data.batches import TestBatches, TrainBatches
+from localsl.data import Data, feed
 from localsl.engine import (
+    Evaluation,
     ModuleMeans,
     Totals,
     autocast,
@@ -65,8 +65,8 @@ class Training:
         devices.place(network, cfg, device)
         self._optimizer = optim.build(network.parameters(), cfg.optimizer)
         layout = devices.layout(cfg)
-        self._train = TrainBatches(images.train, cfg.dataset, cfg.batch_size, device, layout, team.part)
-        self._test = TestBatches(images.test, cfg.dataset, cfg.batch_size, device, layout, team.part)
+        self._train = feed.train_batches(images.train, cfg, device, layout, team.part)
+        self._test = feed.test_batches(images.test, cfg, device, layout, team.part)
         self._images = len(images.train)
         self._forward = autocast(cfg.precision, device)
         self._training_forward = training_forward(cfg, device)
@@ -166,7 +166,7 @@ class Training:
         """Seconds of training, over all processes that took part."""
         return self.seconds + time.perf_counter() - self._began
 
-    def train(self, stop: Stop) -> Iterator[dict[str, Any]]:
+    def train(self, stop: Stop) -> Generator[dict[str, Any]]:
         """Train the epochs that are left: a line of metrics.csv after each.
 
         Checkpoints are written at the end of epochs, as `cfg.checkpoint` says, and when a stop was asked for.
@@ -187,6 +187,8 @@ class Training:
                     self.save()
         finally:
             progress.close()
+            self._train.close()
+            self._test.close()
 
     def _epoch(self, progress: Progress, stop: Stop) -> dict[str, Any]:
         cfg, epoch = self._cfg, self.epochs + 1
@@ -203,14 +205,14 @@ class Training:
         train_epoch(self._network, step, batches, self._totals, self._around_step)
         images = max(0, self._images - skipped * cfg.batch_size)
         images_per_s = images / (time.perf_counter() - began)
-        means = self._totals.means(self._team)
-        loss, accuracy = evaluate(self._network, self._heeding(stop, self._test), self._forward, self._team)
-        _check_finite([*(mean.loss for mean in means), loss], epoch, lr)
+        means, heeded = self._totals.means(self._team), self._heeding(stop, self._test)
+        test = evaluate(self._network, heeded, self._forward, cfg.dataset.top5, self._team)
+        _check_finite([*(mean.loss for mean in means), test.loss], epoch, lr)
         self.epochs, self.steps = epoch, 0
-        self.last = {"epoch": epoch, "test_accuracy": accuracy, "test_loss": loss}
-        if self.best is None or accuracy > self.best["test_accuracy"]:
+        self.last = {"epoch": epoch, **test.accuracies, "test_loss": test.loss}
+        if self.best is None or test.accuracy > self.best["test_accuracy"]:
             self.best = self.last
-        self.rows.append(_row(epoch, lr, means, loss, accuracy, images_per_s))
+        self.rows.append(_row(epoch, lr, means, test, images_per_s))
         self._warn()
         return self.rows[-1]
 
@@ -255,8 +257,7 @@ def _row(
     epoch: int,
     lr: float,
     means: list[ModuleMeans],
-    test_loss: float,
-    test_accuracy: float,
+    test: Evaluation,
     images_per_s: float,
 ) -> dict[str, Any]:
     """A line of metrics.csv; training figures without a number are the output module's."""
@@ -265,8 +266,8 @@ def _row(
         "lr": lr,
         "train_loss": means[-1].loss,
         "train_accuracy": means[-1].accuracy,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
+        "test_loss": test.loss,
+        **test.accuracies,
         "images_per_s": images_per_s,
     }
     for index, mean in enumerate(means):

@@ -19,6 +19,7 @@ from localsl.analysis import cka, command, convergence, feature_maps, probes, py
 from localsl.analysis.layers import normalised, outputs
 from localsl.composition import Composition
 from localsl.config import ConfigError, check_command_line, compose, quoted
+from localsl.data import Split
 from localsl.network import build_network
 from localsl.tables import published, sweeps
 from tests.conftest import ROOT
@@ -121,7 +122,7 @@ def test_a_layer_without_variance_has_no_similarity():
 
 def test_batches_are_of_nearly_equal_size():
     cfg = compose(NETWORK)
-    images = torch.zeros(41, 3, 8, 8, dtype=torch.uint8)
+    images = Split(torch.zeros(41, 3, 8, 8, dtype=torch.uint8), torch.zeros(41, dtype=torch.int64))
     parts = [len(x) for x in normalised(cfg, images, torch.device("cpu"), 8)]
     assert sum(parts) == 41
     assert min(parts) >= 6

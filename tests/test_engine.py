@@ -90,12 +90,18 @@ def test_evaluation_is_exact_and_leaves_no_trace(images_and_targets):
     images, targets = images_and_targets
     network, _ = made("K=4")
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    loss, accuracy = evaluate(network, [(images[:5], targets[:5]), (images[5:], targets[5:])])
+    batches = [(images[:5], targets[:5]), (images[5:], targets[5:])]
+    found = evaluate(network, batches)
     network.eval()
     logits = network(images)
-    assert loss == pytest.approx(float(F.cross_entropy(logits, targets).detach()), rel=1e-5)
-    assert accuracy == 100 * float((logits.argmax(1) == targets).float().mean())
+    assert found.loss == pytest.approx(float(F.cross_entropy(logits, targets).detach()), rel=1e-5)
+    assert found.accuracy == 100 * float((logits.argmax(1) == targets).float().mean())
     assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+    assert found.top5_accuracy is None
+    ranked = logits.argsort(1, descending=True)[:, :5]
+    among = sum(int(target) in five.tolist() for five, target in zip(ranked, targets, strict=True))
+    assert 0 < among < 8
+    assert evaluate(network, batches, top5=True).top5_accuracy == 100 * among / 8
 
 
 def test_bf16_runs_forward_in_bfloat16_and_keeps_weights_in_float32(images_and_targets):

@@ -23,6 +23,7 @@ LEFT = ("data_dir", "output_dir", "results_dir", "sweep", "compile", "logger", "
 LEFT += ("runs", "dataset.name", "dataset.root", "device", "held", "checkpoint.required")
 
 GROUPS = {"method": None, "aux_net": None, "ema": None, "optimizer": None, "schedule": ["smoke", "shrot"]}
+GROUPS |= {"recipe": ["small", "man", "smal"]}
 GROUPS |= {"dataset": ["digits", "imagefolder", "digit"], "backbone": ["resnet20", "resnet32", "resnet-20"]}
 
 # Small enough to train on where they are allowed; most are not.

@@ -17,6 +17,7 @@ from localsl import data, identity
 from localsl.analysis import cka, convergence, feature_maps, probes, pyramid
 from localsl.analysis.layers import BATCH, normalised
 from localsl.analysis.runs import Trained, mixed, refused
+from localsl.data.pictures import in_memory
 from localsl.schema import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def similarity(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.
         raise refused("similarity is to backpropagation, and none of them is a run of it", instead)
     if not others:
         raise refused("a run of backpropagation alone has nothing to be compared with", "add a local rule's")
-    split = mixed(data.load(reference.cfg).test, settings.images)
-    batches = [normalised(run.cfg, split.images, device, settings.batch) for run in (reference, *others)]
+    split = in_memory(mixed(data.load(reference.cfg).test, settings.images))
+    batches = [normalised(run.cfg, split, device, settings.batch) for run in (reference, *others)]
     steps = -(-len(split) // settings.batch) if settings.batch else 1
     found = cka.similarities(
         reference.network(device),
@@ -71,7 +72,7 @@ def separability(runs: Sequence[Trained], settings: AnalysisConfig, device: torc
         network = run.network(device)
         parts = []
         for split in (images.train, images.test):
-            features = probes.pooled(network, normalised(run.cfg, split.images, device, BATCH))
+            features = probes.pooled(network, normalised(run.cfg, split, device, BATCH))
             parts.append([(x, split.targets.to(device)) for x in features])
         of = {"test_images": len(images.test), "iterations": settings.iterations, "penalty": settings.penalty}
         recipe = (run.cfg.dataset.num_classes, settings.iterations, settings.penalty)
@@ -94,12 +95,12 @@ def pictures(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.de
     layers = feature_maps.ends_of_stages(names) if settings.layers is None else settings.layers
     _check_among("analysis.pictures", settings.pictures, len(test), "test images")
     _check_among("analysis.layers", layers, len(names), f"local layers of {runs[0].cfg.backbone.name}")
-    chosen = test[torch.tensor(settings.pictures)]
+    chosen = in_memory(test[torch.tensor(settings.pictures)])
     blank = dict.fromkeys(runs[0].told(), "") | {"label": "image", "dataset": runs[0].cfg.dataset.name}
     brightness = chosen.images.float().mean(1)
     rows = [blank | row for row in _maps(settings.pictures, chosen.targets, "", "", brightness)]
     for run in _told(runs, len(runs)):
-        (images,) = normalised(run.cfg, chosen.images, device, None)
+        (images,) = normalised(run.cfg, chosen, device, None)
         for layer, values in zip(layers, feature_maps.maps(run.network(device), images, layers), strict=True):
             found = _maps(settings.pictures, chosen.targets, layer, names[layer], values)
             rows += [run.told() | row for row in found]

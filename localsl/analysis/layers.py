@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from localsl.data import Split
 from localsl.data.batches import Normalisation
+from localsl.data.pictures import Pictures, in_memory
 
 if TYPE_CHECKING:
     from localsl.network import LocalNetwork
@@ -27,14 +29,17 @@ def outputs(network: LocalNetwork, images: Tensor) -> Iterator[Tensor]:
         yield x
 
 
-def normalised(cfg: Config, images: Tensor, device: torch.device, batch: int | None) -> Iterator[Tensor]:
-    """Images (N, 3, H, W) uint8 as a run's network takes them, in batches whose sizes differ by at most one.
+def normalised(
+    cfg: Config, split: Split | Pictures, device: torch.device, batch: int | None
+) -> Iterator[Tensor]:
+    """Images as a run's network takes them in evaluation, in batches whose sizes differ by at most one.
 
     Args:
         batch: their greatest size; None for all at once.
     """
     layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
-    normalise = Normalisation(cfg.dataset, images, device, layout)
-    parts = -(-len(images) // batch) if batch else 1
-    for part in torch.tensor_split(images, parts):
-        yield normalise(part.to(device))
+    normalise = Normalisation(cfg.dataset, in_memory(split[:1]).images, device, layout)
+    parts = -(-len(split) // batch) if batch else 1
+    for index in torch.tensor_split(torch.arange(len(split)), parts):
+        part = split[int(index[0]) : int(index[-1]) + 1]
+        yield normalise(in_memory(part).images.to(device))

@@ -196,10 +196,11 @@ def check_comparable(runs: Sequence[Trained]) -> None:
 
 
 def _tested_on(dataset: DatasetConfig) -> tuple:
-    return dataset.name, dataset.image_size, dataset.num_classes, dataset.test_subset, dataset.root
+    pixels = dataset.image_size, dataset.crop
+    return dataset.name, pixels, dataset.num_classes, dataset.test_subset, dataset.root
 
 
-def mixed(split: data.Split, count: int | None) -> data.Split:
+def mixed(split: data.AnySplit, count: int | None) -> data.AnySplit:
     """At most `count` of the images, class-balanced, in a fixed order that mixes the classes.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Data sets as uint8 tensors on the training device, checked at load, augmented there per sample."""
+"""Data sets, checked at load: uint8 tensors on the training device, or pictures decoded as they are needed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from torch.nn import functional as F
 from localsl.schema import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from localsl.data.pictures import Pictures
     from localsl.settings import Config, DatasetConfig
+
+AnySplit = TypeVar("AnySplit", "Split", "Pictures", "Split | Pictures")
 
 # The subsets are part of the data, not of a run: they are the same for every seed.
 SUBSET_SEED = 0
@@ -39,14 +42,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on and is tested on."""
+    """What a run trains on and is tested on, in memory or on disk; `localsl.data.feed` makes their batches."""
 
-    train: Split
-    test: Split
+    train: Split | Pictures
+    test: Split | Pictures
 
 
 def load(cfg: Config) -> Data:
-    """The data set of a configuration: checked, cut to its subsets, resized to `dataset.image_size`.
+    """The data set of a configuration: checked, cut to its subsets, of `dataset.image_size`.
 
     Raises:
         ConfigError: if it is not there and cannot be downloaded, is not what it should be, or has too
@@ -69,18 +72,19 @@ def load(cfg: Config) -> Data:
     return Data(_resized(train, cfg.dataset.image_size), _resized(test, cfg.dataset.image_size))
 
 
-def check(split: Split, which: str, dataset: DatasetConfig) -> None:
+def check(split: Split | Pictures, which: str, dataset: DatasetConfig) -> None:
     """Refuse a split whose shapes, counts or labels cannot be right.
 
     Raises:
         ConfigError: saying what was found.
     """
-    images, targets = split.images, split.targets
+    images, targets = split.images if isinstance(split, Split) else None, split.targets
+    count = len(targets if images is None else images)
     found = ""
-    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
+    if images is not None and (images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8):
         found = f"images are {images.dtype} of shape {tuple(images.shape)}, not uint8 (N, 3, H, W)"
-    elif len(images) != len(targets) or not len(images):
-        found = f"there are {len(images)} images and {len(targets)} labels"
+    elif count != len(targets) or not count:
+        found = f"there are {count} images and {len(targets)} labels"
     elif not 0 <= int(targets.min()) <= int(targets.max()) < dataset.num_classes:
         labels = f"{int(targets.min())} to {int(targets.max())}"
         found = f"labels run from {labels}, with dataset.num_classes={dataset.num_classes}"
@@ -106,7 +110,7 @@ def balanced(targets: Tensor, count: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def _subset(split: Split, key: str, dataset: DatasetConfig) -> Split:
+def _subset(split: AnySplit, key: str, dataset: DatasetConfig) -> AnySplit:
     count = getattr(dataset, key)
     if count is None:
         return split
@@ -117,8 +121,8 @@ def _subset(split: Split, key: str, dataset: DatasetConfig) -> Split:
         raise ConfigError([Problem(f"dataset.{key}", count, what, "type a smaller number")]) from None
 
 
-def _resized(split: Split, size: int) -> Split:
-    if split.images.shape[2:] == (size, size):
+def _resized(split: AnySplit, size: int) -> AnySplit:
+    if not isinstance(split, Split) or split.images.shape[2:] == (size, size):
         return split
     resized = [
         F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round().byte()

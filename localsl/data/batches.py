@@ -144,6 +144,9 @@ class TrainBatches:
             crops = crops.flip(3).bitwise_xor_(crops).bitwise_and_(chosen).bitwise_xor_(crops)
         return self._normalise(crops)
 
+    def close(self) -> None:
+        """Nothing runs beside training."""
+
 
 class TestBatches:
     """The images of a split that are this process's part, in their own order, normalised only."""
@@ -169,3 +172,6 @@ class TestBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, targets in zip(self._images, self._targets, strict=True):
             yield self._normalise(images), targets
+
+    def close(self) -> None:
+        """Nothing runs beside training."""

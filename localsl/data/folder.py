@@ -1,19 +1,20 @@
-"""A folder of one's own pictures: ROOT/train/<class>/*.png beside ROOT/test/<class>/*.png (or val/)."""
+"""Pictures in class folders: ROOT/train/<class>/* beside ROOT/test/<class>/* (or val/)."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from localsl.data import Split
+from localsl.data.pictures import Pictures
 from localsl.schema import ConfigError, Problem
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+# Files of file managers; so are those whose names begin with a dot.
+NO_PICTURES = {"Thumbs.db", "desktop.ini"}
 
 
 def contents(root: Path) -> tuple[list[str], list[int]]:
-    """Class names, sorted, and the number of training and of test pictures.
+    """Class names, sorted, and the number of training and of test files.
 
     Raises:
         ConfigError: if the folder is not laid out as it should be.
@@ -21,66 +22,71 @@ def contents(root: Path) -> tuple[list[str], list[int]]:
     train, test = _splits(root)
     classes = _classes(train)
     if not classes:
-        raise _error(root, f"{train} holds no class folders", "put train/<class>/*.png in it")
+        raise error(root, f"{train} holds no class folders", "put train/<class>/*.png in it")
     strange = sorted(set(_classes(test)) - set(classes))
     if strange:
-        raise _error(root, f"{test} has classes that {train} lacks: {', '.join(strange)}")
-    empty = [name for name in classes if not _pictures(train / name)]
+        raise error(root, f"{test} has classes that {train} lacks: {', '.join(strange)}")
+    counts = {part: [len(_files(part / name)) for name in classes] for part in (train, test)}
+    empty = [name for name, count in zip(classes, counts[train], strict=True) if not count]
     if empty:
-        raise _error(root, f"{train} has no pictures of {', '.join(empty)}", "add some, or remove the folder")
-    counts = [sum(len(_pictures(part / name)) for name in classes) for part in (train, test)]
-    if not counts[1]:
-        raise _error(root, f"{test} holds no pictures", f"known endings: {' '.join(sorted(SUFFIXES))}")
-    return classes, counts
+        raise error(root, f"{train} has no pictures of {', '.join(empty)}", "add some, or remove the folder")
+    if not sum(counts[test]):
+        raise error(root, f"{test} holds no pictures", f"put {test.name}/<class>/*.png in it")
+    return classes, [sum(counts[part]) for part in (train, test)]
 
 
-def load(root: Path, size: int) -> tuple[Split, Split]:
-    """Both splits: the shorter side resized to `size`, the middle square kept.
+def listed(root: Path, size: int) -> tuple[Pictures, Pictures]:
+    """Both splits, every file that is not hidden taken for a picture, whatever its name ends with.
 
     Raises:
-        ConfigError: naming a picture that cannot be read.
+        ConfigError: if the folder is not laid out as it should be.
     """
     classes, _ = contents(root)
-    train, test = (_decoded(root, part, classes, size) for part in _splits(root))
+    train, test = (Pictures.of(root, size, _lines(root, part, classes)) for part in _splits(root))
     return train, test
+
+
+def error(root: Path, what: str, instead: str = "") -> ConfigError:
+    """Something wrong with the folder."""
+    return ConfigError([Problem("dataset.root", root, what, instead)])
 
 
 def _splits(root: Path) -> tuple[Path, Path]:
     train = root / "train"
-    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if not root.is_dir():
-        raise _error(root, "there is no such folder")
+        raise error(root, "there is no such folder")
+    # ImageNet's own test/, in which nothing is labelled, stands back behind its val/.
+    places = [root / name for name in ("test", "val") if (root / name).is_dir()]
+    test = next((place for place in places if _classes(place)), places[0] if places else None)
     if not train.is_dir() or test is None:
-        raise _error(root, "must hold train/ and test/ (or val/)", "put train/<class>/*.png in it")
+        raise error(root, "must hold train/ and test/ (or val/)", "put train/<class>/*.png in it")
     return train, test
 
 
 def _classes(part: Path) -> list[str]:
-    return sorted(e.name for e in part.iterdir() if e.is_dir() and not e.name.startswith("."))
+    with os.scandir(part) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def _pictures(place: Path) -> list[Path]:
-    if not place.is_dir():
-        return []
-    return sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
+def _files(place: Path) -> list[str]:
+    """The paths below a class folder, sorted folder by folder."""
+    found = []
+    for path, folders, names in os.walk(place, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(path, place)
+        shown = (name for name in names if not name.startswith(".") and name not in NO_PICTURES)
+        found += [name if below == "." else f"{below}/{name}" for name in shown]
+    return sorted(found, key=lambda name: name.split("/"))
 
 
-def _decoded(root: Path, part: Path, classes: list[str], size: int) -> Split:
-    from PIL import Image
-    from torchvision.transforms import v2
-    from torchvision.transforms.v2 import functional as tv
-
-    fit = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
-    files = [(file, label) for label, name in enumerate(classes) for file in _pictures(part / name)]
-    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    for index, (file, _) in enumerate(files):
-        try:
-            with Image.open(file) as picture:
-                images[index] = tv.pil_to_tensor(fit(picture.convert("RGB")))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise _error(root, f"{file} cannot be read ({error})", "repair or remove it") from None
-    return Split(images, torch.tensor([label for _, label in files]))
-
-
-def _error(root: Path, what: str, instead: str = "") -> ConfigError:
-    return ConfigError([Problem("dataset.root", root, what, instead)])
+def _lines(root: Path, part: Path, classes: list[str]) -> Iterator[tuple[bytes, int, int, int, int, int]]:
+    for label, folder in enumerate(classes):
+        for below in _files(part / folder):
+            name = f"{part.name}/{folder}/{below}"
+            try:
+                status = (root / name).stat()
+                size, stamp = status.st_size, status.st_mtime_ns
+            except OSError:  # a link to nowhere: told with the broken ones
+                size = stamp = 0
+            path = os.fsencode(name)
+            yield path, len(path), 0, size, stamp, label

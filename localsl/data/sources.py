@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, torchvision's data sets, a folder of one's own."""
+"""Where images come from: scikit-learn's digits, torchvision's data sets, pictures in a folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from localsl.data import SUBSET_SEED, Split, folder
+from localsl.data import SUBSET_SEED, Split, decodable, folder, pictures, shards
+from localsl.data.pictures import Pictures
 from localsl.schema import ConfigError, Problem
 
 if TYPE_CHECKING:
     from localsl.settings import DatasetConfig
 
+Splits = tuple[Split | Pictures, Split | Pictures]
+
 # Training and test images as published.
 PUBLISHED = {"cifar10": (50000, 10000), "svhn": (73257, 26032), "stl10": (5000, 8000), "digits": (1438, 359)}
+PUBLISHED["imagenet"] = (1281167, 50000)
 
 
 def training_images(dataset: DatasetConfig) -> int:
@@ -29,7 +33,7 @@ def training_images(dataset: DatasetConfig) -> int:
     return min(dataset.train_subset or whole, whole)
 
 
-def load(dataset: DatasetConfig, data_dir: str) -> tuple[Split, Split]:
+def load(dataset: DatasetConfig, data_dir: str) -> Splits:
     """The train and test split of a data set, whole, in its own image size.
 
     Raises:
@@ -53,13 +57,8 @@ def described(dataset: DatasetConfig, data_dir: str) -> DatasetConfig:
     if dataset.name not in SOURCES:
         raise ConfigError([Problem("dataset.name", dataset.name, f"one of {', '.join(SOURCES)}")])
     if dataset.name == "imagefolder":
-        if dataset.root is None:
-            what = "must name a folder that holds train/<class>/ and test/<class>/"
-            raise ConfigError([Problem("dataset.root", None, what, "type dataset.root=FOLDER")])
-        classes, files = folder.contents(Path(dataset.root).expanduser())
-        count = dataset.num_classes or len(classes)
-        dataset = replace(dataset, num_classes=count, classes=classes, files=files)
-    elif dataset.root is not None:
+        dataset = _counted(dataset, data_dir)
+    elif dataset.root is not None and dataset.name != "imagenet":
         what = f"{dataset.name} is not read from a folder of images"
         instead = "type dataset=imagefolder for your own pictures, data_dir=FOLDER for the data set"
         raise ConfigError([Problem("dataset.root", dataset.root, what, instead)])
@@ -74,6 +73,9 @@ def described(dataset: DatasetConfig, data_dir: str) -> DatasetConfig:
     if dataset.padding_mode == "reflect" and dataset.padding >= dataset.image_size:
         what = f"reflection needs less than dataset.image_size={dataset.image_size}"
         problems.append(Problem("dataset.padding", dataset.padding, what))
+    if dataset.crop == "resized" and dataset.name not in ON_DISK:
+        what = f"{dataset.name} is held in memory; random parts are resized of {' and '.join(ON_DISK)}"
+        problems.append(Problem("dataset.crop", "resized", what, "type dataset.crop=padded"))
     if problems:
         raise ConfigError(problems)
     return dataset
@@ -144,19 +146,66 @@ def stl10(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
     return split("train"), split("test")
 
 
-def imagefolder(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
-    """The pictures of a folder of class folders, decoded, resized and cropped to squares."""
+def imagefolder(dataset: DatasetConfig, data_dir: Path) -> Splits:
+    """The pictures of a folder: checked and left there, or decoded into memory, by `dataset.crop`."""
     assert dataset.root is not None
-    return folder.load(Path(dataset.root).expanduser(), dataset.image_size)
+    return _pictures(Path(dataset.root).expanduser(), dataset, data_dir)
 
 
-SOURCES: dict[str, Callable[[DatasetConfig, Path], tuple[Split, Split]]] = {
+def imagenet(dataset: DatasetConfig, data_dir: Path) -> Splits:
+    """ImageNet from `dataset.root`, or from DATA_DIR/imagenet. It cannot be downloaded without an account."""
+    root = data_dir / "imagenet" if dataset.root is None else Path(dataset.root).expanduser()
+    if not root.is_dir():
+        what = f"there is no folder {root.resolve()}"
+        instead = (
+            "put train/<class>/*.JPEG and val/<class>/*.JPEG there, or train/*.tar and val/*.tar of pairs "
+        )
+        instead += "KEY.jpg, KEY.cls; or type dataset.root=FOLDER, or set LOCALSL_DATA to the folder above it"
+        raise ConfigError([Problem("dataset.root", dataset.root, what, instead)])
+    return _pictures(root, dataset, data_dir)
+
+
+SOURCES: dict[str, Callable[[DatasetConfig, Path], Splits]] = {
     "digits": digits,
     "cifar10": cifar10,
     "svhn": svhn,
     "stl10": stl10,
     "imagefolder": imagefolder,
+    "imagenet": imagenet,
 }
+ON_DISK = ("imagefolder", "imagenet")
+
+
+def _counted(dataset: DatasetConfig, data_dir: str) -> DatasetConfig:
+    """With the classes and the numbers of files that a folder or its archives hold."""
+    if dataset.root is None:
+        what = "must name a folder that holds train/<class>/ and test/<class>/, or train/*.tar and test/*.tar"
+        raise ConfigError([Problem("dataset.root", None, what, "type dataset.root=FOLDER")])
+    root = Path(dataset.root).expanduser()
+    if shards.found(root):
+        splits = shards.listed(root, dataset.image_size, Path(data_dir).expanduser())
+        classes, files = None, [len(split) for split in splits]
+        count = shards.classes(splits[0].targets)
+    else:
+        classes, files = folder.contents(root)
+        count = len(classes)
+    return replace(dataset, num_classes=dataset.num_classes or count, classes=classes, files=files)
+
+
+def _pictures(root: Path, dataset: DatasetConfig, data_dir: Path) -> Splits:
+    """Both splits of a folder or its archives, without broken files if these are to be skipped.
+
+    Raises:
+        ConfigError: if it is not laid out as it should be, or naming broken files.
+    """
+    archives = shards.found(root)
+    size = dataset.image_size
+    found = shards.listed(root, size, data_dir) if archives else folder.listed(root, size)
+    train, test = decodable.checked(found, dataset.skip_broken, data_dir)
+    if dataset.crop == "resized":
+        return train, test
+    square = pictures.whole(size)
+    return train.in_memory(square), test.in_memory(square)
 
 
 def _made(name: str, files: str, data_dir: Path, kind: type, **which: Any) -> Any:

@@ -49,7 +49,7 @@ def memory(cfg: Config) -> Measurement:
     found = footprint(cfg)
     parts = {name: size for name, size in asdict(found).items() if name != "where"}
     image = 3 * cfg.dataset.image_size**2 + 8  # uint8 pixels and an int64 class
-    resident = sources.training_images(cfg.dataset) * image
+    resident = 0 if cfg.dataset.crop == "resized" else sources.training_images(cfg.dataset) * image
     device = devices.chosen(cfg.device)
     on_device = allocated(cfg) if device.type == "cuda" else None
     figures = {f"{name}_bytes": size for name, size in parts.items()}

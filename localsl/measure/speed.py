@@ -36,6 +36,7 @@ TURNS = 5  # at least
 TURN = {"cpu": 1, "cuda": 10}
 # Steps in which kernels are chosen, momentum is made, code is compiled.
 WARM_UP = {"cpu": 3, "cuda": 10}
+STREAMED = 4  # batches of noise that stand for a data set which is decoded from disk
 
 
 class Clock:
@@ -140,8 +141,11 @@ def backpropagation(cfg: Config) -> Config:
 
 
 def noise(cfg: Config) -> Split:
-    """Random images and classes in whole batches, at least one, of no more images than the data set's."""
-    images = max(1, sources.training_images(cfg.dataset) // cfg.batch_size) * cfg.batch_size
+    """Random images and classes in whole batches, at least one, of no more images than the data set's; a few of
+    a data set that is not held in memory.
+    """
+    batches = max(1, sources.training_images(cfg.dataset) // cfg.batch_size)
+    images = (min(batches, STREAMED) if cfg.dataset.crop == "resized" else batches) * cfg.batch_size
     shape, random = (
         (images, 3, cfg.dataset.image_size, cfg.dataset.image_size),
         torch.Generator().manual_seed(0),

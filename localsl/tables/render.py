@@ -78,13 +78,14 @@ def _by_setting(cell: Cell, configs: list[Config], runs: Sequence[Run]) -> list[
 
 
 def _as_fixed(cell: Cell, run: Run) -> bool:
-    """Under the paper's schedule, what a cell itself says of the setting must hold: its number of epochs."""
+    """Under the paper's schedule, what a cell itself says of the setting must hold: its recipe, its epochs."""
     if run.record["schedule"] != "paper":
         return True
     given = dict(leaves(run.values))
     typed = dict(override.split("=", 1) for override in cell.overrides)
     fixed = {key: value for key, value in typed.items() if key.startswith(tuple(f"{s}." for s in SETTING))}
-    return all(str(given[key]) == value for key, value in fixed.items())
+    fixed |= {"recipe.name": typed["recipe"]} if "recipe" in typed else {}
+    return all(str(given.get(key)) == value for key, value in fixed.items())
 
 
 def _rows_of(
@@ -99,7 +100,8 @@ def _rows_of(
     if number.metric in MEASURED_ALONE:
         found = [record for cfg in costs if (record := measured(cfg)) is not None]
         return [row | _measured(number, record) for record in found] or [row | {"status": "missing"}]
-    if number.metric not in MEASURED_BY_TRAINING:
+    accuracy = MEASURED_BY_TRAINING.get(number.metric)
+    if accuracy is None or (settings and accuracy not in settings[0][0].record["last"]):
         return [row | {"status": "not measured"}]
     if not settings:
         return [row | {"status": "missing"}]
@@ -107,9 +109,9 @@ def _rows_of(
 
 
 def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
-    first = runs[0]
-    last = [_value(number.metric, run.record["last"]["test_accuracy"]) for run in runs]
-    best = [_value(number.metric, run.record["best"]["test_accuracy"]) for run in runs]
+    first, accuracy = runs[0], MEASURED_BY_TRAINING[number.metric]
+    last = [_value(number.metric, run.record["last"][accuracy]) for run in runs]
+    best = [_value(number.metric, run.record["best"][accuracy]) for run in runs]
     mean = statistics.mean(last)
     return {
         "ours_mean": f"{mean:.2f}",
@@ -163,7 +165,7 @@ def _measured(number: Number, record: dict[str, Any]) -> Row:
 
 
 def _value(metric: str, accuracy: float) -> float:
-    return accuracy if metric == "top1_acc_pct" else 100 - accuracy
+    return accuracy if metric.endswith("_acc_pct") else 100 - accuracy
 
 
 def _spread(values: list[float]) -> str:

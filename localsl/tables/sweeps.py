@@ -37,7 +37,13 @@ TOLD = {
     "base": "aux_net",
     "depth": "aux.depth",
 }
-MEASURED_BY_TRAINING = ("test_error_pct", "top1_error_pct", "top1_acc_pct")
+MEASURED_BY_TRAINING = {  # and its name there
+    "test_error_pct": "test_accuracy",
+    "top1_error_pct": "test_accuracy",
+    "top1_acc_pct": "test_accuracy",
+    "top5_error_pct": "test_top5_accuracy",
+    "top5_acc_pct": "test_top5_accuracy",
+}
 MEASURED_ALONE = {"gpu_memory_gb": "memory", "flops_g": "flops"}  # by `measure=`
 
 # What can be typed beside a table and leaves it the paper's: settings, and how and where runs are executed.

@@ -1,0 +1,472 @@
+"""Pictures on disk: decoded as torchvision does, by any number of workers; shards; broken files."""
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tv
+
+from localsl import data, experiment, identity, tracking
+from localsl.config import ConfigError, compose
+from localsl.data import decodable, feed, streamed
+from localsl.data.batches import WHOLE, Part
+from localsl.data.pictures import Pictures, in_memory
+from localsl.init import stream
+from localsl.schema import LocalslError
+from tests.conftest import ROOT
+from tests.test_checkpoint import assert_same, left_by
+
+CPU = torch.device("cpu")
+TRAIN = {"cats": 9, "dogs": 10}
+
+
+@pytest.fixture
+def folder(tmp_path_factory):
+    """JPEGs and PNGs of several sizes and modes: 19 for training, 5 for test."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for part, counts in (("train", TRAIN), ("val", {"cats": 3, "dogs": 2})):
+        for name, count in counts.items():
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (20 + 3 * i, 40 - i, 3), dtype=np.uint8)
+                picture = Image.fromarray(pixels).resize((60 - i, 40 + i))
+                if i == 1:
+                    picture.convert("L").save(root / part / name / "grey.jpg")
+                else:
+                    picture.save(root / part / name / (f"{i}.JPEG" if i % 2 else f"{i}.png"))
+    return root
+
+
+def packed(folder, root, flat=False):
+    """The same pictures in two archives a split, in the same order."""
+    for part, told in (("train", "train"), ("val", "validation")):
+        files = [f for label in ("cats", "dogs") for f in sorted((folder / part / label).iterdir())]
+        for number, half in enumerate((files[: len(files) // 2], files[len(files) // 2 :])):
+            path = root / f"small-{told}-{number}.tar" if flat else root / part / f"{number}.tar"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tarfile.open(path, "w") as tar:
+                for index, file in enumerate(half):
+                    label = b"%d\n" % (file.parent.name == "dogs")
+                    for suffix, content in ((file.suffix.lower(), file.read_bytes()), (".cls", label)):
+                        entry = tarfile.TarInfo(f"sub.folder/{index:04d}{suffix}")
+                        entry.size = len(content)
+                        tar.addfile(entry, io.BytesIO(content))
+    return root
+
+
+def typed(root, *more):
+    return compose(["dataset=imagefolder", f"dataset.root={root}", "dataset.image_size=16", *SMALL, *more])
+
+
+SMALL = ["batch_size=4", "dataset.workers=0", "backbone=resnet20", "K=4", "device=cpu", "schedule=smoke"]
+
+
+def epoch(cfg, number=1, skip=0, part=WHOLE):
+    """One epoch's batches, on the CPU."""
+    batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, part)
+    found = list(batches.epoch(cfg.seed, number, skip))
+    batches.close()
+    return found
+
+
+def evaluated(cfg, part=WHOLE):
+    batches = feed.test_batches(data.load(cfg).test, cfg, CPU, torch.contiguous_format, part)
+    found = list(batches)
+    batches.close()
+    return found
+
+
+def normalised(picture, dataset):
+    mean, std = (torch.tensor(values).view(3, 1, 1) / 255 for values in (dataset.mean, dataset.std))
+    return (tv.pil_to_tensor(picture).float() / 255 - mean) / std
+
+
+def same(one, other):
+    assert len(one) == len(other)
+    for (images, targets), (others, labels) in zip(one, other, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(targets, labels)
+
+
+def test_training_pictures_are_torchvisions(folder):
+    cfg = typed(folder, "dataset.workers=0")
+    split = data.load(cfg).train
+    assert isinstance(split, Pictures)
+    crop = v2.Compose([v2.RandomResizedCrop(16, antialias=True), v2.RandomHorizontalFlip()])
+    order = torch.randperm(19, generator=torch.Generator().manual_seed(stream(cfg.seed, "epoch", 2)))
+    found = epoch(cfg, 2)
+    assert [len(targets) for _, targets in found] == [4, 4, 4, 4, 3]
+    images, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
+    for position, index in enumerate(order.tolist()):
+        with Image.open(folder / split.name(index)) as picture, torch.random.fork_rng():
+            torch.manual_seed(stream(cfg.seed, "picture", 2, position))
+            expected = normalised(crop(picture.convert("RGB")), cfg.dataset)
+        assert torch.allclose(images[position], expected, atol=1e-6)
+        assert int(targets[position]) == ("dogs" in split.name(index))
+
+
+def test_test_pictures_are_torchvisions(folder):
+    cfg = typed(folder)
+    split = data.load(cfg).test
+    fit = v2.Compose([v2.Resize(18, antialias=True), v2.CenterCrop(16)])
+    images = torch.cat([images for images, _ in evaluated(cfg)])
+    for index, image in enumerate(images):
+        with Image.open(folder / split.name(index)) as picture:
+            assert torch.allclose(image, normalised(fit(picture.convert("RGB")), cfg.dataset), atol=1e-6)
+    assert split.targets.tolist() == [0, 0, 0, 1, 1]
+    kept = in_memory(split[torch.tensor([4, 0])])
+    assert kept.images.shape == (2, 3, 16, 16)
+    assert kept.targets.tolist() == [1, 0]
+
+
+def test_the_size_of_test_pictures_is_imagenets(folder):
+    resize, crop = streamed.for_test(224).transforms
+    assert (resize.size, crop.size) == ([256], (224, 224))
+    assert not isinstance(streamed.for_training(8, flip=False), v2.Compose)
+
+
+def test_batches_do_not_depend_on_workers_or_what_was_drawn_before(folder):
+    alone, helped = typed(folder), typed(folder, "dataset.workers=2")
+    assert identity.run_id(alone) == identity.run_id(helped)
+    state = torch.get_rng_state()
+    whole = epoch(alone)
+    assert torch.equal(state, torch.get_rng_state())
+    same(epoch(helped), whole)
+    assert torch.equal(state, torch.get_rng_state())
+    same(evaluated(helped), evaluated(alone))
+    same(epoch(helped, skip=3), whole[3:])
+    assert epoch(alone, skip=5) == []
+    assert not torch.equal(epoch(alone, 2)[0][0], whole[0][0])
+
+
+def test_workers_stay_for_the_next_epoch(folder):
+    cfg = typed(folder, "dataset.workers=2")
+    batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE)
+    one = list(batches.epoch(cfg.seed, 1))
+    running = children()
+    next(batches.epoch(cfg.seed, 7))  # left before its end
+    same(list(batches.epoch(cfg.seed, 1)), one)
+    assert len(running) == 2
+    assert children() == running
+    batches.close()
+    assert children() == set()
+
+
+def children():
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def test_layouts_and_pieces(folder):
+    cfg = typed(folder, "batch_size=17")
+    split = data.load(cfg).train
+    made = (feed.train_batches(split, cfg, CPU, layout, WHOLE) for layout in LAYOUTS)
+    (one, _), (other, _) = (next(batches.epoch(0, 1)) for batches in made)
+    assert one.is_contiguous(memory_format=LAYOUTS[0])
+    assert other.is_contiguous(memory_format=LAYOUTS[1])
+    assert torch.equal(one, other)
+    assert len(one) == 17  # of two pieces
+
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+def test_processes_part_every_batch(folder):
+    cfg = typed(folder)
+    whole = epoch(cfg)
+    parts = [epoch(cfg, part=Part(rank, 2)) for rank in range(2)]
+    joined = [tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
+    assert [len(targets) for _, targets in joined] == [4, 4, 4, 4, 4]
+    same(
+        [(images[:n], targets[:n]) for (images, targets), n in zip(joined, [4, 4, 4, 4, 3], strict=True)], whole
+    )
+    assert torch.equal(joined[-1][0][3], whole[0][0][0])  # filled up with the epoch's first
+    mine = [batch for rank in range(2) for batch in evaluated(cfg, Part(rank, 2))]
+    assert torch.equal(
+        torch.cat([images for images, _ in mine]), torch.cat([images for images, _ in evaluated(cfg)])
+    )
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_shards_make_the_batches_of_the_folder(folder, tmp_path, flat):
+    root = packed(folder, tmp_path / "shards", flat)
+    there, here = typed(folder), typed(root)
+    assert (here.dataset.num_classes, here.dataset.files, here.dataset.classes) == (2, [19, 5], None)
+    same(epoch(here), epoch(there))
+    same(evaluated(typed(root, "dataset.workers=2")), evaluated(there))
+    (indexed,) = {file.parent for file in (tmp_path / "data").rglob("*.npz")}
+    for file in indexed.iterdir():
+        file.write_bytes(b"half")
+    same(epoch(typed(root)), epoch(there))
+
+
+def test_shards_in_memory(folder, tmp_path):
+    root = packed(folder, tmp_path / "shards")
+    padded = [data.load(typed(place, "dataset.crop=padded")).train for place in (root, folder)]
+    assert torch.equal(padded[0].images, padded[1].images)
+
+
+def write_tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"1.jpg": b"x"}, "1.jpg has no class"),
+        ({"1.jpg": b"x", "1.cls": b"cat"}, "1.jpg has no class"),
+        ({"1.txt": b"x", "1.cls": b"1"}, "hold no training pictures"),
+        (None, "is damaged"),
+    ],
+)
+def test_shards_that_cannot_be_right(members, words, tmp_path):
+    root = tmp_path / "shards"
+    write_tar(root / "val" / "0.tar", {"1.jpg": b"x", "1.cls": b"1"})
+    write_tar(root / "train" / "0.tar", members or {"1.jpg": b"x" * 9999, "1.cls": b"1"})
+    if members is None:
+        os.truncate(root / "train" / "0.tar", 5000)
+    with pytest.raises(ConfigError, match=words) as error:
+        typed(root)
+    assert [problem.key for problem in error.value.problems] == ["dataset.root"]
+
+
+def test_shards_without_a_test_split(tmp_path):
+    write_tar(tmp_path / "shards" / "train" / "0.tar", {"1.jpg": b"x", "1.cls": b"1"})
+    with pytest.raises(ConfigError, match="holds no archives for test"):
+        typed(tmp_path / "shards")
+
+
+def break_four(folder):
+    """A truncated JPEG, a truncated PNG, a text and an empty file; what file managers leave counts for nothing."""
+    cats, dogs = folder / "train" / "cats", folder / "train" / "dogs"
+    for file in (cats / "3.JPEG", dogs / "2.png"):
+        os.truncate(file, file.stat().st_size - 40)
+    (dogs / "notes.txt").write_text("my dogs")
+    (folder / "val" / "cats" / "empty.jpg").touch()
+    (cats / "Thumbs.db").write_text("hidden")
+    (cats / ".DS_Store").write_text("hidden")
+    return ["train/cats/3.JPEG", "train/dogs/2.png", "train/dogs/notes.txt", "val/cats/empty.jpg"]
+
+
+def test_broken_files_are_all_told_before_training(folder, monkeypatch):
+    names = break_four(folder)
+    monkeypatch.setattr(experiment, "_train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match="4 of 26 files cannot be decoded") as error:
+        experiment.run(typed(folder))
+    (problem,) = error.value.problems
+    assert problem.key == "dataset.root"
+    assert "dataset.skip_broken=true" in problem.instead
+    assert all(name in problem.allowed for name in names)
+
+
+def test_ten_broken_files_are_named(folder):
+    for i in range(13):
+        (folder / "train" / "dogs" / f"x{i:02d}").touch()
+    with pytest.raises(ConfigError, match=r"13 of 37 files.*x09 \(.*\) and 3 more") as error:
+        data.load(typed(folder))
+    assert "x10" not in str(error.value)
+
+
+def test_broken_files_can_be_left_out(folder, capsys):
+    break_four(folder)
+    cfg = typed(folder, "dataset.skip_broken=true", "schedule.epochs=1", "batch_size=5")
+    loaded = data.load(cfg)
+    assert (len(loaded.train), len(loaded.test)) == (17, 5)
+    told = capsys.readouterr().err
+    assert "warning: 4 of 26 files cannot be decoded: train/cats/3.JPEG" in told
+    assert "train/dogs/notes.txt (no picture)" in told
+    assert not any("notes" in loaded.train.name(i) for i in range(17))
+    record = experiment.run(cfg)
+    assert record is not None
+    assert record["images"] == {"train": 17, "test": 5}
+    padded = typed(folder, "dataset.skip_broken=true", "dataset.crop=padded", "batch_size=5")
+    assert len(data.load(padded).train) == 17
+
+
+def test_a_check_is_remembered_until_a_file_changes(folder, tmp_path, monkeypatch):
+    looked, real = [], decodable._broken
+    monkeypatch.setattr(decodable, "_broken", lambda split: looked.append(len(split)) or real(split))
+    data.load(typed(folder))
+    data.load(typed(folder, "dataset.image_size=8"))
+    assert looked == [19, 5]
+    (kept,) = (tmp_path / "data" / "checked").glob("*.json")
+    assert json.loads(kept.read_text()) == [{}, {}]
+    kept.write_text("half of a")
+    data.load(typed(folder))
+    assert looked == [19, 5] * 2
+    broken = folder / "train" / "cats" / "0.png"
+    os.truncate(broken, 100)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="cats/0.png"):
+            data.load(typed(folder))
+    assert looked == [19, 5] * 3
+
+
+def test_a_check_that_cannot_be_remembered(folder, tmp_path):
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        assert len(data.load(typed(folder, f"data_dir={tmp_path}/file/below")).train) == 19
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_breaks_later_is_named(folder, workers, monkeypatch):
+    cfg = typed(folder, f"dataset.workers={workers}", "batch_size=5")
+    load = data.load
+
+    def breaking(cfg):
+        loaded = load(cfg)
+        (folder / "train" / "dogs" / "4.png").unlink()
+        return loaded
+
+    monkeypatch.setattr(data, "load", breaking)
+    with pytest.raises(LocalslError, match=r"train/dogs/4\.png cannot be read .*No such file") as error:
+        experiment.run(cfg)
+    assert error.value.exit_code == 1
+    assert children() == set()
+    record = tracking.read_record(cfg)
+    assert record is not None
+    assert record["status"] == "failed"
+
+
+def test_workers_decode_ahead(folder, tmp_path, monkeypatch):
+    """While the first batch is at hand, and nobody asks for the second, the others are decoded."""
+    cfg = typed(folder, "dataset.workers=2")
+    real = Pictures.decoded
+
+    def told(self, index, transform):
+        with (tmp_path / "decoded").open("a") as file:
+            file.write(".")
+        return real(self, index, transform)
+
+    monkeypatch.setattr(Pictures, "decoded", told)
+    batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE)
+    taken = batches.epoch(0, 1)
+    next(taken)
+    until = time.monotonic() + 60
+    while (tmp_path / "decoded").stat().st_size < 12 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert (tmp_path / "decoded").stat().st_size >= 12
+    assert len(list(taken)) == 4
+    batches.close()
+
+
+def test_the_number_of_workers(monkeypatch):
+    monkeypatch.setattr(streamed.joblib, "cpu_count", lambda: 24)
+    assert [streamed.workers(chosen) for chosen in (None, 0, 3)] == [24, 0, 3]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert streamed.workers(None) == 3
+
+
+def test_a_run_goes_on_inside_an_epoch_bit_for_bit(folder):
+    def cfg(name, workers):
+        more = ["schedule.epochs=2", "batch_size=5", f"output_dir={name}", f"dataset.workers={workers}"]
+        return typed(folder, *more)
+
+    straight, stopped = cfg("straight", 0), cfg("stopped", 2)
+    experiment.run(straight)
+    real, calls = streamed.Feed.__call__, []
+
+    def stopping(self, batches):
+        for images in real(self, batches):
+            calls.append(1)
+            if len(calls) == 6:  # the second step of the second epoch: an epoch is four and one of test
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield images
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streamed.Feed, "__call__", stopping)
+        with pytest.raises(SystemExit):
+            experiment.run(stopped)
+    assert children() == set()
+    experiment.run(stopped)
+    one, other = left_by(stopped), left_by(straight)
+    assert_same(one, other)
+    assert one[2]["last"]["test_top5_accuracy"] == 100  # of two classes
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_to_all_processes_end_a_run_cleanly(folder, tmp_path, number, code):
+    command = [sys.executable, str(ROOT / "run.py"), "dataset=imagefolder", f"dataset.root={folder}"]
+    command += ["dataset.image_size=16", "batch_size=4", "backbone=resnet20", "K=4", "schedule.epochs=5000"]
+    command += ["dataset.workers=2", "threads=1", "checkpoint.every=100"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch    2/"):
+                break
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert errors.count("stopping after this step") == 1
+    with pytest.raises(ProcessLookupError):  # no worker is left
+        os.killpg(process.pid, 0)
+
+
+ABANDONED = """
+import sys
+from localsl.data import feed, load
+from tests.test_stream import CPU, WHOLE, torch, typed
+cfg = typed(sys.argv[1], "dataset.workers=2")
+taken = feed.train_batches(load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE).epoch(0, 1)
+next(taken)
+sys.exit(5)
+"""
+
+
+def test_an_epoch_that_is_left_when_python_exits_holds_nothing_up(folder, tmp_path):
+    command = [sys.executable, "-c", ABANDONED, str(folder)]
+    where = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (5, "")
+
+
+def test_imagenet_needs_no_data_until_it_is_trained_on(folder, tmp_path, capsys):
+    cfg = compose(["dataset=imagenet", "backbone=resnet34", "K=17", "schedule=paper"])
+    assert (cfg.dataset.num_classes, cfg.dataset.image_size, cfg.batch_size) == (1000, 224, 128)
+    with pytest.raises(ConfigError) as error:
+        data.load(cfg)
+    (problem,) = error.value.problems
+    assert problem.key == "dataset.root"
+    assert str(tmp_path / "data" / "imagenet") in problem.allowed
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "imagenet").symlink_to(folder)
+    (folder / "test").mkdir()  # ImageNet's, without labels
+    (folder / "test" / "1.JPEG").write_text("nobody looks")
+    assert len(data.load(cfg).test) == 5
+    assert "19 training and 5 test images, where the published imagenet has 1281167" in capsys.readouterr().err
+
+
+def test_labels_beyond_the_classes(folder, tmp_path):
+    root = packed(folder, tmp_path / "shards")
+    with pytest.raises(ConfigError, match=r"must be at least 2"):
+        typed(root, "dataset.num_classes=1")
+    write_tar(root / "val" / "9.tar", {"1.jpg": (folder / "val/cats/0.png").read_bytes(), "1.cls": b"7"})
+    with pytest.raises(ConfigError, match="labels run from 0 to 7"):
+        data.load(typed(root))
+
+
+def test_subsets_are_balanced(folder):
+    split = data.load(typed(folder, "dataset.train_subset=8")).train
+    assert split.targets.bincount().tolist() == [4, 4]
