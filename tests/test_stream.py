@@ -252,7 +252,7 @@ def test_shards_without_a_test_split(tmp_path):
 
 
 def break_four(folder):
-    """A truncated JPEG, a truncated PNG, a text and an empty file; what file managers leave counts for nothing."""
+    """A truncated JPEG and PNG, a text and an empty file; what file managers leave counts for nothing."""
     cats, dogs = folder / "train" / "cats", folder / "train" / "dogs"
     for file in (cats / "3.JPEG", dogs / "2.png"):
         os.truncate(file, file.stat().st_size - 40)
@@ -312,7 +312,7 @@ def test_a_check_is_remembered_until_a_file_changes(folder, tmp_path, monkeypatc
     broken = folder / "train" / "cats" / "0.png"
     os.truncate(broken, 100)
     for _ in range(2):
-        with pytest.raises(ConfigError, match="cats/0.png"):
+        with pytest.raises(ConfigError, match=r"cats/0\.png"):
             data.load(typed(folder))
     assert looked == [19, 5] * 3
 

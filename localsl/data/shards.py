@@ -3,8 +3,8 @@ where their names hold "train", and "test" or "val". KEY.jpg, or another picture
 class, a whole number from 0.
 
 Archives are not streamed, as WebDataset does: every picture's place in them is looked up once, and it is read
-from there. So all pictures are shuffled, the parts of several processes are exact, an epoch can be resumed at any step,
-and the batches are those of the same pictures in folders. It costs a seek a picture.
+from there. So all pictures are shuffled, the parts of several processes are exact, an epoch goes on at any
+step, and the batches are those of the same pictures in folders. It costs a seek a picture.
 """
 
 from __future__ import annotations
