@@ -231,6 +231,7 @@ def write_tar(path, members):
         ({"1.jpg": b"x"}, "1.jpg has no class"),
         ({"1.jpg": b"x", "1.cls": b"cat"}, "1.jpg has no class"),
         ({"1.txt": b"x", "1.cls": b"1"}, "hold no training pictures"),
+        ({"a/1.jpg": b"x", "a/1.cls": b"1", "a/1.png": b"x"}, "has two pictures a/1"),
         (None, "is damaged"),
     ],
 )

@@ -103,7 +103,7 @@ def _lines(root: Path, path: Path) -> Iterator[Line]:
     """The pictures of an archive with their classes.
 
     Raises:
-        ConfigError: if it is damaged, or a picture has no class beside it.
+        ConfigError: if it is damaged, a picture has no class beside it, or two have the same name.
     """
     archive = os.fsencode(path.relative_to(root))
     stamp = path.stat().st_mtime_ns
@@ -118,6 +118,8 @@ def _lines(root: Path, path: Path) -> Iterator[Line]:
                 if not member.isfile() or not stem:
                     continue
                 if suffix.lower() in SUFFIXES:
+                    if key in pictures:
+                        raise error(root, f"{path} has two pictures {key.lstrip('/')}", "name them apart")
                     pictures[key] = member
                 elif suffix == "cls":
                     content = tar.extractfile(member)
