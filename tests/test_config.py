@@ -4,7 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from localsl import optim
+from localsl import identity, optim
 from localsl.composition import REFUSED, Composition, by_hydra
 from localsl.config import CONF, MANY, ConfigError, check_command_line, compose
 from localsl.engine import train_step
@@ -272,3 +272,46 @@ def test_yaml_states_every_default():
     for name in ("digits", "cifar10", "svhn", "stl10", "imagefolder", "imagenet"):
         keys = set(OmegaConf.load(CONF / "dataset" / f"{name}.yaml").dataset)
         assert keys == set(OmegaConf.load(CONF / "dataset" / "digits.yaml").dataset)
+
+
+# Epochs, batch, learning rates of the first and the last epoch.
+RECIPES = {
+    "auglocal_vgg13": (90, 256, 0.1, 3.0459e-5),
+    "auglocal_resnet34": (200, 1024, 0.4, 2.4674e-5),
+    "auglocal_resnet101": (200, 512, 0.2, 1.2337e-5),
+    "mlaan_resnet34": (150, 128, 0.05, 5.4829e-6),
+    "mlaan_resnet101": (150, 64, 0.05, 5.4829e-6),
+    "man": (90, 128, 0.05, 1.5229e-5),
+    "man_small_batch": (90, 64, 0.025, 7.6147e-6),
+    "infopro": (90, 1024, 0.4, 1.2184e-4),
+    "infopro_resnext101": (90, 512, 0.4, 1.2184e-4),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_for_imagenet(recipe):
+    epochs, batch, first, last = RECIPES[recipe]
+    for dataset in ("imagenet", "cifar10"):  # it wins over the data set's own
+        cfg = compose([f"dataset={dataset}", f"recipe={recipe}", "schedule=paper"])
+        assert (cfg.recipe.name, cfg.schedule.epochs, cfg.batch_size) == (recipe, epochs, batch)
+        rates = [optim.learning_rate(e, cfg.optimizer.lr, cfg.schedule) for e in (1, 1 + epochs // 2, epochs)]
+        assert rates == pytest.approx([first, first / 2, last], rel=1e-4)
+    typed = ["dataset=imagenet", f"recipe={recipe}", "batch_size=32", "optimizer.lr=0.3", "schedule=smoke"]
+    cfg = compose(typed)
+    assert (cfg.batch_size, cfg.optimizer.lr, cfg.schedule.epochs) == (32, 0.3, 3)
+
+
+def test_recipes_that_data_sets_bring():
+    assert compose(["dataset=imagenet"]).recipe.name == "man"
+    cfg = compose(["dataset=cifar10"])
+    assert (cfg.recipe.name, cfg.schedule.epochs, cfg.schedule.zero_based) == ("small", 400, False)
+    assert (cfg.batch_size, cfg.dataset.sgd_lr) == (1024, 0.8)
+    assert compose().schedule.name == "short"
+
+
+def test_recipes_and_workers_are_names_for_values_that_an_identity_has():
+    base = ["dataset=cifar10", "schedule=paper", "method=dgl"]
+    assert identity.run_id(compose(base)) == "112efe66"  # of the runs before there were recipes
+    values = ["schedule.epochs=90", "batch_size=128", "optimizer.lr=0.05", "schedule.warmup_epochs=0"]
+    values += ["schedule.warmup_lr=0", "schedule.zero_based=true", "dataset.workers=3"]
+    assert identity.run_id(compose([*base, *values])) == identity.run_id(compose([*base, "recipe=man"]))

@@ -231,6 +231,7 @@ def write_tar(path, members):
         ({"1.jpg": b"x"}, "1.jpg has no class"),
         ({"1.jpg": b"x", "1.cls": b"cat"}, "1.jpg has no class"),
         ({"1.txt": b"x", "1.cls": b"1"}, "hold no training pictures"),
+        ({"a/1.jpg": b"x", "a/1.cls": b"1", "a/1.png": b"x"}, "has two pictures a/1"),
         (None, "is damaged"),
     ],
 )
@@ -252,7 +253,7 @@ def test_shards_without_a_test_split(tmp_path):
 
 
 def break_four(folder):
-    """A truncated JPEG, a truncated PNG, a text and an empty file; what file managers leave counts for nothing."""
+    """A truncated JPEG and PNG, a text and an empty file; what file managers leave counts for nothing."""
     cats, dogs = folder / "train" / "cats", folder / "train" / "dogs"
     for file in (cats / "3.JPEG", dogs / "2.png"):
         os.truncate(file, file.stat().st_size - 40)
@@ -312,7 +313,7 @@ def test_a_check_is_remembered_until_a_file_changes(folder, tmp_path, monkeypatc
     broken = folder / "train" / "cats" / "0.png"
     os.truncate(broken, 100)
     for _ in range(2):
-        with pytest.raises(ConfigError, match="cats/0.png"):
+        with pytest.raises(ConfigError, match=r"cats/0\.png"):
             data.load(typed(folder))
     assert looked == [19, 5] * 3
 

@@ -56,7 +56,8 @@ PRINTED = {
 
 TINY = ["schedule=smoke", "dataset=digits", "dataset.train_subset=40", "dataset.test_subset=20"]
 TINY += ["batch_size=20", "threads=1"]
-ABLATION = ["-m", "sweep=man/table4", *TINY]  # three cells that can be run
+# Six cells, three of them for ImageNet, whose rows are top-1 and top-5.
+ABLATION = ["-m", "sweep=man/table4", "backbone=resnet20", "K=4", "dataset.top5=true", *TINY]
 CSV = Path("outputs/results/man/table4.csv")
 
 
@@ -134,7 +135,7 @@ def test_what_is_typed_replaces_a_cells_own():
         paper = sweeps.requested(["sweep=mlaan/table5", "seed=0", *typed_too]).jobs
         assert sum("schedule.epochs=300" in job.overrides for job in paper) == 2
     rates = sweeps.requested(["sweep=man/table4", "optimizer.lr=0.1,0.2", "seed=0,1"]).jobs
-    assert len(rates) == 3 * 2 * 2
+    assert len(rates) == 6 * 2 * 2
 
 
 def test_digits_make_the_datasets_of_a_table_one():
@@ -147,7 +148,7 @@ def test_digits_make_the_datasets_of_a_table_one():
         (["-m", "sweep=man/table9"], "sweep", "did you mean sweep=man/table"),
         (["sweep=man/table1"], "sweep", "add -m"),
         (["-m", "sweep=man/table4", "seed=x"], "seed", "whole number"),
-        (["-m", "sweep=man/table4", "K=99"], "K", "1 to 16"),
+        (["-m", "sweep=mlaan/table4", "K=99"], "K", "1 to 16"),
         (["-m", "sweep=man/table4", "measure=flops"], "measure", "leave measure out"),
         (["show=status"], "show", "sweep=table1"),
     ],
@@ -162,17 +163,19 @@ def test_a_mistake_in_a_sweep_is_told(arguments, key, words):
 def test_a_sweep_fills_its_table(monkeypatch, capsys):
     assert typed(monkeypatch, *ABLATION, "seed=0,1") == 0
     printed = capsys.readouterr().out
-    assert "man/table4      6          3     6     0        0            0        6       0" in printed
-    assert "not built: ImageNet" in printed
+    assert "man/table4      6          0    12     0        0            0       12       0" in printed
     rows = rows_of(CSV)
-    assert [row["status"][:9] for row in rows] == ["2 of 5 se"] * 3 + ["not built"] * 6
+    assert [row["status"][:9] for row in rows] == ["2 of 5 se"] * 9
     by_seed = {(r["method"], r["seed"]): r for r in written()}
-    assert len(by_seed) == 4  # both cells of man have the same name
+    assert len(by_seed) == 6  # all cells of man have the same name
     dgl = [100 - by_seed["dgl", seed]["last"]["test_accuracy"] for seed in (0, 1)]
     assert float(rows[0]["ours_mean"]) == pytest.approx(sum(dgl) / 2, abs=0.006)
     assert float(rows[0]["ours_std"]) == pytest.approx(abs(dgl[0] - dgl[1]) / 2**0.5, abs=0.006)
     assert float(rows[0]["difference"]) == pytest.approx(float(rows[0]["ours_mean"]) - 14.08, abs=0.006)
-    assert (rows[0]["epochs"], rows[0]["measured_on"], rows[0]["modules"]) == ("3", "digits", "16")
+    assert (rows[0]["epochs"], rows[0]["measured_on"], rows[0]["modules"]) == ("3", "digits", "4")
+    infopro = [100 - by_seed["infopro", seed]["last"]["test_top5_accuracy"] for seed in (0, 1)]
+    assert [row["metric"] for row in rows[3:5]] == ["top1_error_pct", "top5_error_pct"]
+    assert float(rows[4]["ours_mean"]) == pytest.approx(sum(infopro) / 2, abs=0.006)
     assert rows[0]["runs"] == f"{by_seed['dgl', 0]['id']} {by_seed['dgl', 1]['id']}"
     assert "14.08 / **" in CSV.with_suffix(".md").read_text()
     assert not Path("results").exists()  # smoke runs are no results
@@ -183,7 +186,7 @@ def test_a_sweep_fills_its_table(monkeypatch, capsys):
     assert CSV.read_text() == before
     assert typed(monkeypatch, *ABLATION, "seed=0,1,2", "show=status") == 0
     assert (
-        "man/table4      6          3     9     6        0            0        3       0"
+        "man/table4      6          0    18    12        0            0        6       0"
         in capsys.readouterr().out
     )
 
@@ -201,7 +204,7 @@ def test_a_failing_cell_does_not_stop_the_others(monkeypatch, capsys):
     told = capsys.readouterr()
     assert "failed: method=man aux_net=dgl ema.bias=none" in told.err
     assert "RuntimeError: the disk is on fire" in told.err
-    assert "1 of 3 jobs failed" in told.err
+    assert "2 of 6 jobs failed" in told.err
     assert "Traceback" not in told.err
     assert [row["n"] for row in rows_of(CSV)[:3]] == ["1", "", "1"]
 
@@ -346,7 +349,7 @@ def test_a_killed_sweep_goes_on_where_it_was():
     killed.wait()
     assert not CSV.exists()
     done = {f: f.stat().st_mtime_ns for f in Path("outputs").rglob("record.json") if '"done"' in f.read_text()}
-    assert 2 <= len(done) < 6
+    assert 2 <= len(done) < 12
     assert process(*line).wait() == 0
     assert all(file.stat().st_mtime_ns == before for file, before in done.items())
     assert CSV.read_text() == Path("whole/results/man/table4.csv").read_text()
@@ -357,7 +360,7 @@ def test_two_processes_share_a_sweep():
     both = [process(*ABLATION, "seed=0,1") for _ in range(2)]
     told = [p.communicate()[0] for p in both]
     assert [p.returncode for p in both] == [0, 0]
-    assert sum(text.count("\nwritten to ") for text in told) == 6
+    assert sum(text.count("\nwritten to ") for text in told) == 12
     assert all("\nwritten to " in text for text in told)  # neither only waited
 
 

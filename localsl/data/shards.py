@@ -3,8 +3,8 @@ where their names hold "train", and "test" or "val". KEY.jpg, or another picture
 class, a whole number from 0.
 
 Archives are not streamed, as WebDataset does: every picture's place in them is looked up once, and it is read
-from there. So all pictures are shuffled, the parts of several processes are exact, an epoch can be resumed at any step,
-and the batches are those of the same pictures in folders. It costs a seek a picture.
+from there. So all pictures are shuffled, the parts of several processes are exact, an epoch goes on at any
+step, and the batches are those of the same pictures in folders. It costs a seek a picture.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _lines(root: Path, path: Path) -> Iterator[Line]:
     """The pictures of an archive with their classes.
 
     Raises:
-        ConfigError: if it is damaged, or a picture has no class beside it.
+        ConfigError: if it is damaged, a picture has no class beside it, or two have the same name.
     """
     archive = os.fsencode(path.relative_to(root))
     stamp = path.stat().st_mtime_ns
@@ -118,6 +118,8 @@ def _lines(root: Path, path: Path) -> Iterator[Line]:
                 if not member.isfile() or not stem:
                     continue
                 if suffix.lower() in SUFFIXES:
+                    if key in pictures:
+                        raise error(root, f"{path} has two pictures {key.lstrip('/')}", "name them apart")
                     pictures[key] = member
                 elif suffix == "cls":
                     content = tar.extractfile(member)

@@ -24,8 +24,8 @@ from localsl.schema import LocalslError
 if TYPE_CHECKING:
     from localsl.settings import DatasetConfig
 
-# A batch is decoded in up to so many pieces, none of fewer pictures than the second number, by several processes:
-# the first batch is there soon, and few pictures are held that nobody asks for yet.
+# A batch is decoded in up to so many pieces, none of fewer pictures than the second number: several processes
+# have the first one ready soon, and few pictures are held that nobody asks for yet.
 PIECES, SMALLEST = 16, 16
 
 
