@@ -80,10 +80,10 @@ check: setup ## lint, formatting and types
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest
 
 test: setup ## the fast tests
-	$(PYTEST) -n 2 -m "not slow"
+	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
 
 test-slow: setup ## the rest: whole runs, timing, real CIFAR-10 where it is found
-	$(PYTEST) -n 2 -m "slow and not timing"
+	$(PYTEST) -n 2 --dist loadgroup -m "slow and not timing"
 	$(PYTEST) -m timing
 
 fuzz: setup ## an hour: 500 random command lines, every rule killed and continued, one run killed fifty times

@@ -24,11 +24,14 @@ from localsl.network import build_network
 from tests.conftest import ROOT
 from tests.test_checkpoint import METHODS, TINY, assert_same, left_by, typed
 
+pytestmark = pytest.mark.xdist_group("processes")  # whose fixtures start processes of their own
+
 STEPS, CPU = 10, torch.device("cpu")
 CASES = {method: typed(method) for method in METHODS}
 CASES |= {f"{method}, layer-wise": [*typed(method), "K=10"] for method in ("man", "mlaan", "mlaan_released")}
 CASES |= {f"{m}, per module": [*typed(m), "optimizer.per_module=true"] for m in ("auglocal", "man", "mlaan")}
 CASES |= {"adam": [*typed("man"), "optimizer=adam"], "lean": [*typed("auglocal"), "memory=lean"]}
+FAST = ("bp", "infopro", "man, per module", "mlaan")
 
 
 def double(overrides):
@@ -51,13 +54,13 @@ def seeded(step, rank):
     torch.manual_seed(2 * step + rank)  # of dropout
 
 
-def process(rank, folder):
-    """What each of two processes does: every case, and a step that only the second finds broken."""
+def process(rank, folder, cases):
+    """What each of two processes does: these cases, and a step that only the second finds broken."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     team, left = Team(rank, 2), {}
-    for case, overrides in CASES.items():
-        cfg, network, optimizer = double(overrides)
+    for case in cases:
+        cfg, network, optimizer = double(CASES[case])
         forward = training_forward(cfg, CPU)
         for step in range(STEPS):
             seeded(step, rank)
@@ -75,12 +78,20 @@ def process(rank, folder):
     dist.destroy_process_group()
 
 
+def trained(folder, cases):
+    """What both processes end with."""
+    spawn(process, (str(folder), cases), nprocs=2)
+    return [torch.load(folder / f"rank={rank}.pt", weights_only=True) for rank in range(2)]
+
+
 @pytest.fixture(scope="module")
 def left(tmp_path_factory):
-    """What both processes end with."""
-    folder = tmp_path_factory.mktemp("processes")
-    spawn(process, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"rank={rank}.pt", weights_only=True) for rank in range(2)]
+    return trained(tmp_path_factory.mktemp("processes"), FAST)
+
+
+@pytest.fixture(scope="module")
+def more_left(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("processes"), [case for case in CASES if case not in FAST])
 
 
 def one_process(overrides):
@@ -108,8 +119,7 @@ def one_process(overrides):
     return networks[0].state_dict()
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_are_one(case, left):
+def are_one(case, left):
     assert_same(left[0][case], left[1][case])
     wanted = one_process(CASES[case])
     assert list(left[0][case]) == list(wanted)
@@ -117,6 +127,17 @@ def test_two_processes_are_one(case, left):
     assert furthest < 1e-8
     _, start, _ = double(CASES[case])
     assert furthest < 1e-3 * max(float((wanted[k] - v).abs().max()) for k, v in start.state_dict().items())
+
+
+@pytest.mark.parametrize("case", FAST)
+def test_two_processes_are_one(case, left):
+    are_one(case, left)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case not in FAST])
+def test_two_processes_are_one_for_every_rule(case, more_left):
+    are_one(case, more_left)
 
 
 @pytest.mark.parametrize("case", ["man", "man, per module"])
