@@ -259,4 +259,4 @@ def _cell(row: Row) -> str:
 
 def _less(row: Row, whose: str) -> str:
     reduction = row[f"{whose}_reduction_pct"]
-    return f" (-{reduction} %)" if reduction else ""
+    return f" ({-float(reduction):+.1f} %)" if reduction else ""
