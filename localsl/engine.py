@@ -139,15 +139,18 @@ def train_step(
     updates = network.updates if optimizer.per_module or team.size > 1 else {}
     begun: deque[tuple[Update, Callable[[], Tensor]]] = deque()
     ahead = 1 if team.size > 1 else 0  # modules whose averages are on their way while others are computed
+    poisoned: Tensor | None = None
 
-    def apply(updates: int) -> None:
-        for _ in range(updates):
+    def finish(count: int) -> None:
+        nonlocal poisoned
+        for _ in range(count):
             update, averaged = begun.popleft()
             poisoned = averaged()
-            for layer in update.momentum_layers:
-                layer.update()
-            optimizer.step(update.parameters, poisoned)
-            optimizer.zero_grad(update.parameters)
+            if optimizer.per_module:
+                for layer in update.momentum_layers:
+                    layer.update()
+                optimizer.step(update.parameters, poisoned)
+                optimizer.zero_grad(update.parameters)
 
     losses = network.local_losses(images, targets)
     while True:
@@ -161,14 +164,11 @@ def train_step(
         update = updates.get(loss.module)
         if update is not None:
             begun.append((update, begin_average(team, update.parameters, _poisoned(seen))))
-            if optimizer.per_module:
-                apply(len(begun) - ahead)
-    if optimizer.per_module:
-        apply(len(begun))
-    else:
-        poisoned = [averaged() for _, averaged in begun][-1] if begun else _poisoned(seen)
+            finish(len(begun) - ahead)
+    finish(len(begun))
+    if not optimizer.per_module:
         network.update_ema()
-        optimizer.step(None, poisoned)
+        optimizer.step(None, _poisoned(seen) if poisoned is None else poisoned)
     average_statistics(team, network)
 
 

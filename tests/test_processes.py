@@ -182,10 +182,10 @@ def test_processes_that_were_not_started(capsys):
 RUN = [*TINY, "schedule.epochs=8", "method=mlaan", "method.cascade=2", "threads=1"]
 
 
-def torchrun(*overrides):
+def torchrun(*overrides, run=RUN):
     """A run of two processes, started as users do."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(ROOT / "run.py"), *RUN, *overrides]
+    command += [str(ROOT / "run.py"), *run, *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -229,6 +229,24 @@ def test_a_run_of_two_processes_that_one_leaves_goes_on(tmp_path):
     assert run.returncode == 0, err
     assert "going on after" in out
     assert_same(left_by(broken), (state, metrics, record))
+
+
+@pytest.mark.slow
+def test_two_processes_decode_their_parts_of_pictures(pictures):
+    small = ["backbone=resnet20", "K=4", "schedule=smoke", "batch_size=6", "device=cpu", "threads=1"]
+    of_pictures = [
+        "dataset=imagefolder",
+        f"dataset.root={pictures}",
+        "dataset.image_size=16",
+        "dataset.workers=1",
+    ]
+    run = torchrun(run=[*small, *of_pictures])
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    (record,) = (json.loads(file.read_text()) for file in Path("outputs").rglob("record.json"))
+    assert (record["status"], record["processes"]) == ("done", 2)
+    assert record["images"] == {"train": 6, "test": 4}
+    assert record["last"]["test_accuracy"] in (0, 25, 50, 75, 100)  # of all four
 
 
 @pytest.mark.slow
