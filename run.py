@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from localsl import experiment
 from localsl.config import CONF, check_command_line, quoted, validate
-from localsl.execution.processes import LostProcess, started
+from localsl.execution.processes import fail
 from localsl.schema import LocalslError
 from localsl.tables import command
 
@@ -30,13 +30,6 @@ def job(cfg: DictConfig) -> str | None:
             raise
         sys.exit(fail(error))
     return record["status"] if record else None
-
-
-def fail(error: LocalslError) -> int:
-    """Tell an error the short way, once on a machine; returns the exit code that goes with it."""
-    if started().local_rank == 0 or isinstance(error, LostProcess):
-        print(error, file=sys.stderr)
-    return error.exit_code
 
 
 def main() -> None:

@@ -92,6 +92,9 @@ class Checkpoints:
             what = str(error).splitlines()[0]
             print(f"warning: {file} is no checkpoint and passed over ({what})", file=sys.stderr)
             return None
+        if "processes" not in state:
+            print(f"warning: {file} is of an earlier version and passed over", file=sys.stderr)
+            return None
         foreign = _differing(asdict(self._cfg), OmegaConf.to_container(OmegaConf.create(state.pop("config"))))
         if foreign:
             print(f"warning: {file} is of another run and passed over: {foreign}", file=sys.stderr)

@@ -350,9 +350,12 @@ def _processes_problems(config: Config, here: int) -> Iterator[Problem]:
         yield Problem("device", config.device, f"{size} processes have a GPU each", "type device=cuda")
     if config.cuda_graph:
         yield Problem("cuda_graph", True, "is for one process", "type cuda_graph=false")
-    if config.device == "cpu" and config.sync_batchnorm:
+    on_cpu = config.device == "cpu" or (here > 1 and not torch.cuda.is_available())
+    if config.sync_batchnorm and on_cpu:
         yield Problem("sync_batchnorm", True, "is for GPUs", "type sync_batchnorm=false")
-    for key, value in (("measure", config.measure), ("analysis", config.analysis.kind)):
+    if config.sync_batchnorm and config.memory == "lean":
+        yield Problem("memory", "lean", "cannot make synchronised BatchNorm again", "type memory=plain")
+    for key, value in (("measure", config.measure), ("analysis", config.analysis.kind), ("show", config.show)):
         if here > 1 and value not in (None, "none"):
             yield Problem(key, value, "is for one process", "type python run.py, without torchrun")
 

@@ -81,9 +81,9 @@ class Totals:
         self._images += images
 
     def state(self) -> dict[str, Any]:
-        """All of it, for `restore`."""
+        """All of it, on the CPU, for `restore`."""
         has = {"has_loss": self._has_loss, "classifies": self._classifies, "images": self._images}
-        return {"loss": self._loss, "correct": self._correct} | has
+        return {"loss": self._loss.cpu(), "correct": self._correct.cpu()} | has
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""

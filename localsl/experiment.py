@@ -167,17 +167,18 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
         **tracking.environment(device),
     }
     tracker = tracking.Tracker(cfg, training.rows) if team.leader else tracking.Untracked()
+    together, stop = False, signals.Stop()  # whether all processes end for the same reason
     try:
         tracker.start(record)
-        with signals.heeded() as stop, contextlib.closing(training.train(stop)) as rows:
+        with signals.heeded(stop), contextlib.closing(training.train(stop)) as rows:
             for row in rows:
                 tracker.row(row)
         record["status"] = "done"
     except Diverged:
-        record["status"] = "diverged"
+        record["status"], together = "diverged", True
         raise
     except (KeyboardInterrupt, SystemExit):
-        record["status"] = "interrupted"
+        record["status"], together = "interrupted", stop.granted
         raise
     except BaseException as error:
         record["status"] = "failed"
@@ -196,6 +197,8 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
         if isinstance(network.path_losses, Compiled):
             record["compiled"] = network.path_losses.compilations()
         _close(tracker, record)
+        if together:
+            team.most(0)  # torchrun would end the process that records once another has ended
     training.close()
     print(closing(record))
     print(f"written to {identity.run_directory(cfg)}")

@@ -10,9 +10,13 @@ from typing import Any
 
 
 class LocalslError(Exception):
-    """An error that a user can act on: printed without a traceback, ends the process with `exit_code`."""
+    """An error that a user can act on: printed without a traceback, ends the process with `exit_code`.
+
+    Of several processes of a run all raise one that is `alike`.
+    """
 
     exit_code = 1
+    alike = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class ConfigError(LocalslError):
     """
 
     exit_code = 2
+    alike = True
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = list(problems)

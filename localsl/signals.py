@@ -18,10 +18,12 @@ class Stop:
 
     Attributes:
         asked: the signal's number, or None.
+        granted: whether training has come to its safe point, and ends.
     """
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.granted = False
 
     def ask(self, number: int, frame: FrameType | None) -> None:
         """The handler: nothing is written in it, since it may interrupt anything. The second signal acts."""
@@ -29,6 +31,11 @@ class Stop:
             self.obey()
         self.asked = number
         os.write(2, b"\nstopping after this step (again: at once)\n")  # print is not for signal handlers
+
+    def grant(self, number: int) -> None:
+        """End at a safe point, as this signal asks: of several processes another may have got it."""
+        self.asked, self.granted = number, True
+        self.obey()
 
     def obey(self) -> None:
         """End as the signal asks: KeyboardInterrupt for SIGINT, exit code 143 for SIGTERM."""
@@ -39,9 +46,8 @@ class Stop:
 
 
 @contextmanager
-def heeded() -> Iterator[Stop]:
-    """A `Stop` that hears both signals inside; in a thread, where Python hears none, nothing."""
-    stop = Stop()
+def heeded(stop: Stop) -> Iterator[Stop]:
+    """It hears both signals inside; in a thread, where Python hears none, nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -44,6 +44,7 @@ class Diverged(LocalslError):
     """A loss is no longer a finite number. Exit code 3."""
 
     exit_code = 3
+    alike = True
 
 
 class Training:
@@ -236,11 +237,11 @@ class Training:
     def _heeding(self, stop: Stop, batches: Iterable[T]) -> Iterator[T]:
         """The batches; before each, a safe point to stop at: where one process was asked to, all do."""
         for batch in batches:
-            stop.asked = self._team.most(stop.asked or 0) or None
-            if stop.asked is not None:
+            asked = self._team.most(stop.asked or 0)  # a signal may come in while it waits for the others
+            if asked:
                 if self._finite():  # else the last checkpoint is from before it broke
                     self.save()
-                stop.obey()
+                stop.grant(asked)
             yield batch
 
 

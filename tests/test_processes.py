@@ -1,6 +1,7 @@
 """Two processes train as one that averages the gradients of both halves of a batch; if one dies, both end."""
 
 import copy
+import dataclasses
 import json
 import os
 import signal
@@ -15,11 +16,14 @@ from torch import distributed as dist
 from torch.multiprocessing import spawn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from localsl import optim
+from localsl import experiment, optim
 from localsl.checkpoint import Checkpoints
 from localsl.config import ConfigError, check_command_line, compose
-from localsl.engine import train_step, training_forward
-from localsl.execution.processes import Team
+from localsl.data import Split
+from localsl.data.batches import WHOLE, Part, TestBatches, TrainBatches
+from localsl.engine import Totals, evaluate, train_step, training_forward
+from localsl.execution import devices
+from localsl.execution.processes import ALONE, Team
 from localsl.network import build_network
 from tests.conftest import ROOT
 from tests.test_checkpoint import METHODS, TINY, assert_same, left_by, typed
@@ -50,6 +54,23 @@ def halves(step):
     return list(zip(*(part.split(4) for part in batch(step)), strict=True))
 
 
+def figures(network, cfg, part, team=ALONE):
+    """Of an evaluation of ten images in batches of three, and of two training batches."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (10, 3, 8, 8), generator=random, dtype=torch.uint8)
+    split = Split(images, torch.arange(10))
+    batches = ((x.double(), y) for x, y in TestBatches(split, cfg.dataset, 3, CPU, part=part))
+    test = evaluate(network, batches, top5=True, team=team)
+    totals = Totals(network)
+    network.eval()  # so that BatchNorm does not tell a part from the whole
+    for x, y in TrainBatches(split, cfg.dataset, 4, CPU, part=part).epoch(0, 1):
+        for loss in network.local_losses(x.double(), y):
+            totals.add(loss, len(y))
+        totals.batch(len(y))
+    means = totals.means(team)
+    return [test.loss, test.accuracy, test.top5_accuracy, *(x for m in means for x in (m.loss, m.accuracy))]
+
+
 def seeded(step, rank):
     torch.manual_seed(2 * step + rank)  # of dropout
 
@@ -67,6 +88,8 @@ def process(rank, folder, cases):
             for _ in train_step(network, optimizer, *halves(step)[rank], forward, team):
                 pass
         left[case] = network.state_dict()
+    cfg, network, _ = double(CASES["man"])
+    left["figures"] = figures(network, cfg, Part(rank, 2), team)
     for case in ("man", "man, per module"):
         _, network, optimizer = double(CASES[case])
         before = copy.deepcopy(list(network.parameters()))
@@ -126,12 +149,43 @@ def are_one(case, left):
     furthest = max(float((left[0][case][k] - wanted[k]).abs().max()) for k in wanted)
     assert furthest < 1e-8
     _, start, _ = double(CASES[case])
-    assert furthest < 1e-3 * max(float((wanted[k] - v).abs().max()) for k, v in start.state_dict().items())
+    moved = [float((wanted[name] - p).detach().abs().max()) for name, p in start.named_parameters()]
+    assert min(moved) == 0 or min(moved) > 1e-6  # an unused one apart
+    assert max(moved) > 1e-3
 
 
 @pytest.mark.parametrize("case", FAST)
 def test_two_processes_are_one(case, left):
     are_one(case, left)
+
+
+def test_figures_are_of_all_processes_images(left):
+    cfg, network, _ = double(CASES["man"])
+    wanted = figures(network, cfg, WHOLE)
+    assert len(wanted) > 3
+    for one in left:
+        assert one["figures"] == pytest.approx(wanted, rel=1e-6)  # batches are summed in float32
+
+
+def test_a_stop_that_is_asked_for_while_waiting_for_the_others_is_heard(monkeypatch):
+    def interrupted(_, value):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return value
+
+    monkeypatch.setattr(Team, "most", interrupted)
+    with pytest.raises(SystemExit) as end:
+        experiment.run(compose([*TINY, "schedule.epochs=1"]))
+    assert end.value.code == 143
+
+
+def test_batchnorm_is_synchronised_in_place():
+    cfg, network, _ = double(CASES["man"])
+    before = list(network.state_dict())
+    devices.place(network, dataclasses.replace(cfg, sync_batchnorm=True), CPU)
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
+    assert list(network.state_dict()) == before
 
 
 @pytest.mark.slow
@@ -152,7 +206,8 @@ def test_a_loss_that_is_not_finite_in_one_process_changes_no_weight_in_any(case,
         (["batch_size=2"], "batch_size"),
         (["processes=3"], "processes"),
         (["cuda_graph=true"], "cuda_graph"),
-        (["sync_batchnorm=true", "device=cpu"], "sync_batchnorm"),
+        (["sync_batchnorm=true"], "sync_batchnorm"),
+        (["show=runs"], "show"),
         (["measure=speed"], "measure"),
         (["analysis=cka"], "analysis"),
     ],
@@ -229,6 +284,29 @@ def test_a_run_of_two_processes_that_one_leaves_goes_on(tmp_path):
     assert run.returncode == 0, err
     assert "going on after" in out
     assert_same(left_by(broken), (state, metrics, record))
+
+    run = torchrun("output_dir=broken")  # a finished run is told by both, and trained by none
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    assert out.count("This run is done") == 1
+
+
+@pytest.mark.slow
+def test_a_mistake_that_only_the_first_finds_ends_both_once(tmp_path):
+    run = torchrun("dataset.train_subset=1438", "output_dir=mistake")  # found when the images are read
+    _, err = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert err.count("a balanced subset of 1438 images is not to be had") == 1
+
+
+@pytest.mark.slow
+def test_a_launcher_starts_several_processes_a_job():
+    command = [sys.executable, str(ROOT / "run.py"), "-m", "seed=0,1", "processes=2", *TINY, "threads=1"]
+    command += ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(file.read_text()) for file in Path("outputs").rglob("record.json")]
+    assert [(record["status"], record["processes"]) for record in records] == [("done", 2)] * 2
 
 
 @pytest.mark.slow

@@ -79,14 +79,15 @@ def _split(root: Path, size: int, paths: list[Path], data_dir: Path) -> Pictures
     stamps = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
     file = data_dir / "indexed" / f"{digest}.npz"
-    remembered = _remembered(file)
-    if remembered is not None:
-        return Pictures(root, size, *remembered)
-    split = Pictures.of(root, size, (line for path in paths for line in _lines(root, path)))
-    packed = io.BytesIO()
-    np.savez_compressed(packed, where=split.where, targets=split.targets.numpy())
-    kept.write(file, packed.getvalue())
-    return split
+    with kept.alone(file):
+        remembered = _remembered(file)
+        if remembered is not None:
+            return Pictures(root, size, *remembered)
+        split = Pictures.of(root, size, (line for path in paths for line in _lines(root, path)))
+        packed = io.BytesIO()
+        np.savez_compressed(packed, where=split.where, targets=split.targets.numpy())
+        kept.write(file, packed.getvalue())
+        return split
 
 
 def _remembered(file: Path) -> tuple[np.ndarray, Tensor] | None:

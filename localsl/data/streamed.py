@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from localsl.data.batches import WHOLE, Normalisation, Part
 from localsl.data.pictures import Pictures, Transform, for_test, for_training
+from localsl.execution.processes import started
 from localsl.init import stream
 from localsl.schema import LocalslError
 
@@ -33,7 +34,8 @@ def workers(chosen: int | None) -> int:
     """How many processes decode: as chosen, or this process's share of the cores that it may use."""
     if chosen is not None:
         return chosen
-    return max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    own = "SLURM_CPUS_PER_TASK" in os.environ  # those that it may use are no other process's
+    return max(1, joblib.cpu_count() // (1 if own else started().local_size))
 
 
 @dataclass(frozen=True)

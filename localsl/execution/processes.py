@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from localsl.settings import Config
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,26 @@ class LostProcess(LocalslError):
     """Another process of this run has ended, or cannot be reached any more."""
 
 
+class LeaderFailed(LocalslError):
+    """The process that does something for all could not do it, and tells why."""
+
+
+def fail(error: LocalslError) -> int:
+    """Tell an error the short way, once on a machine; returns the exit code that goes with it."""
+    if not isinstance(error, LeaderFailed) and not (error.alike and started().local_rank):
+        print(error, file=sys.stderr, flush=True)
+    if isinstance(error, LostProcess):
+        os._exit(error.exit_code)  # leaving in the usual way, NCCL would wait for what never comes
+    return error.exit_code
+
+
 class Team:
     """The processes of a run. Every method but `part` is called by all of them, in the same order."""
 
     def __init__(self, rank: int = 0, size: int = 1):
         self.rank, self.size = rank, size
+        # Gloo's, on CPUs: a first look at a large data set takes longer than a step may.
+        self._patient: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None
 
     @property
     def leader(self) -> bool:
@@ -104,7 +123,11 @@ class Team:
         return values
 
     def tell(self, find: Callable[[], T]) -> T:
-        """What the leader finds, for all. Where it raises, the others end quietly: the leader tells why."""
+        """What the leader finds, for all, however long it takes.
+
+        Raises:
+            LeaderFailed: in the others, if it raised.
+        """
         if self.size == 1:
             return find()
         if self.leader:
@@ -117,18 +140,23 @@ class Team:
             return found
         good, told = self._broadcast([None, None])
         if not good:
-            sys.exit(1)
+            raise LeaderFailed("process 0 failed")
         return told
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """Made by the leader, then by all others: what it downloads or puts aside is there for them."""
+        """Made by the leader, then by all others, for whom it is there what the leader downloads or puts aside;
+        warnings are the leader's alone.
+        """
         made: list[T] = []
         self.tell(lambda: made.append(make()))
-        return made[0] if made else make()
+        if made:
+            return made[0]
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            return make()
 
     def _broadcast(self, values: list[Any]) -> list[Any]:
         with _lost(self.rank):
-            dist.broadcast_object_list(values, src=0)
+            dist.broadcast_object_list(values, src=0, group=self._patient)
         return values
 
 
@@ -152,6 +180,11 @@ def joined(cfg: Config, device: torch.device) -> Iterator[Team]:
         return
     dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     team = Team(here.rank, here.size)
+    if device.type == "cuda":
+        own = platform.node(), str(torch.cuda.get_device_properties(device).uuid)
+        if len(set(team.gather(own))) < here.size:
+            what = "some of them would share a GPU"
+            raise ConfigError([Problem("processes", here.size, what, "start as many as there are GPUs")])
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if team.leader else nowhere):
         yield team
     dist.destroy_process_group()  # after an error others may be gone, and waiting for them would hang
@@ -162,7 +195,9 @@ def _lost(rank: int) -> Iterator[None]:
     """Errors of the connection told as what they most often are."""
     try:
         yield
-    except RuntimeError as error:  # gloo's and NCCL's
+    except RuntimeError as error:  # gloo's and NCCL's, which have no class of their own
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         what = f"process {rank}: another process of this run has ended or cannot be reached ({reason})"
         raise LostProcess(f"{what}; the same command goes on from the last checkpoint") from error
