@@ -70,7 +70,8 @@ def test_every_tag_is_one_that_a_sweep_gives(logged, sections):
 
 def test_a_section_groups_by_what_differs_between_cells():
     [section] = dashboard.sections(["man/table4"])
-    assert section.groups == ["method.name", "aux.head", "ema.bias"]
+    told = ["method.name", "dataset.name", "backbone.name", "K", "aux.head", "ema.bias", "recipe.name"]
+    assert section.groups == told
     assert dashboard.sections(["auglocal/table6"]) == []  # no run measures it
 
 

@@ -194,10 +194,10 @@ def test_a_sweep_fills_its_table(monkeypatch, capsys):
 def test_a_failing_cell_does_not_stop_the_others(monkeypatch, capsys):
     train = experiment._train
 
-    def failing(cfg, images):
+    def failing(cfg, *more):
         if cfg.ema.bias == "none" and cfg.method.name == "man":
             raise RuntimeError("the disk is on fire")
-        return train(cfg, images)
+        return train(cfg, *more)
 
     monkeypatch.setattr(experiment, "_train", failing)
     assert typed(monkeypatch, *ABLATION, "seed=0") == 1

@@ -44,6 +44,7 @@ COLUMNS = ["test_accuracy", "peak_memory_bytes", "peak_memory_scope", "seconds"]
 
 # Where a run's configuration has what a table's overrides choose by a name.
 NAMES = {"dataset": "dataset.name", "backbone": "backbone.name", "method": "method.name", "aux_net": "aux.head"}
+NAMES |= {"recipe": "recipe.name"}
 
 
 @dataclass(frozen=True)
