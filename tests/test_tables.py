@@ -142,6 +142,18 @@ def test_digits_make_the_datasets_of_a_table_one():
     assert len(sweeps.requested(["sweep=auglocal/table1", "dataset=digits"]).jobs) == 54
 
 
+def test_measurements_alone_can_be_asked_for():
+    arguments = ["sweep=auglocal/table7", "measure=memory,flops"]
+    kinds = [job.overrides[-1] for job in sweeps.jobs(arguments)]
+    assert set(kinds) == {"measure=memory", "measure=flops"}
+    assert {job.overrides[-1] for job in sweeps.jobs(["sweep=auglocal/table7", "measure=flops"])} == {
+        "measure=flops"
+    }
+    assert sweeps.jobs(["sweep=man/table5", "measure=memory"]) == []
+    line = check_command_line(["-m", *arguments])
+    assert len(line.jobs) > len(kinds)  # tables are rendered from all
+
+
 @pytest.mark.parametrize(
     ("arguments", "key", "words"),
     [
@@ -149,7 +161,7 @@ def test_digits_make_the_datasets_of_a_table_one():
         (["sweep=man/table1"], "sweep", "add -m"),
         (["-m", "sweep=man/table4", "seed=x"], "seed", "whole number"),
         (["-m", "sweep=mlaan/table4", "K=99"], "K", "1 to 16"),
-        (["-m", "sweep=man/table4", "measure=flops"], "measure", "leave measure out"),
+        (["-m", "sweep=man/table4", "measure=speed"], "measure", "leave measure out"),
         (["show=status"], "show", "sweep=table1"),
     ],
 )

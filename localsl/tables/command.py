@@ -61,7 +61,9 @@ def _before(line: Line) -> str:
 def _work(line: Line, request: Request) -> str:
     from localsl.tables import estimate  # imports that no other command line waits for
 
-    return f"{overview.status(request, line.jobs, line.configs)}\n{estimate.work(line.configs)}"
+    asked = set(request.to_run)
+    configs = [cfg for job, cfg in zip(line.jobs, line.configs, strict=True) if job in asked]
+    return f"{overview.status(request, line.jobs, line.configs)}\n{estimate.work(configs)}"
 
 
 def _after(line: Line) -> str:

@@ -139,11 +139,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Request:
-    """Tables asked for by `sweep=`, and what was typed beside it, which holds for every cell."""
+    """Tables asked for by `sweep=`, and what was typed beside it, which holds for every cell.
+
+    Attributes:
+        only: kinds of measurements, which alone are run; None runs all there is.
+    """
 
     tables: list[Table]
     typed: list[list[str]]
     seeds: list[int] | None
+    only: list[str] | None = None
 
     def overrides(self, cell: Cell) -> list[tuple[str, ...]]:
         """The runs of a cell without their seeds: one for each combination of what was typed."""
@@ -162,6 +167,13 @@ class Request:
         by_seed = sorted(asking.items(), key=lambda item: -1 if item[0][1] is None else item[0][1])
         return [Job(overrides, seed, tuple(tables)) for (overrides, seed), tables in by_seed]
 
+    @property
+    def to_run(self) -> list[Job]:
+        """Those that are asked for; the tables are rendered from all."""
+        if self.only is None:
+            return self.jobs
+        return [job for job in self.jobs if job.overrides[-1] in measuring((), *self.only)]
+
     def _runs(self, cell: Cell, seeds: int) -> Iterator[tuple[tuple[str, ...], int | None]]:
         for overrides in self.overrides(cell) if cell.unbuilt is None else []:
             for measure in cell.measures:
@@ -178,9 +190,9 @@ class Request:
         )
 
 
-def measuring(overrides: tuple[str, ...], measure: str) -> tuple[str, ...]:
+def measuring(overrides: tuple[str, ...], *measures: str) -> tuple[str, ...]:
     """The job that measures what these overrides train."""
-    return (*overrides, f"measure={measure}")
+    return (*overrides, *(f"measure={measure}" for measure in measures))
 
 
 def jobs(arguments: Sequence[str]) -> list[Job]:
@@ -191,7 +203,7 @@ def jobs(arguments: Sequence[str]) -> list[Job]:
         HydraException, ValueError: if the overrides cannot be parsed or expanded.
     """
     request = requested(arguments)
-    return request.jobs if request else [Job(tuple(overrides)) for overrides in combinations(arguments)]
+    return request.to_run if request else [Job(tuple(overrides)) for overrides in combinations(arguments)]
 
 
 def requested(arguments: Sequence[str]) -> Request | None:
@@ -203,14 +215,17 @@ def requested(arguments: Sequence[str]) -> Request | None:
     given = [a.lstrip("+") for a in arguments if a.lstrip("+").startswith("sweep=")]
     if not given:
         return None
-    if any(a.lstrip("+").startswith("measure=") for a in arguments):
-        what = "is chosen by the table's own cells"
-        raise ConfigError([Problem("measure", "", what, "leave measure out, or leave sweep out")])
+    measures = [a for a in arguments if a.lstrip("+").startswith("measure=")]
+    only = [c[0].lstrip("+").removeprefix("measure=") for c in combinations(measures)] if measures else None
+    for measure in only or []:
+        if measure not in MEASURED_ALONE.values():
+            what = f"tables have {' and '.join(MEASURED_ALONE.values())}"
+            raise ConfigError([Problem("measure", measure, what, "leave measure out, or leave sweep out")])
     seeds = [a for a in arguments if a.startswith("seed=")]
-    rest = [a for a in arguments if a.lstrip("+") not in given and a not in seeds]
+    rest = [a for a in arguments if a.lstrip("+") not in given and a not in (*seeds, *measures)]
     wanted = [a.removeprefix("sweep=") for combination in combinations(given) for a in combination]
     tables = [read(name) for name in dict.fromkeys(name for text in wanted for name in named(text))]
-    return Request(tables, combinations(rest), _seeds(seeds))
+    return Request(tables, combinations(rest), _seeds(seeds), only)
 
 
 def _seeds(typed: list[str]) -> list[int] | None:
