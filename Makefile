@@ -86,7 +86,7 @@ test-slow: setup ## the rest: whole runs, timing, real CIFAR-10 where it is foun
 	$(PYTEST) -n 2 --dist loadgroup -m "slow and not timing"
 	$(PYTEST) -m timing
 
-fuzz: setup ## an hour: 500 random command lines, every rule killed and continued, one run killed fifty times
+fuzz: setup ## half an hour: 500 random command lines, every rule killed and continued, one run killed fifty times
 	LOCALSL_FUZZ=500 $(PYTEST) -n 2 -m "" tests/test_fuzz.py tests/test_checkpoint.py
 
 lock: setup ## pin the newest allowed versions, with hashes, into requirements.lock

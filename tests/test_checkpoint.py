@@ -1,5 +1,6 @@
 """A run that is stopped or killed goes on where it was, bit for bit; damaged checkpoints are noticed."""
 
+import contextlib
 import os
 import random
 import signal
@@ -203,18 +204,23 @@ def test_checkpoints_can_be_rarer_or_none(monkeypatch):
 
 
 def killed(overrides, kills, seed):
-    """A run that gets SIGKILL so many times at random moments of its process, and one that does not."""
+    """A run that gets SIGKILL so many times, and one that does not: at random moments from a process's start on,
+    spread over the whole run.
+    """
     line = [sys.executable, str(ROOT / "run.py"), *overrides, "threads=1"]
+    one, other = (compose([*overrides, f"output_dir={name}"]) for name in ("straight", "killed"))
     began = time.perf_counter()
     subprocess.run([*line, "output_dir=straight"], check=True, capture_output=True)
-    whole, moment = time.perf_counter() - began, random.Random(seed)
+    whole, record, moment = time.perf_counter() - began, tracking.read_record(one), random.Random(seed)
+    assert record is not None
+    start = whole - record["seconds"]
     for _ in range(kills):
         process = subprocess.Popen([*line, "output_dir=killed"], stdout=subprocess.DEVNULL)
-        time.sleep(moment.uniform(0.3, 1) * whole)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment.uniform(0.5 * start, start + 1.5 * record["seconds"] / kills))
         process.kill()
         process.wait()
     subprocess.run([*line, "output_dir=killed"], check=True, capture_output=True)
-    one, other = (compose([*overrides, f"output_dir={name}"]) for name in ("straight", "killed"))
     assert_same(left_by(other), left_by(one))
 
 
@@ -227,5 +233,5 @@ def test_a_run_killed_three_times_ends_as_if_it_was_not(method):
 @pytest.mark.slow
 @pytest.mark.skipif(not FUZZ, reason="make fuzz")
 def test_a_run_killed_fifty_times_ends_as_if_it_was_not():
-    """Its moments are spread over the time that the whole run takes: most processes get a few epochs on."""
+    """Most processes get a few epochs on."""
     killed([*typed("man"), "schedule.epochs=200"], 50, "fifty")
