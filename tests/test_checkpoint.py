@@ -204,9 +204,7 @@ def test_checkpoints_can_be_rarer_or_none(monkeypatch):
 
 
 def killed(overrides, kills, seed):
-    """A run that gets SIGKILL so many times, and one that does not: at random moments from a process's start on,
-    spread over the whole run.
-    """
+    """A run that gets SIGKILL so many times, at moments spread over the whole run, and one that does not."""
     line = [sys.executable, str(ROOT / "run.py"), *overrides, "threads=1"]
     one, other = (compose([*overrides, f"output_dir={name}"]) for name in ("straight", "killed"))
     began = time.perf_counter()
