@@ -149,7 +149,7 @@ class LoggerConfig:
     tags: list[str] = field(default_factory=list)
 
 
-KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid")
+KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid", "tradeoff")
 
 
 @dataclass(kw_only=True)

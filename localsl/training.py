@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -239,7 +239,7 @@ class Training:
         for batch in batches:
             asked = self._team.most(stop.asked or 0)  # a signal may come in while it waits for the others
             if asked:
-                if self._finite():  # else the last checkpoint is from before it broke
+                with suppress(Diverged):  # the last checkpoint is then from before it broke
                     self.save()
                 stop.grant(asked)
             yield batch

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -14,8 +15,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from localsl import experiment
-from localsl.analysis import cka, command, convergence, feature_maps, probes, pyramid, runs
+from localsl import experiment, tracking
+from localsl.analysis import cka, command, convergence, draw, feature_maps, probes, pyramid, runs
 from localsl.analysis.layers import normalised, outputs
 from localsl.composition import Composition
 from localsl.config import ConfigError, check_command_line, compose, quoted
@@ -309,6 +310,47 @@ def test_the_pyramid_end_to_end(trained, monkeypatch):
     assert {(row["tau"], row["reduction_pct"]) for row in rows} == {("0.0", "0.0"), ("0.5", "0.0")}
 
 
+def test_the_tradeoff_end_to_end(trained, ids, monkeypatch):
+    assert analysed(monkeypatch, trained, "tradeoff", [ids["bp"], ids["dgl"]]) == 0
+    records = [
+        tracking.read(next(trained.glob(f"digits/{of}/*/record.json"))) for of in ("bp-tiny", "dgl-tiny-K4")
+    ]
+    rows = rows_of("there/it.csv")
+    assert [int(row["peak_memory_bytes"]) for row in rows] == [r["peak_memory_bytes"] for r in records]
+    for row, record in zip(rows, records, strict=True):
+        assert float(row["test_error"]) == pytest.approx(100 - record["last"]["test_accuracy"], abs=0.005)
+        assert (row["run"], row["batch_size"]) == (record["id"], "30")
+    assert Path("there/it.png").exists()
+
+
+def test_points_of_the_tradeoff_are_means_over_seeds():
+    of = {"dataset": "digits", "backbone": "tiny", "epochs": 3, "train_images": 60, "batch_size": 30}
+    points = (("bp", 10.0, 4), ("bp", 20.0, 4), ("dgl", 30.0, 2))
+    rows = [
+        of | {"label": label, "test_error": error, "peak_memory_bytes": mebibytes * 2**20}
+        for label, error, mebibytes in points
+    ]
+    (axis,) = draw.tradeoff([rows]).axes
+    assert [tuple(line.get_xydata()[0]) for line in axis.lines] == [(4, 15), (2, 30)]
+    assert [text.get_text() for text in axis.texts] == ["bp", "dgl"]
+
+
+def test_memory_counted_in_two_ways_is_not_compared(trained, ids, tmp_path):
+    copy = tmp_path / "other"
+    shutil.copytree(next(trained.glob("digits/dgl-tiny-K4/*")), copy)
+    record = tracking.read(copy / "record.json")
+    cfg = compose([f"output_dir={trained}", "device=cpu"])
+    settings = replace(cfg.analysis, kind="tradeoff", output="there/it")
+    for change, words in (
+        ({"peak_memory_scope": "CUDA allocator's peak"}, "memory is CUDA allocator's peak in"),
+        ({"peak_memory_bytes": None}, "was not counted"),
+    ):
+        (copy / "record.json").write_text(json.dumps(record | change))
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            command.run(replace(cfg, analysis=settings, runs=[ids["bp"], str(copy)]))
+    assert not Path("there").exists()
+
+
 def mistakes(ids, trained):
     yield "cka", [], "show=runs"
     yield "cka", [ids["dgl"], ids["man"]], "method=bp"
@@ -409,7 +451,7 @@ def test_every_figure_composes_and_tells_its_runs_apart():
     for figure in asked:
         kind = compose(figure.analysis).analysis.kind
         required = {"checkpoint.required=true" in cell.overrides for cell in figure.cells}
-        assert required == {kind not in ("convergence", "pyramid")}
+        assert required == {kind not in ("convergence", "pyramid", "tradeoff")}
         assert kind != "cka" or any("method=bp" in cell.overrides for cell in figure.cells)
         labels = {(cell.label, *cell.keys[1:4]) for cell in figure.cells}
         assert len(labels) == len(figure.cells) or kind == "pyramid"

@@ -300,6 +300,16 @@ def test_a_mistake_that_only_the_first_finds_ends_both_once(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_diverge_together():
+    run = torchrun("optimizer.lr=1e30", "schedule.warmup_lr=1e30", "output_dir=broken")
+    _, err = run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert err.count("diverged: the loss of module") == 1
+    (record,) = (json.loads(file.read_text()) for file in Path("broken").rglob("record.json"))
+    assert (record["status"], record["processes"]) == ("diverged", 2)
+
+
+@pytest.mark.slow
 def test_a_launcher_starts_several_processes_a_job():
     command = [sys.executable, str(ROOT / "run.py"), "-m", "seed=0,1", "processes=2", *TINY, "threads=1"]
     command += ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]

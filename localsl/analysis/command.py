@@ -78,5 +78,6 @@ def _title(settings: AnalysisConfig) -> str:
         "feature_maps": "Feature maps, mean over channels",
         "convergence": "Convergence",
         "pyramid": "AugLocal's pyramid",
+        "tradeoff": "Error against memory",
     }
     return told[settings.kind]

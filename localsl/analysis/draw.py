@@ -86,6 +86,28 @@ def savings(panels: Panels) -> Figure:
     return lines(shown, "reduction_pct", [("test_accuracy", "test accuracy (%)")])
 
 
+def tradeoff(panels: Panels) -> Figure:
+    """Test error over memory, a point a rule, the mean over its runs: below and to the left is better."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(7 * len(panels), 4.4), squeeze=False)
+    for rows, axis in zip(panels, axes[0], strict=True):
+        for label in dict.fromkeys(row["label"] for row in rows):
+            shown = [row for row in rows if row["label"] == label]
+            memory = statistics.fmean(float(row["peak_memory_bytes"]) for row in shown) / 2**20
+            error = statistics.fmean(float(row["test_error"]) for row in shown)
+            axis.plot(memory, error, "o", markersize=5)
+            axis.annotate(label, (memory, error), (5, 4), textcoords="offset points", fontsize=7)
+        epochs, images = (
+            " or ".join(dict.fromkeys(str(r[of]) for r in rows)) for of in ("epochs", "train_images")
+        )
+        axis.set(
+            title=f"{rows[0]['dataset']}, {rows[0]['backbone']}: {images} images, {epochs} epochs",
+            xlabel=f"peak memory of a training step, batch {rows[0]['batch_size']} (MiB)",
+            ylabel="test error (%)",
+        )
+        axis.margins(0.12)
+    return figure
+
+
 def maps(panels: Panels) -> Figure:
     """A column a run, the image first; a row for each layer of each picture."""
     rows = [row for panel in panels for row in panel if row["values"]]
@@ -117,6 +139,7 @@ DRAWN: dict[str, Callable[[Panels], Figure]] = {
     "feature_maps": maps,
     "convergence": curves,
     "pyramid": savings,
+    "tradeoff": tradeoff,
 }
 
 

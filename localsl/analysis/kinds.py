@@ -149,12 +149,40 @@ def savings(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.dev
     return rows
 
 
+def tradeoff(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
+    """Test error at the last epoch, and the peak memory of a training step, in bytes. The record of a run is
+    enough: no checkpoint is read.
+
+    Raises:
+        ConfigError: if the memory of a run was not counted, or not as that of the first.
+    """
+    rows = []
+    for run in runs:
+        record = run.record
+        peak, scope = record["peak_memory_bytes"], record["peak_memory_scope"]
+        if peak is None:
+            raise refused(f"the memory of {run.folder} was not counted", "leave that run out")
+        if rows and scope != rows[0]["scope"]:
+            what = f"memory is {scope} in {run.folder}, {rows[0]['scope']} in {runs[0].folder}"
+            raise refused(what, "give runs of one kind of device")
+        found = {"test_error": f"{100 - record['last']['test_accuracy']:.2f}", "peak_memory_bytes": peak}
+        found |= {
+            "batch_size": run.cfg.batch_size,
+            "lr": run.cfg.optimizer.lr,
+            "precision": record["precision"],
+        }
+        found |= {"seconds": round(record["seconds"]), "threads": record["threads"], "scope": scope}
+        rows.append(run.told() | found | {"device": record["device"], "commit": str(record["commit"])[:10]})
+    return rows
+
+
 KINDS: dict[str, Callable[[Sequence[Trained], AnalysisConfig, torch.device], list[Row]]] = {
     "cka": similarity,
     "probes": separability,
     "feature_maps": pictures,
     "convergence": curves,
     "pyramid": savings,
+    "tradeoff": tradeoff,
 }
 
 

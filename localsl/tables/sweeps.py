@@ -50,7 +50,7 @@ MEASURED_ALONE = {"gpu_memory_gb": "memory", "flops_g": "flops"}  # by `measure=
 ASIDE = {name for name in (*SETTING, *EXCLUDED) if not name.startswith("dataset.sgd")}
 
 # Figures that need no more of a run than its record: analyses whose runs may lack a checkpoint.
-BY_RECORD = ("analysis=convergence", "analysis=pyramid")
+BY_RECORD = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff")
 
 # The groups whose values live under another name.
 PACKAGES = {"aux_net": "aux"}
