@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from localsl.identity import digest, identity
-from localsl.tables import records
+from localsl.tables import published, records
+from localsl.tables.published import KEYS
 from localsl.tables.records import Run
 from tests.conftest import ROOT
 
@@ -41,6 +42,55 @@ def test_no_cell_mixes_settings(file, row):
         told |= {f"{part}_images": count for part, count in run.record["images"].items()}
         for column in ("measured_on", "epochs", "batch_size", "lr", "precision", "train_images", "test_images"):
             assert row[column] == str(told[column])
+
+
+def printed(row):
+    """What the papers print for the rule of a point of the figure: its errors in per cent."""
+    wanted = {"dataset": "cifar10", "backbone": "resnet32", "K": row["K"]}
+    rule, *more = row["label"].split()
+    wanted |= {"method": rule, "base": "", "depth": ""}
+    for word in more:
+        wanted |= {"depth": word.removeprefix("d=")} if word.startswith("d=") else {"base": word}
+    found = set()
+    for name in ("auglocal/table1", "man/table1", "mlaan/table1"):
+        for number in published.read(name):
+            if wanted.items() <= dict(zip(KEYS, number.keys, strict=True)).items():
+                value = float(number.value)
+                found.add(f"{100 - value if number.metric == 'top1_acc_pct' else value:.2f}")
+    return found
+
+
+def test_the_readme_shows_what_the_figure_does():
+    told = (ROOT / "README.md").read_text().split("| rule | paper |")[1].split("\n\n")[0].splitlines()[2:]
+    of_readme = {
+        cells[0]: cells[1:] for line in told if (cells := [c.strip(" `") for c in line.strip("|").split("|")])
+    }
+    of_figure = {row["label"]: row for row in rows(RESULTS / "ours" / "fig4.csv")}
+    assert set(of_readme) == set(of_figure)
+    for label, (paper, error, memory, hours) in of_readme.items():
+        row = of_figure[label]
+        assert set(paper.split(", ")) == printed(row), label
+        assert error == row["test_error"]
+        assert memory == f"{int(row['peak_memory_bytes']) / 2**20:.0f}"
+        assert hours == f"{int(row['seconds']) / 3600:.1f}"
+        assert row["test_error"] == f"{100 - RUNS[row['run']].record['last']['test_accuracy']:.2f}"
+
+
+def test_no_point_of_the_figure_mixes_settings():
+    settings = (
+        "dataset",
+        "backbone",
+        "epochs",
+        "train_images",
+        "batch_size",
+        "lr",
+        "precision",
+        "seed",
+        "scope",
+    )
+    points = rows(RESULTS / "ours" / "fig4.csv")
+    assert len({tuple(row[name] for name in settings) for row in points}) == 1
+    assert len({RUNS[row["run"]].setting for row in points}) == 1
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
