@@ -106,7 +106,6 @@ def test_every_run_can_be_traced(run: Run):
     assert float(last["test_accuracy"]) == run.record["last"]["test_accuracy"]
 
 
-@pytest.mark.slow
 def test_rendering_the_records_makes_the_committed_tables(tmp_path):
     results = shutil.copytree(RESULTS, tmp_path / "results")
     for file in results.glob("*/table*.csv"):
