@@ -25,5 +25,9 @@ class Settings(HeadMethod):
         """Without the decoder it would be another rule."""
         yield from super().problems(cfg)
         if not any(cfg.aux.lambda_reconstruction or []):
-            what = "infopro's modules have a decoder, so aux.lambda_reconstruction cannot be 0"
-            yield Problem("aux_net", cfg.aux.head, what, "type aux_net=infopro")
+            yield Problem(
+                "aux_net",
+                cfg.aux.head,
+                "infopro's modules have a decoder, so aux.lambda_reconstruction cannot be 0",
+                "type aux_net=infopro, or method=dgl aux_net=dgl_1c2f for the classifier alone",
+            )
