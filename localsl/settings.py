@@ -205,7 +205,7 @@ class Config:
     results_dir: str
     sweep: str | None
     held: str = ruled(one_of("wait", "skip"))
-    measure: str | None = ruled(one_of("memory", "flops", "speed"))
+    measure: str | None = ruled(one_of("memory", "flops", "speed", "overhead"))
     show: str | None = ruled(one_of("modules", "runs", "bench", "jobs", "status", "tables", "report"))
 
 

@@ -73,7 +73,7 @@ def results(tmp_path_factory):
     for overrides, accuracies in ACCURACIES.items():
         for seed, accuracy in enumerate(accuracies):
             kept(folder / "runs", replace(configs[overrides], seed=seed), accuracy)
-    memory = replace(configs[BP], measure="memory", results_dir=str(folder))
+    memory = replace(configs[BP], measure="memory", output_dir=str(folder), results_dir=str(folder))
     configs[sweeps.measuring(BP, "memory")] = memory
     measured(folder, memory, 3.21)
     request = sweeps.requested([f"sweep={','.join(TABLES)}"])

@@ -52,6 +52,19 @@ def test_a_speed_is_measured_anew_and_replaces_the_last(quick, monkeypatch, caps
     assert second["figures"]["images_per_s"] == pytest.approx(8e3 / second["figures"]["ms_median"])
 
 
+def test_an_overhead_is_measured_once_on_a_machine(quick, monkeypatch, capsys):
+    line = ["method=dgl", *SMALL[:-1], "measure=overhead"]
+    assert typed(monkeypatch, *line) == 0
+    (file,) = Path("outputs/measured").glob("overhead-*.json")
+    first = file.read_bytes()
+    assert typed(monkeypatch, *line) == 0
+    assert file.read_bytes() == first
+    assert "times backpropagation's" in capsys.readouterr().out
+    monkeypatch.setattr("localsl.tracking.device_name", lambda _: "another")
+    assert typed(monkeypatch, *line) == 0
+    assert len(list(Path("outputs/measured").glob("overhead-*.json"))) == 2
+
+
 def test_a_bench_is_one_table_and_a_file(quick, monkeypatch, capsys):
     assert typed(monkeypatch, "-m", "method=dgl,bp", *SMALL, "results_dir=results") == 0
     assert typed(monkeypatch, "method=auglocal", "aux.depth=2", *SMALL) == 0

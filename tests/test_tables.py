@@ -161,7 +161,7 @@ def test_measurements_alone_can_be_asked_for():
         (["sweep=man/table1"], "sweep", "add -m"),
         (["-m", "sweep=man/table4", "seed=x"], "seed", "whole number"),
         (["-m", "sweep=mlaan/table4", "K=99"], "K", "1 to 16"),
-        (["-m", "sweep=man/table4", "measure=speed"], "measure", "leave measure out"),
+        (["-m", "sweep=man/table4", "measure=speed"], "measure", "memory, flops, overhead"),
         (["show=status"], "show", "sweep=table1"),
     ],
 )
@@ -327,6 +327,29 @@ def test_memory_is_a_gpus_where_it_was_measured_on_one(on_gpu, ours, of):
     (row,) = (row for row in made if row["ours_mean"])
     assert (row["ours_mean"], row["measured_on"]) == (ours, of)
     assert (row["modules"], row["device"]) == (16, "H100")
+
+
+def test_an_overhead_is_one_of_every_machine(monkeypatch):
+    table = sweeps.read("auglocal/table7")
+    cell = next(cell for cell in table.cells if "method=dgl" in cell.overrides)
+    asked = sweeps.measuring(cell.overrides, "overhead")
+    cfg = compose(list(asked))
+    record = {"status": "done", "measure": "overhead", "scope": "a step", "precision": "fp32", "threads": 2}
+    record |= {"batch_size": 1024, "versions": {"torch": "2"}, "commit": None}
+    for device, ratio in (("CPU", 1.25), ("GPU", 1.75)):
+        monkeypatch.setattr(tracking, "device_name", lambda _, device=device: device)
+        file = recorded(cfg, Path("results"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(record | {"device": device, "figures": {"ratio_to_bp": ratio}}))
+    monkeypatch.setattr(tracking, "device_name", lambda _: "of who only renders")
+    made = render.rows(table, Composed(sweeps.requested(["sweep=auglocal/table7"]), {asked: cfg}), [])
+    found = {row["device"]: (row["ours_mean"], row["difference"]) for row in made if row["ours_mean"]}
+    assert found == {"CPU": ("25.00", "-51.20"), "GPU": ("75.00", "-1.20")}
+    text = render.markdown(table, made)
+    for device, cells in (("CPU", "76.2 / **25.00**"), ("GPU", "76.2 / **75.00**")):
+        title = f"a training step and backpropagation's in turn, {device}, 2 threads"
+        (block,) = (part for part in text.split("wallclock_overhead_pct: ") if title in part)
+        assert cells in block
 
 
 def test_structures_are_the_papers():

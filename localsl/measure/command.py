@@ -112,8 +112,9 @@ MEASURES: dict[str, Callable[[Config], Measurement]] = {
     "memory": memory,
     "flops": operations,
     "speed": step_time,
+    "overhead": step_time,
 }
-ANEW = ("speed",)  # whatever is recorded
+ANEW = ("speed",)  # whatever is recorded; an overhead is what a table asks for, and known once it is measured
 
 
 def run(cfg: Config) -> dict[str, Any]:

@@ -21,36 +21,53 @@ UNCOUNTED += ("dataset.top5", "dataset.skip_broken")
 UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
 
 
-# What it has not, and changes a cost: memory and speed, or speed alone.
+# What it has not, and changes a cost: memory and time, or time alone.
 LEAN = ("memory", "optimizer.per_module")
 FAST = ("channels_last", "compile", "cuda_graph")
 
+TIMES = ("speed", "overhead")  # each machine has its own
+
 
 def signature(cfg: Config) -> str:
-    """What a measurement is of: the run's identity but for what does not change its cost, and what else does.
-
-    Of a speed also what it is run on.
-    """
+    """What a measurement is of: a run's identity less what leaves its cost alone, and what else changes it."""
     values = dict(identity.leaves(asdict(cfg)))
     counted = identity.without(identity.identity(asdict(cfg)), *UNCOUNTED)
     counted |= {name: values[name] for name in LEAN if values[name] not in ("plain", False)}
-    if cfg.measure == "speed":
+    if cfg.measure in TIMES:
         counted |= {name: values[name] for name in FAST}
-        counted["device"] = tracking.device_name(devices.chosen(cfg.device))
-        counted["threads"] = cfg.threads or torch.get_num_threads()
     return identity.digest(counted)
 
 
 def recorded(cfg: Config, root: Path) -> Path:
-    """Where a measurement lies."""
-    return root / "measured" / f"{cfg.measure}-{signature(cfg)}.json"
+    """Where a measurement lies; a time's is this machine's."""
+    name = f"{cfg.measure}-{signature(cfg)}"
+    if cfg.measure in TIMES:
+        threads = cfg.threads or torch.get_num_threads()
+        machine = {"device": tracking.device_name(devices.chosen(cfg.device)), "threads": threads}
+        name = f"{name}-{identity.digest(machine)}"
+    return root / "measured" / f"{name}.json"
 
 
 def measured(cfg: Config) -> dict[str, Any] | None:
     """What is known of a configuration, in OUTPUT_DIR or among the results: rather with a GPU's figures."""
-    found = [tracking.read(recorded(cfg, Path(root))) for root in (cfg.output_dir, cfg.results_dir)]
+    found = [tracking.read(recorded(cfg, root)) for root in _roots(cfg)]
     known = [record for record in found if record is not None]
     return min(known, key=lambda record: allocated_bytes(record) is None, default=None)
+
+
+def everywhere(cfg: Config) -> list[dict[str, Any]]:
+    """As `measured`, but of a time what is known of every machine."""
+    if cfg.measure not in TIMES:
+        record = measured(cfg)
+        return [] if record is None else [record]
+    pattern = f"measured/{cfg.measure}-{signature(cfg)}-*.json"
+    files = {file.name: file for root in reversed(_roots(cfg)) for file in root.glob(pattern)}
+    found = (tracking.read(files[name]) for name in sorted(files))
+    return [record for record in found if record is not None]
+
+
+def _roots(cfg: Config) -> list[Path]:
+    return [Path(cfg.output_dir), Path(cfg.results_dir)]
 
 
 def allocated_bytes(record: dict[str, Any]) -> int | None:

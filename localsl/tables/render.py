@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localsl.identity import SETTING, leaves
-from localsl.measure.records import allocated_bytes, measured
+from localsl.measure.records import TIMES, allocated_bytes, everywhere
 from localsl.tables import records, reductions, structures, sweeps
 from localsl.tables.published import KEYS, Number
 from localsl.tables.records import Run
@@ -98,7 +98,7 @@ def _rows_of(
     if number.metric == "structure":
         return [row | {"ours_mean": structures.of_stage(cell), "status": "done"}]
     if number.metric in MEASURED_ALONE:
-        found = [record for cfg in costs if (record := measured(cfg)) is not None]
+        found = [record for cfg in costs for record in everywhere(cfg)]
         return [row | _measured(number, record) for record in found] or [row | {"status": "missing"}]
     accuracy = MEASURED_BY_TRAINING.get(number.metric)
     if accuracy is None or (settings and accuracy not in settings[0][0].record["last"]):
@@ -138,18 +138,7 @@ def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
 
 
 def _measured(number: Number, record: dict[str, Any]) -> Row:
-    """In the papers' units: 10^9 bytes, as the released code divides, and 10^9 multiply-adds.
-
-    Of memory the papers report a GPU's, so that the CUDA allocator's peak goes before the traced live bytes.
-    """
-    figures, scope, on_gpu = record["figures"], record["scope"], allocated_bytes(record)
-    if number.metric != "gpu_memory_gb":
-        value = figures["papers"]
-    elif on_gpu is None:
-        value = figures["peak_bytes"]
-    else:
-        value, scope = on_gpu, f"CUDA allocator's peak of the second training step on {record['device']}"
-    value /= 1e9
+    value, scope = VALUES[number.metric](record)
     return {
         "ours_mean": f"{value:.2f}",
         "difference": f"{value - float(number.value):+.2f}",
@@ -162,6 +151,36 @@ def _measured(number: Number, record: dict[str, Any]) -> Row:
         "torch": record["versions"]["torch"],
         "commit": str(record["commit"])[:10],
     }
+
+
+def _memory(record: dict[str, Any]) -> tuple[float, str]:
+    """In 10^9 bytes, as the released code divides.
+
+    The papers report a GPU's, so that the CUDA allocator's peak goes before the traced live bytes.
+    """
+    on_gpu = allocated_bytes(record)
+    if on_gpu is None:
+        return record["figures"]["peak_bytes"] / 1e9, record["scope"]
+    return on_gpu / 1e9, f"CUDA allocator's peak of the second training step on {record['device']}"
+
+
+def _operations(record: dict[str, Any]) -> tuple[float, str]:
+    """In 10^9 multiply-adds."""
+    return record["figures"]["papers"] / 1e9, record["scope"]
+
+
+def _overhead(record: dict[str, Any]) -> tuple[float, str]:
+    """Of a training step over backpropagation's, in per cent."""
+    scope = f"a training step and backpropagation's in turn, {record['device']}, {record['threads']} threads"
+    return 100 * (record["figures"]["ratio_to_bp"] - 1), scope
+
+
+# What a record tells of a metric in the papers' units, and what that is of.
+VALUES: dict[str, Callable[[dict[str, Any]], tuple[float, str]]] = {
+    "gpu_memory_gb": _memory,
+    "flops_g": _operations,
+    "wallclock_overhead_pct": _overhead,
+}
 
 
 def _value(metric: str, accuracy: float) -> float:
@@ -201,7 +220,7 @@ def markdown(table: Table, made: list[Row]) -> str:
     parts = [f"# {table.name}: {table.title}", ""]
     for metric in dict.fromkeys(row["metric"] for row in made):
         of_metric = [row for row in made if row["metric"] == metric]
-        settings = list(dict.fromkeys(setting(row) for row in of_metric if row["runs"])) or [""]
+        settings = list(dict.fromkeys(filter(None, map(setting, of_metric)))) or [""]
         for told in settings:
             shown = [row for row in of_metric if setting(row) in ("", told)]
             shown += [row | {"ours_mean": ""} for row in _others(of_metric, told)]
@@ -219,9 +238,9 @@ def _title(ours: bool) -> str:
 
 
 def setting(row: Row) -> str:
-    """How a row was measured, in words; empty where it was not."""
+    """What sets a row's measurement apart from others of its number, in words; empty if nothing does."""
     if not row["runs"]:
-        return ""
+        return row["measured_on"] if MEASURED_ALONE.get(row["metric"]) in TIMES else ""
     images = f"{row['train_images']} training images of {row['measured_on']}"
     batch = f"batch {row['batch_size']}, learning rate {row['lr']}, {row['precision']}"
     return f"schedule {row['schedule']}, {row['epochs']} epochs, {images}, {batch}"
