@@ -269,6 +269,11 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
+def short(commit: str | None) -> str:
+    """A record's commit in ten digits, with its "+"; empty if it has none."""
+    return "" if commit is None else commit[:10] + commit[40:]
+
+
 def _commit() -> str | None:
     """The commit of the code, with "+" where files differ from it; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]

@@ -133,7 +133,7 @@ def test_a_number_has_ours_beside_it(two_seeds):
     assert (row["difference"], row["best epoch"]) == ("+4.92", "19.00 ± 1.41")
     assert (row["setting"], row["status"]) == ("S1", "2 of 5 seeds")
     text = written("man/table4").read_text()
-    assert "S1: schedule paper, 3 epochs, 40 training images of cifar10, batch 1024" in text
+    assert "S1: 3 epochs in the form of schedule=paper, 40 training images of cifar10, batch 1024" in text
     assert "1 of 9 published numbers have a measurement." in text
 
 

@@ -264,7 +264,7 @@ def test_settings_never_share_a_row():
     first = [row for row in made if row["variant"] == "ema=0,bias=0" and row["part"] == "4a"]
     assert [(row["epochs"], row["n"], row["ours_mean"]) for row in first] == [(2, 2, "45.00"), (3, 1, "10.00")]
     told = render.markdown(table, made)
-    assert "paper, then ours (schedule paper, 2 epochs" in told
+    assert "paper, then ours (2 epochs in the form of schedule=paper" in told
     assert "| ema=0,bias=0 | 14.08 / **45.00 ± 7.07** |" in told
     assert "| ema=0,bias=0 | 14.08 / **10.00** |" in told
 

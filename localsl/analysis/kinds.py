@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from localsl import data, identity
+from localsl import data, identity, tracking
 from localsl.analysis import cka, convergence, feature_maps, probes, pyramid
 from localsl.analysis.layers import BATCH, normalised
 from localsl.analysis.runs import Trained, mixed, refused
@@ -166,13 +166,10 @@ def tradeoff(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.de
             what = f"memory is {scope} in {run.folder}, {rows[0]['scope']} in {runs[0].folder}"
             raise refused(what, "give runs of one kind of device")
         found = {"test_error": f"{100 - record['last']['test_accuracy']:.2f}", "peak_memory_bytes": peak}
-        found |= {
-            "batch_size": run.cfg.batch_size,
-            "lr": run.cfg.optimizer.lr,
-            "precision": record["precision"],
-        }
-        found |= {"seconds": round(record["seconds"]), "threads": record["threads"], "scope": scope}
-        rows.append(run.told() | found | {"device": record["device"], "commit": str(record["commit"])[:10]})
+        found |= {"modules": record["modules"], "batch_size": run.cfg.batch_size, "lr": run.cfg.optimizer.lr}
+        found |= {"precision": record["precision"], "seconds": round(record["seconds"])}
+        found |= {"threads": record["threads"], "scope": scope, "device": record["device"]}
+        rows.append(run.told() | found | {"commit": tracking.short(record["commit"])})
     return rows
 
 

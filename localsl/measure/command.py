@@ -118,7 +118,7 @@ ANEW = ("speed",)  # whatever is recorded; an overhead is what a table asks for,
 
 
 def run(cfg: Config) -> dict[str, Any]:
-    """Measure, record in OUTPUT_DIR/measured, and print; what is known is only told again, but for times.
+    """Measure, record in OUTPUT_DIR/measured, and print; what is known is only told again, but for a speed.
 
     Memory that was measured without a GPU is measured again where there is one.
     """

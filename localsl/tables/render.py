@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localsl import tracking
 from localsl.identity import SETTING, leaves
 from localsl.measure.records import TIMES, allocated_bytes, everywhere
 from localsl.tables import records, reductions, structures, sweeps
 from localsl.tables.published import KEYS, Number
 from localsl.tables.records import Run
 from localsl.tables.sweeps import MEASURED_ALONE, MEASURED_BY_TRAINING, Cell, Request, Table
-from localsl.tracking import write_atomically
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -78,11 +78,11 @@ def _by_setting(cell: Cell, configs: list[Config], runs: Sequence[Run]) -> list[
 
 
 def _as_fixed(cell: Cell, run: Run) -> bool:
-    """Under the paper's schedule, what a cell itself says of the setting must hold: its recipe, its epochs."""
+    """Under the paper's schedule, what a cell is of must hold of the setting: its recipe, its epochs."""
     if run.record["schedule"] != "paper":
         return True
     given = dict(leaves(run.values))
-    typed = dict(override.split("=", 1) for override in cell.overrides)
+    typed = dict(override.split("=", 1) for override in (*cell.defaults, *cell.overrides))
     fixed = {key: value for key, value in typed.items() if key.startswith(tuple(f"{s}." for s in SETTING))}
     fixed |= {"recipe.name": typed["recipe"]} if "recipe" in typed else {}
     return all(str(given.get(key)) == value for key, value in fixed.items())
@@ -133,7 +133,7 @@ def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
         "runs": " ".join(run.record["id"] for run in runs),
         "device": _joined(run.record["device"] for run in runs),
         "torch": _joined(run.record["versions"]["torch"] for run in runs),
-        "commit": _joined(str(run.record["commit"])[:10] for run in runs),
+        "commit": _joined(tracking.short(run.record["commit"]) for run in runs),
     }
 
 
@@ -149,7 +149,7 @@ def _measured(number: Number, record: dict[str, Any]) -> Row:
         "modules": record.get("modules", ""),  # the first records have none
         "device": record["device"],
         "torch": record["versions"]["torch"],
-        "commit": str(record["commit"])[:10],
+        "commit": tracking.short(record["commit"]),
     }
 
 
@@ -204,8 +204,8 @@ def write(folder: Path, table: Table, made: list[Row]) -> list[Path]:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(made)
-    write_atomically(stem.with_suffix(".csv"), text.getvalue())
-    write_atomically(stem.with_suffix(".md"), markdown(table, made))
+    tracking.write_atomically(stem.with_suffix(".csv"), text.getvalue())
+    tracking.write_atomically(stem.with_suffix(".md"), markdown(table, made))
     written = [stem.with_suffix(".csv"), stem.with_suffix(".md")]
     if table.plot is not None:
         from localsl.tables import plot
@@ -220,8 +220,8 @@ def markdown(table: Table, made: list[Row]) -> str:
     parts = [f"# {table.name}: {table.title}", ""]
     for metric in dict.fromkeys(row["metric"] for row in made):
         of_metric = [row for row in made if row["metric"] == metric]
-        settings = list(dict.fromkeys(filter(None, map(setting, of_metric)))) or [""]
-        for told in settings:
+        settings = {told: row["epochs"] for row in of_metric if (told := setting(row))} or {"": ""}
+        for told in sorted(settings, key=lambda told: -int(settings[told] or 0)):  # the longest schedule first
             shown = [row for row in of_metric if setting(row) in ("", told)]
             shown += [row | {"ours_mean": ""} for row in _others(of_metric, told)]
             ours = any(row["ours_mean"] for row in shown)
@@ -243,7 +243,7 @@ def setting(row: Row) -> str:
         return row["measured_on"] if MEASURED_ALONE.get(row["metric"]) in TIMES else ""
     images = f"{row['train_images']} training images of {row['measured_on']}"
     batch = f"batch {row['batch_size']}, learning rate {row['lr']}, {row['precision']}"
-    return f"schedule {row['schedule']}, {row['epochs']} epochs, {images}, {batch}"
+    return f"{row['epochs']} epochs in the form of schedule={row['schedule']}, {images}, {batch}"
 
 
 def _others(made: list[Row], told: str) -> list[Row]:

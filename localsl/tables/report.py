@@ -296,8 +296,7 @@ def _panels(groups: list[Group], settings: dict[str, str]) -> Iterator[str]:
         records = [run.record for group in panel for run in group.runs]
         made_by = {record["device"]: None for record in records}
         made_by |= {f"torch {record['versions']['torch']}": None for record in records}
-        commits = [record["commit"] for record in records if record["commit"]]
-        made_by |= {f"commit {commit[:10]}{commit[40:]}": None for commit in commits}  # a "+" is kept
+        made_by |= {f"commit {tracking.short(r['commit'])}": None for r in records if r["commit"]}
         title = f"{dataset}, {backbone}, {settings[told]}"
         yield f"<article><h3>{escape(title)}</h3>"
         yield _lines("about", f"{settings[told]}: {told}", "; ".join(made_by), f"peak memory: {scope}")

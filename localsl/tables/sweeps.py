@@ -70,6 +70,7 @@ class Cell:
         unbuilt: why it cannot be run yet, or None.
         numbers: what the paper prints for it, one a metric.
         drawn: whether it is part of a figure.
+        defaults: of the setting, what sets the cell apart though it need not be typed.
     """
 
     keys: tuple[str, ...]
@@ -77,6 +78,7 @@ class Cell:
     unbuilt: str | None
     numbers: tuple[Number, ...]
     drawn: bool = False
+    defaults: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:
@@ -313,7 +315,8 @@ def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -
         keys = {key: typed.get(override, "") for key, override in TOLD.items()}
         keys |= {key: str(value) for key, value in grid.get("keys", {}).items()}
         ordered = tuple(keys.get(key, "") for key in KEYS)
-        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])))
+        cell = Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])))
+        yield replace(cell, defaults=tuple(grid.get("defaults", "").split()))
 
 
 def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
