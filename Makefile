@@ -22,7 +22,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 
 RULES := schedule.epochs=12 schedule.warmup_epochs=2 output_dir=outputs/demo
 
-demo: setup ## train backpropagation and five local rules on the embedded digits and compare them, in 6 minutes
+demo: setup ## train backpropagation and five local rules on the embedded digits and compare them, in 5 minutes
 	$(PY) run.py -m method=bp,dgl,infopro,man,mlaan $(RULES)
 	$(PY) run.py method=auglocal aux.depth=3 $(RULES)
 	@echo; $(PY) run.py show=runs output_dir=outputs/demo
