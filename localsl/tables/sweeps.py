@@ -315,8 +315,8 @@ def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -
         keys = {key: typed.get(override, "") for key, override in TOLD.items()}
         keys |= {key: str(value) for key, value in grid.get("keys", {}).items()}
         ordered = tuple(keys.get(key, "") for key in KEYS)
-        cell = Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])))
-        yield replace(cell, defaults=tuple(grid.get("defaults", "").split()))
+        printed, defaults = tuple(numbers.get(ordered, [])), tuple(grid.get("defaults", "").split())
+        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), printed, defaults=defaults)
 
 
 def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
