@@ -44,6 +44,23 @@ def pictures(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def folder(tmp_path_factory):
+    """JPEGs and PNGs of several sizes and modes: 19 for training, 5 for test."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for part, counts in (("train", {"cats": 9, "dogs": 10}), ("val", {"cats": 3, "dogs": 2})):
+        for name, count in counts.items():
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (20 + 3 * i, 40 - i, 3), dtype=np.uint8)
+                picture = Image.fromarray(pixels).resize((60 - i, 40 + i))
+                if i == 1:
+                    picture.convert("L").save(root / part / name / "grey.jpg")
+                else:
+                    picture.save(root / part / name / (f"{i}.JPEG" if i % 2 else f"{i}.png"))
+    return root
+
+
 @pytest.fixture(scope="session")
 def real_cifar10(tmp_path_factory):
     """A folder with the original CIFAR-10: LOCALSL_DATA, or unpacked from ../shared; else the test skips."""

@@ -18,11 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from localsl import experiment, tracking
 from localsl.analysis import cka, command, convergence, draw, feature_maps, probes, pyramid, runs
 from localsl.analysis.layers import normalised, outputs
-from localsl.composition import Composition
 from localsl.config import ConfigError, check_command_line, compose, quoted
 from localsl.data import Split
 from localsl.network import build_network
-from localsl.tables import published, sweeps
+from localsl.tables import published
 from tests.conftest import ROOT
 from tests.test_cli import typed
 
@@ -427,87 +426,3 @@ def test_nothing_of_it_is_imported_by_a_training_run():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-# Figures.
-
-
-def test_figures_are_asked_for_by_name_and_no_part_of_the_tables():
-    assert sweeps.named("man/figures") == ["man/fig4", "man/fig5", "man/fig6", "man/fig7"]
-    assert sweeps.named("fig3") == ["auglocal/fig3", "ours/fig3"]
-    assert set(sweeps.named("figures")) == set(sweeps.figures())
-    assert not set(sweeps.named("all")) & set(sweeps.figures())
-    with pytest.raises(ConfigError, match="did you mean sweep=man/fig4"):
-        sweeps.named("man/fig44")
-
-
-def test_every_figure_composes_and_tells_its_runs_apart():
-    asked = [sweeps.read(name) for name in sweeps.figures()]
-    cells = [cell for figure in asked for cell in figure.cells]
-    composition = Composition()
-    for overrides in {tuple(o for o in c.overrides if not o.startswith("checkpoint.")) for c in cells}:
-        compose(overrides, composition)
-    assert all(cell.trains for cell in cells)
-    for figure in asked:
-        kind = compose(figure.analysis).analysis.kind
-        required = {"checkpoint.required=true" in cell.overrides for cell in figure.cells}
-        assert required == {kind not in ("convergence", "pyramid", "tradeoff")}
-        assert kind != "cka" or any("method=bp" in cell.overrides for cell in figure.cells)
-        labels = {(cell.label, *cell.keys[1:4]) for cell in figure.cells}
-        assert len(labels) == len(figure.cells) or kind == "pyramid"
-
-
-FIGURE = """
-title: Similarity
-seeds: 1
-analysis: analysis=cka analysis.images=30
-grids:
-  - run: method=bp dataset=cifar10
-  - run: method=dgl dataset=cifar10 K=16
-    keys: {variant: plain}
-"""
-
-
-@pytest.fixture
-def figure(tmp_path, monkeypatch):
-    """Of two runs, typed for tiny networks on digits."""
-    (tmp_path / "sweeps" / "some").mkdir(parents=True)
-    (tmp_path / "sweeps" / "some" / "fig1.yaml").write_text(FIGURE)
-    monkeypatch.setattr(sweeps, "SWEEPS", tmp_path / "sweeps")
-    return ["-m", "sweep=some/fig1", "dataset=digits", *TINY]
-
-
-def test_a_figure_trains_its_runs_and_is_drawn(figure, monkeypatch, capsys):
-    assert typed(monkeypatch, *figure) == 0
-    drawn = Path("outputs/results/some/fig1.csv")
-    rows = rows_of(drawn)
-    assert [row["label"] for row in rows] == ["plain"] * 5
-    assert {row["images"] for row in rows} == {"30"}
-    assert drawn.with_suffix(".png").exists()
-    assert "outputs/results/some/fig1{.csv,.png}" in capsys.readouterr().out
-
-    # Records alone are not enough: such a run is trained again, to the same numbers.
-    shutil.rmtree(next(Path().glob("outputs/digits/dgl*/*/checkpoints")))
-    assert typed(monkeypatch, *figure, "show=status") == 0
-    assert "1 done, 1 missing" in capsys.readouterr().out
-    assert typed(monkeypatch, *figure) == 0
-    assert rows_of(drawn) == rows
-
-    # What cannot be drawn is told, with the exit code of a wrong configuration.
-    shutil.rmtree(next(Path().glob("outputs/digits/bp*")))
-    assert typed(monkeypatch, *figure, "show=tables") == 2
-    told = capsys.readouterr()
-    assert "nothing: see below" in told.out
-    assert "none of them is a run of it" in told.err
-    shutil.rmtree("outputs")
-    assert typed(monkeypatch, *figure, "show=tables") == 0
-    assert "no runs yet" in capsys.readouterr().out
-    assert typed(monkeypatch, *figure, "show=report") == 2
-
-
-def test_seeds_share_a_line_and_what_is_typed_for_all_parts_them(figure, monkeypatch):
-    line = [argument for argument in figure if argument != "seed=0"]
-    assert typed(monkeypatch, *line, "seed=0,1", "optimizer.lr=0.1,0.2") == 0
-    rows = rows_of("outputs/results/some/fig1.csv")
-    labels = {(row["label"], row["seed"]) for row in rows if row["method"] == "dgl"}
-    assert labels == {(f"plain optimizer.lr={rate}", seed) for rate in ("0.1", "0.2") for seed in "01"}

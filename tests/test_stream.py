@@ -1,16 +1,12 @@
-"""Pictures on disk: decoded as torchvision does, by any number of workers; shards; broken files."""
+"""Pictures on disk: decoded as torchvision does, by any number of workers, ahead of the step."""
 
-import io
-import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from localsl import data, experiment, identity, tracking
 from localsl.config import ConfigError, compose
-from localsl.data import decodable, feed, streamed
+from localsl.data import feed, streamed
 from localsl.data.batches import WHOLE, Part
 from localsl.data.pictures import Pictures, in_memory
 from localsl.init import stream
@@ -28,41 +24,6 @@ from tests.conftest import ROOT
 from tests.test_checkpoint import assert_same, left_by
 
 CPU = torch.device("cpu")
-TRAIN = {"cats": 9, "dogs": 10}
-
-
-@pytest.fixture
-def folder(tmp_path_factory):
-    """JPEGs and PNGs of several sizes and modes: 19 for training, 5 for test."""
-    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for part, counts in (("train", TRAIN), ("val", {"cats": 3, "dogs": 2})):
-        for name, count in counts.items():
-            (root / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 256, (20 + 3 * i, 40 - i, 3), dtype=np.uint8)
-                picture = Image.fromarray(pixels).resize((60 - i, 40 + i))
-                if i == 1:
-                    picture.convert("L").save(root / part / name / "grey.jpg")
-                else:
-                    picture.save(root / part / name / (f"{i}.JPEG" if i % 2 else f"{i}.png"))
-    return root
-
-
-def packed(folder, root, flat=False):
-    """The same pictures in two archives a split, in the same order."""
-    for part, told in (("train", "train"), ("val", "validation")):
-        files = [f for label in ("cats", "dogs") for f in sorted((folder / part / label).iterdir())]
-        for number, half in enumerate((files[: len(files) // 2], files[len(files) // 2 :])):
-            path = root / f"small-{told}-{number}.tar" if flat else root / part / f"{number}.tar"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tarfile.open(path, "w") as tar:
-                for index, file in enumerate(half):
-                    label = b"%d\n" % (file.parent.name == "dogs")
-                    for suffix, content in ((file.suffix.lower(), file.read_bytes()), (".cls", label)):
-                        entry = tarfile.TarInfo(f"sub.folder/{index:04d}{suffix}")
-                        entry.size = len(content)
-                        tar.addfile(entry, io.BytesIO(content))
-    return root
 
 
 def typed(root, *more):
@@ -195,133 +156,6 @@ def test_processes_part_every_batch(folder):
     assert torch.equal(
         torch.cat([images for images, _ in mine]), torch.cat([images for images, _ in evaluated(cfg)])
     )
-
-
-@pytest.mark.parametrize("flat", [False, True])
-def test_shards_make_the_batches_of_the_folder(folder, tmp_path, flat):
-    root = packed(folder, tmp_path / "shards", flat)
-    there, here = typed(folder), typed(root)
-    assert (here.dataset.num_classes, here.dataset.files, here.dataset.classes) == (2, [19, 5], None)
-    same(epoch(here), epoch(there))
-    same(evaluated(typed(root, "dataset.workers=2")), evaluated(there))
-    (indexed,) = {file.parent for file in (tmp_path / "data").rglob("*.npz")}
-    for file in indexed.iterdir():
-        file.write_bytes(b"half")
-    same(epoch(typed(root)), epoch(there))
-
-
-def test_shards_in_memory(folder, tmp_path):
-    root = packed(folder, tmp_path / "shards")
-    padded = [data.load(typed(place, "dataset.crop=padded")).train for place in (root, folder)]
-    assert torch.equal(padded[0].images, padded[1].images)
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-
-
-@pytest.mark.parametrize(
-    ("members", "words"),
-    [
-        ({"1.jpg": b"x"}, "1.jpg has no class"),
-        ({"1.jpg": b"x", "1.cls": b"cat"}, "1.jpg has no class"),
-        ({"1.txt": b"x", "1.cls": b"1"}, "hold no training pictures"),
-        ({"a/1.jpg": b"x", "a/1.cls": b"1", "a/1.png": b"x"}, "has two pictures a/1"),
-        (None, "is damaged"),
-    ],
-)
-def test_shards_that_cannot_be_right(members, words, tmp_path):
-    root = tmp_path / "shards"
-    write_tar(root / "val" / "0.tar", {"1.jpg": b"x", "1.cls": b"1"})
-    write_tar(root / "train" / "0.tar", members or {"1.jpg": b"x" * 9999, "1.cls": b"1"})
-    if members is None:
-        os.truncate(root / "train" / "0.tar", 5000)
-    with pytest.raises(ConfigError, match=words) as error:
-        typed(root)
-    assert [problem.key for problem in error.value.problems] == ["dataset.root"]
-
-
-def test_shards_without_a_test_split(tmp_path):
-    write_tar(tmp_path / "shards" / "train" / "0.tar", {"1.jpg": b"x", "1.cls": b"1"})
-    with pytest.raises(ConfigError, match="holds no archives for test"):
-        typed(tmp_path / "shards")
-
-
-def break_four(folder):
-    """A truncated JPEG and PNG, a text and an empty file; what file managers leave counts for nothing."""
-    cats, dogs = folder / "train" / "cats", folder / "train" / "dogs"
-    for file in (cats / "3.JPEG", dogs / "2.png"):
-        os.truncate(file, file.stat().st_size - 40)
-    (dogs / "notes.txt").write_text("my dogs")
-    (folder / "val" / "cats" / "empty.jpg").touch()
-    (cats / "Thumbs.db").write_text("hidden")
-    (cats / ".DS_Store").write_text("hidden")
-    return ["train/cats/3.JPEG", "train/dogs/2.png", "train/dogs/notes.txt", "val/cats/empty.jpg"]
-
-
-def test_broken_files_are_all_told_before_training(folder, monkeypatch):
-    names = break_four(folder)
-    monkeypatch.setattr(experiment, "_train", lambda *_: pytest.fail("trained"))
-    with pytest.raises(ConfigError, match="4 of 26 files cannot be decoded") as error:
-        experiment.run(typed(folder))
-    (problem,) = error.value.problems
-    assert problem.key == "dataset.root"
-    assert "dataset.skip_broken=true" in problem.instead
-    assert all(name in problem.allowed for name in names)
-
-
-def test_ten_broken_files_are_named(folder):
-    for i in range(13):
-        (folder / "train" / "dogs" / f"x{i:02d}").touch()
-    with pytest.raises(ConfigError, match=r"13 of 37 files.*x09 \(.*\) and 3 more") as error:
-        data.load(typed(folder))
-    assert "x10" not in str(error.value)
-
-
-def test_broken_files_can_be_left_out(folder, capsys):
-    break_four(folder)
-    cfg = typed(folder, "dataset.skip_broken=true", "schedule.epochs=1", "batch_size=5")
-    loaded = data.load(cfg)
-    assert (len(loaded.train), len(loaded.test)) == (17, 5)
-    told = capsys.readouterr().err
-    assert "warning: 4 of 26 files cannot be decoded: train/cats/3.JPEG" in told
-    assert "train/dogs/notes.txt (no picture)" in told
-    assert not any("notes" in loaded.train.name(i) for i in range(17))
-    record = experiment.run(cfg)
-    assert record is not None
-    assert record["images"] == {"train": 17, "test": 5}
-    padded = typed(folder, "dataset.skip_broken=true", "dataset.crop=padded", "batch_size=5")
-    assert len(data.load(padded).train) == 17
-
-
-def test_a_check_is_remembered_until_a_file_changes(folder, tmp_path, monkeypatch):
-    looked, real = [], decodable._broken
-    monkeypatch.setattr(decodable, "_broken", lambda split: looked.append(len(split)) or real(split))
-    data.load(typed(folder))
-    data.load(typed(folder, "dataset.image_size=8"))
-    assert looked == [19, 5]
-    (kept,) = (tmp_path / "data" / "checked").glob("*.json")
-    assert json.loads(kept.read_text()) == [{}, {}]
-    kept.write_text("half of a")
-    data.load(typed(folder))
-    assert looked == [19, 5] * 2
-    broken = folder / "train" / "cats" / "0.png"
-    os.truncate(broken, 100)
-    for _ in range(2):
-        with pytest.raises(ConfigError, match=r"cats/0\.png"):
-            data.load(typed(folder))
-    assert looked == [19, 5] * 3
-
-
-def test_a_check_that_cannot_be_remembered(folder, tmp_path):
-    (tmp_path / "file").touch()
-    for _ in range(2):
-        assert len(data.load(typed(folder, f"data_dir={tmp_path}/file/below")).train) == 19
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -457,15 +291,6 @@ def test_imagenet_needs_no_data_until_it_is_trained_on(folder, tmp_path, capsys)
     (folder / "test" / "1.JPEG").write_text("nobody looks")
     assert len(data.load(cfg).test) == 5
     assert "19 training and 5 test images, where the published imagenet has 1281167" in capsys.readouterr().err
-
-
-def test_labels_beyond_the_classes(folder, tmp_path):
-    root = packed(folder, tmp_path / "shards")
-    with pytest.raises(ConfigError, match=r"must be at least 2"):
-        typed(root, "dataset.num_classes=1")
-    write_tar(root / "val" / "9.tar", {"1.jpg": (folder / "val/cats/0.png").read_bytes(), "1.cls": b"7"})
-    with pytest.raises(ConfigError, match="labels run from 0 to 7"):
-        data.load(typed(root))
 
 
 def test_subsets_are_balanced(folder):

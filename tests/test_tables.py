@@ -247,7 +247,7 @@ def finished(overrides, accuracy):
         "dataset": "cifar10",
         "modules": 16,
     }
-    record |= {"schedule": "paper", "epochs": cfg.schedule.epochs, "precision": "fp32", "device": "cpu"}
+    record |= {"schedule": "paper", "epochs": cfg.schedule.epochs, "precision": cfg.precision, "device": "cpu"}
     record["dataset"] = "cifar10"
     record |= {"images": {"train": 40, "test": 20}, "versions": {"torch": "2"}, "commit": None}
     return records.Run(Path(), record | {"last": told, "best": told}, asdict(cfg))
@@ -267,6 +267,19 @@ def test_settings_never_share_a_row():
     assert "paper, then ours (2 epochs in the form of schedule=paper" in told
     assert "| ema=0,bias=0 | 14.08 / **45.00 ± 7.07** |" in told
     assert "| ema=0,bias=0 | 14.08 / **10.00** |" in told
+
+
+def test_long_schedules_come_first_and_full_settings_before_checks():
+    table = sweeps.read("man/table4")
+    dgl, man = (table.cells[i].overrides for i in (0, 1))
+    runs = [finished([*dgl, "schedule.epochs=3", "precision=bf16", "seed=0"], 50)]
+    runs += [finished([*typed_for, "schedule.epochs=3", "seed=0"], 50) for typed_for in (dgl, man)]
+    runs.append(finished([*dgl, "schedule.epochs=4", "seed=0"], 50))
+    composed = Composed(sweeps.requested(["sweep=man/table4"]), {cell: compose(cell) for cell in (dgl, man)})
+    told = render.markdown(table, render.rows(table, composed, runs))
+    heads = [line for line in told.splitlines() if "in the form of" in line]
+    ours = [(head.split(" epochs")[0][-1], head.rstrip(")").split(", ")[-1]) for head in heads]
+    assert ours == [("4", "fp32"), ("3", "fp32"), ("3", "bf16")]
 
 
 def test_different_networks_are_never_averaged():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,8 +221,9 @@ def markdown(table: Table, made: list[Row]) -> str:
     parts = [f"# {table.name}: {table.title}", ""]
     for metric in dict.fromkeys(row["metric"] for row in made):
         of_metric = [row for row in made if row["metric"] == metric]
-        settings = {told: row["epochs"] for row in of_metric if (told := setting(row))} or {"": ""}
-        for told in sorted(settings, key=lambda told: -int(settings[told] or 0)):  # the longest schedule first
+        settings = Counter((int(row["epochs"] or 0), told) for row in of_metric if (told := setting(row)))
+        # The longest schedule first, and of equal ones the setting with the most numbers.
+        for _, told in sorted(settings or [(0, "")], key=lambda found: (-found[0], -settings[found])):
             shown = [row for row in of_metric if setting(row) in ("", told)]
             shown += [row | {"ours_mean": ""} for row in _others(of_metric, told)]
             ours = any(row["ours_mean"] for row in shown)
