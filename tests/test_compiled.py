@@ -46,7 +46,14 @@ def trained(overrides, compiled, sizes):
 
 @pytest.mark.parametrize(
     ("rule", "at_most"),
-    [("dgl", 7), ("predsim", 7), ("infopro", 7), ("auglocal aux.depth=4", 9), ("man", 9), ("mlaan", 19)],
+    [
+        ("dgl", 7),
+        ("predsim", 7),
+        ("infopro", 7),
+        ("auglocal aux.depth=4", 9),
+        pytest.param("man", 9, marks=pytest.mark.slow),
+        pytest.param("mlaan", 19, marks=pytest.mark.slow),
+    ],
 )
 def test_modules_of_equal_shape_share_a_compilation(rule, at_most, graphs):
     """ResNet-32 has 16 modules; its cascades (MLAAN) run 29 paths."""

@@ -271,7 +271,8 @@ sys.exit(5)
 
 
 def test_an_epoch_that_is_left_when_python_exits_holds_nothing_up(folder, tmp_path):
-    command = [sys.executable, "-c", ABANDONED, str(folder)]
+    one_core = "ignore:This DataLoader will create"  # torch warns there of more workers than cores
+    command = [sys.executable, "-W", one_core, "-c", ABANDONED, str(folder)]
     where = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (5, "")
