@@ -92,13 +92,14 @@ def three_steps(overrides, dtype):
 
 @pytest.mark.parametrize("name", golden.RELEASED)
 def test_golden_steps_of_the_released_code(name):
-    """Within 1e-3 at the third step, but under DGL's big head as near as fp32 determines it: BatchNorm over
-    eight samples multiplies rounding until fp32 is 2 to 5 % from float64, on any CPU (elsewhere 2e-5).
+    """Within 1e-4, but under DGL's big head at the third step as near as fp32 determines it: BatchNorm over
+    eight samples multiplies rounding until fp32, the golden values too, is 2 to 4 % from float64
+    (elsewhere 2e-5).
     """
     expected = golden.RELEASED[name]
     overrides = expected.overrides.split()
     single = list(three_steps(overrides, torch.float32))
-    third = (1e-3, 1e-2)
+    third = (1e-4, 1e-2)
     if name in ("lam", "mlaan_dgl"):
         *_, (double, _, _) = three_steps(overrides, torch.float64)
         rounding = max(abs(one / other - 1) for one, other in zip(single[2][0], double, strict=True))
