@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from localsl import data, identity, objectives, signals, tracking
+from localsl import data, display, identity, lock, objectives, provenance, signals, tracking
 from localsl.checkpoint import Checkpoints
 from localsl.execution import devices, processes
 from localsl.execution.compiled import Compiled
@@ -38,7 +38,7 @@ def run(cfg: Config) -> dict[str, Any] | None:
         Diverged: if a module's loss stops being finite.
     """
     if cfg.show == "runs":
-        print(tracking.summary(tracking.found_runs(cfg.output_dir)))
+        print(display.summary(tracking.found_runs(cfg.output_dir)))
         return None
     if cfg.show == "bench":
         from localsl.measure.bench import bench
@@ -72,8 +72,8 @@ def run(cfg: Config) -> dict[str, Any] | None:
 def _held(cfg: Config, stack: ExitStack) -> dict[str, Any] | None:
     """Hold the run's folder as long as `stack` is open; else the record of a run that others are at."""
     try:
-        stack.enter_context(tracking.exclusive(cfg))
-    except tracking.Held:
+        stack.enter_context(lock.exclusive(cfg))
+    except lock.Held:
         print(f"another process is at this run, and it is left to it: {identity.run_directory(cfg)}")
         return {"status": "held"}
     return None
@@ -82,7 +82,7 @@ def _held(cfg: Config, stack: ExitStack) -> dict[str, Any] | None:
 def _finished(cfg: Config) -> dict[str, Any] | None:
     if Checkpoints(cfg).lacking:
         return None
-    for folder in (identity.run_directory(cfg), tracking.kept_directory(cfg)):
+    for folder in (identity.run_directory(cfg), identity.kept_directory(cfg)):
         record = tracking.read(folder / "record.json")
         if record is not None and record["status"] == "done":
             print(f"This run is done: {folder} (delete the folder to run it again)")
@@ -100,7 +100,7 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
     lines = [
         f"{cfg.method.name} on {cfg.backbone.name}, {cfg.dataset.name} {size}x{size}, "
         f"{len(rows)} module{'s' if len(rows) > 1 else ''}",
-        tracking.table(rows),
+        display.table(rows),
         f"parameters: {backbone:,} in the backbone, {auxiliary:,} in auxiliary networks",
     ]
     weightless = objectives.weightless([module.objective for module in network.local_modules])
@@ -126,7 +126,7 @@ def closing(record: dict[str, Any]) -> str:
     return told + (
         f"test accuracy {last['test_accuracy']:.2f} % at the last epoch, "
         f"{best['test_accuracy']:.2f} % at the best ({best['epoch']})\n{within}"
-        f"peak memory {tracking.mebibytes(record['peak_memory_bytes'])} ({record['peak_memory_scope']}), "
+        f"peak memory {display.mebibytes(record['peak_memory_bytes'])} ({record['peak_memory_scope']}), "
         f"{record['seconds']:.1f} s"
     )
 
@@ -164,7 +164,7 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
         },
         "last": None,
         "best": None,
-        **tracking.environment(device),
+        **provenance.environment(device),
     }
     tracker = tracking.Tracker(cfg, training.rows) if team.leader else tracking.Untracked()
     together, stop = False, signals.Stop()  # whether all processes end for the same reason

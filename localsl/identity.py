@@ -74,6 +74,11 @@ def run_directory(cfg: Config) -> Path:
     return Path(cfg.output_dir) / cfg.dataset.name / name / f"seed={cfg.seed}-{run_id(cfg)}"
 
 
+def kept_directory(cfg: Config) -> Path:
+    """Where a run's record lies once it is among the results: RESULTS_DIR/runs/<run id>."""
+    return Path(cfg.results_dir) / "runs" / run_id(cfg)
+
+
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every value of nested dicts with its dotted name."""
     if isinstance(node, dict):

@@ -14,6 +14,7 @@ import torch
 from localsl import health, optim
 from localsl.checkpoint import Checkpoints
 from localsl.data import Data, feed
+from localsl.display import Progress
 from localsl.engine import (
     Evaluation,
     ModuleMeans,
@@ -31,7 +32,6 @@ from localsl.measure.memory import PeakMemory
 from localsl.optim import learning_rate
 from localsl.schema import ConfigError, LocalslError, Problem
 from localsl.signals import Stop
-from localsl.tracking import Progress
 
 if TYPE_CHECKING:
     from localsl.network import LocalNetwork

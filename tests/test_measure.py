@@ -10,7 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from localsl import optim, tracking
+from localsl import optim, provenance
 from localsl.config import compose
 from localsl.engine import train_step
 from localsl.measure import command
@@ -175,7 +175,7 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     line = ["method=dgl", "backbone=resnet20", "K=4", "measure=memory"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("localsl.measure.command.allocated", lambda _: 7 * 2**30)
-    monkeypatch.setattr(tracking, "environment", lambda device: {"device": device.type})
+    monkeypatch.setattr(provenance, "environment", lambda device: {"device": device.type})
     cfg = compose([*line, "output_dir=a"])
     assert typed(monkeypatch, *line, "output_dir=a") == 0
     keep([cfg])

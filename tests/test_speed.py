@@ -60,7 +60,7 @@ def test_an_overhead_is_measured_once_on_a_machine(quick, monkeypatch, capsys):
     assert typed(monkeypatch, *line) == 0
     assert file.read_bytes() == first
     assert "times backpropagation's" in capsys.readouterr().out
-    monkeypatch.setattr("localsl.tracking.device_name", lambda _: "another")
+    monkeypatch.setattr("localsl.provenance.device_name", lambda _: "another")
     assert typed(monkeypatch, *line) == 0
     assert len(list(Path("outputs/measured").glob("overhead-*.json"))) == 2
 

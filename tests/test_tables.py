@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from localsl import experiment, tracking
+from localsl import experiment, lock, provenance, tracking
 from localsl.config import ConfigError, check_command_line, compose
 from localsl.measure.records import recorded
 from localsl.tables import command, published, records, reductions, render, structures, sweeps
@@ -350,11 +350,11 @@ def test_an_overhead_is_one_of_every_machine(monkeypatch):
     record = {"status": "done", "measure": "overhead", "scope": "a step", "precision": "fp32", "threads": 2}
     record |= {"batch_size": 1024, "versions": {"torch": "2"}, "commit": None}
     for device, ratio in (("CPU", 1.25), ("GPU", 1.75)):
-        monkeypatch.setattr(tracking, "device_name", lambda _, device=device: device)
+        monkeypatch.setattr(provenance, "device_name", lambda _, device=device: device)
         file = recorded(cfg, Path("results"))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(record | {"device": device, "figures": {"ratio_to_bp": ratio}}))
-    monkeypatch.setattr(tracking, "device_name", lambda _: "of who only renders")
+    monkeypatch.setattr(provenance, "device_name", lambda _: "of who only renders")
     made = render.rows(table, Composed(sweeps.requested(["sweep=auglocal/table7"]), {asked: cfg}), [])
     found = {row["device"]: (row["ours_mean"], row["difference"]) for row in made if row["ours_mean"]}
     assert found == {"CPU": ("25.00", "-51.20"), "GPU": ("75.00", "-1.20")}
@@ -375,7 +375,7 @@ def test_structures_are_the_papers():
 def test_a_dead_run_is_interrupted_and_a_live_one_running():
     cfg = compose(TINY)
     assert records.state(cfg) == "missing"
-    with tracking.exclusive(cfg):
+    with lock.exclusive(cfg):
         tracking.Tracker(cfg).start({"status": "running"})
         assert records.state(cfg) == "running"
     assert records.state(cfg) == "interrupted"

@@ -1,8 +1,7 @@
-"""A run's identity, its files, W&B, and what is printed."""
+"""A run's files, W&B, and what is printed."""
 
 import csv
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,52 +12,6 @@ from localsl.identity import cell_id, run_directory, run_id
 
 TINY = ["schedule=smoke", "schedule.epochs=2", "K=2", "backbone=resnet20"]
 TINY += ["dataset.train_subset=40", "dataset.test_subset=20", "batch_size=20"]
-
-
-@pytest.mark.parametrize(
-    "same",
-    [
-        ["device=cpu"],
-        ["threads=1"],
-        ["logger=wandb"],
-        ["data_dir=elsewhere"],
-        ["output_dir=elsewhere"],
-        ["show=modules"],
-        ["schedule.name=other"],
-        ["optimizer.lr=1e-1"],
-    ],
-)
-def test_how_and_where_a_run_is_executed_is_not_who_it_is(same):
-    assert run_id(compose(same)) == run_id(compose())
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        ["seed=0"],
-        ["K=8"],
-        ["precision=bf16"],
-        ["optimizer.lr=0.2"],
-        ["schedule.epochs=31"],
-        ["dataset.train_subset=100"],
-        ["partition.stem=merged"],
-        ["batch_size=64"],
-    ],
-)
-def test_what_decides_the_numbers_is(other):
-    assert run_id(compose(other)) != run_id(compose())
-
-
-def test_bp_is_the_same_run_for_every_K():
-    one, two = (
-        compose(["method=bp", "K=16"]),
-        compose(["method=bp", "K=4", "partition.stem=merged"]),
-    )
-    assert run_directory(one) == run_directory(two)
-
-
-def test_a_cell_is_a_run_without_its_seed():
-    assert cell_id(compose(["seed=0"])) == cell_id(compose(["seed=1"])) != cell_id(compose(["K=8"]))
 
 
 def columns(file):
@@ -177,20 +130,6 @@ def test_a_folder_that_cannot_be_written_is_told():
         experiment.run(compose([*TINY, "output_dir=taken"]))
 
 
-def test_a_second_process_waits_for_the_first(capsys):
-    cfg = compose(TINY)
-    done = []
-    with tracking.exclusive(cfg):
-        second = threading.Thread(target=lambda: done.append(experiment.run(cfg)))
-        second.start()
-        second.join(1)
-        assert second.is_alive()
-        assert not (run_directory(cfg) / "metrics.csv").exists()
-    second.join(60)
-    assert done[0]["status"] == "done"
-    assert "waiting" in capsys.readouterr().err
-
-
 def test_wandb_that_does_not_start_is_told(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "garbage")
     cfg = compose([*TINY, "logger=wandb"])
@@ -249,8 +188,3 @@ def test_wandb_offline_writes_a_run():
     cfg = compose([*TINY, "logger=wandb"])
     experiment.run(cfg)
     assert list(run_directory(cfg).glob("wandb/offline-run-*/*.wandb"))
-
-
-def test_table_aligns():
-    rows = [{"name": "a", "n": 5}, {"name": "long", "n": 12}]
-    assert tracking.table(rows) == "name   n\na      5\nlong  12"

@@ -63,4 +63,4 @@ def _folder(cfg: Config) -> Path:
     """Where the run lies: with its checkpoints, or among the results."""
     folder = identity.run_directory(cfg)
     record = tracking.read(folder / "record.json")
-    return folder if record is not None and record["status"] == "done" else tracking.kept_directory(cfg)
+    return folder if record is not None and record["status"] == "done" else identity.kept_directory(cfg)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from localsl import data, identity, tracking
+from localsl import data, identity, provenance
 from localsl.analysis import cka, convergence, feature_maps, probes, pyramid
 from localsl.analysis.layers import BATCH, normalised
 from localsl.analysis.runs import Trained, mixed, refused
@@ -169,7 +169,7 @@ def tradeoff(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.de
         found |= {"modules": record["modules"], "batch_size": run.cfg.batch_size, "lr": run.cfg.optimizer.lr}
         found |= {"precision": record["precision"], "seconds": round(record["seconds"])}
         found |= {"threads": record["threads"], "scope": scope, "device": record["device"]}
-        rows.append(run.told() | found | {"commit": tracking.short(record["commit"])})
+        rows.append(run.told() | found | {"commit": provenance.short(record["commit"])})
     return rows
 
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localsl import tracking
+from localsl import display, tracking
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -23,7 +23,7 @@ def bench(cfg: Config) -> str:
     records = sorted((r for r in found if r is not None), key=_order)
     if not records:
         return f"no speeds are measured in {cfg.output_dir}: type -m measure=speed method=bp,dgl"
-    told = [tracking.table([_line(record) for record in records]), ""]
+    told = [display.table([_line(record) for record in records]), ""]
     for device in dict.fromkeys(record["device"] for record in records):
         file = Path(cfg.results_dir) / "bench" / f"{slug(device)}.csv"
         _write(file, [_row(record) for record in records if record["device"] == device])

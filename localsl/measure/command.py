@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import tracking
+from localsl import provenance, tracking
 from localsl.data import sources
 from localsl.execution import devices
 from localsl.measure.flops import flops
@@ -132,7 +132,7 @@ def run(cfg: Config) -> dict[str, Any]:
         found = MEASURES[cfg.measure](cfg)
         record = {"status": "done", "measure": cfg.measure, "signature": signature(cfg), **_what(cfg)}
         record |= {"scope": found.scope, "figures": found.figures, "told": found.told}
-        record |= tracking.environment(found.device)
+        record |= provenance.environment(found.device)
     if record != tracking.read(file):  # new, or known among the results only
         file.parent.mkdir(parents=True, exist_ok=True)
         tracking.write_atomically(file, json.dumps(record, indent=2) + "\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import identity, tracking
+from localsl import identity, provenance, tracking
 from localsl.execution import devices
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def recorded(cfg: Config, root: Path) -> Path:
     name = f"{cfg.measure}-{signature(cfg)}"
     if cfg.measure in TIMES:
         threads = cfg.threads or torch.get_num_threads()
-        machine = {"device": tracking.device_name(devices.chosen(cfg.device)), "threads": threads}
+        machine = {"device": provenance.device_name(devices.chosen(cfg.device)), "threads": threads}
         name = f"{name}-{identity.digest(machine)}"
     return root / "measured" / f"{name}.json"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from localsl import tracking
+from localsl import display, tracking
 from localsl.config import Line
 from localsl.schema import ConfigError, Problem
 from localsl.tables import overview, records, render, report
@@ -75,7 +75,7 @@ def _after(line: Line) -> str:
     first = line.configs[0] if line.configs else None
     if first is None or len(line.configs) < 2 or first.measure is not None or first.analysis.kind != "none":
         return ""
-    return f"\n{tracking.summary(tracking.planned_runs(line.configs))}\n"
+    return f"\n{display.summary(tracking.planned_runs(line.configs))}\n"
 
 
 def _shows(line: Line) -> bool:
@@ -102,7 +102,7 @@ class Rendered:
             files = f"{self.folder / name}{{{kinds}}}"
             measured = sum(row["ours_mean"] != "" for row in rows)
             lines.append({"table": name, "rows": len(rows), "measured": measured, "written to": files})
-        return tracking.table(lines)
+        return display.table(lines)
 
     def report(self) -> Path:
         """All of it on one page."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from localsl import tracking
+from localsl import display
 from localsl.tables import records
 from localsl.tables.sweeps import Job, Request
 
@@ -35,4 +35,4 @@ def status(request: Request, jobs: Sequence[Job], configs: Sequence[Config]) -> 
     shared = f"{len(jobs)} runs, those that tables share counted once" + (f": {told}" if told else "")
     unbuilt = {(table.name, cell.unbuilt) for table in request.tables for cell in table.cells if cell.unbuilt}
     not_built = [f"  {name} not built: {reason}" for name, reason in sorted(unbuilt)]
-    return "\n".join([tracking.table(lines), *not_built, shared])
+    return "\n".join([display.table(lines), *not_built, shared])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from localsl import identity, tracking
+from localsl import identity, lock, tracking
 from localsl.checkpoint import Checkpoints
 from localsl.measure.records import measured, recorded
 
@@ -82,7 +82,7 @@ def keep(configs: Iterable[Config]) -> None:
             continue
         run = read(identity.run_directory(cfg))
         if run is not None:
-            folder = tracking.kept_directory(cfg)
+            folder = identity.kept_directory(cfg)
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.csv", "record.json"):
                 tracking.write_atomically(folder / name, (run.folder / name).read_text())
@@ -95,13 +95,13 @@ def state(cfg: Config) -> str:
     if cfg.measure is not None:
         return "missing" if measured(cfg) is None else "done"
     folder = identity.run_directory(cfg)
-    record, kept = (tracking.read(f / "record.json") for f in (folder, tracking.kept_directory(cfg)))
+    record, kept = (tracking.read(f / "record.json") for f in (folder, identity.kept_directory(cfg)))
     lacking = Checkpoints(cfg).lacking
     if kept is not None and kept["status"] == "done" and not lacking:
         return "done"
     if record is None or (record["status"] == "done" and lacking):
         return "missing"
-    if record["status"] == "running" and not tracking.is_held(folder):
+    if record["status"] == "running" and not lock.is_held(folder):
         return "interrupted"
     return record["status"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localsl import tracking
+from localsl import provenance, tracking
 from localsl.identity import SETTING, leaves
 from localsl.measure.records import TIMES, allocated_bytes, everywhere
 from localsl.tables import records, reductions, structures, sweeps
@@ -134,7 +134,7 @@ def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
         "runs": " ".join(run.record["id"] for run in runs),
         "device": _joined(run.record["device"] for run in runs),
         "torch": _joined(run.record["versions"]["torch"] for run in runs),
-        "commit": _joined(tracking.short(run.record["commit"]) for run in runs),
+        "commit": _joined(provenance.short(run.record["commit"]) for run in runs),
     }
 
 
@@ -150,7 +150,7 @@ def _measured(number: Number, record: dict[str, Any]) -> Row:
         "modules": record.get("modules", ""),  # the first records have none
         "device": record["device"],
         "torch": record["versions"]["torch"],
-        "commit": tracking.short(record["commit"]),
+        "commit": provenance.short(record["commit"]),
     }
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from localsl import identity, tracking
+from localsl import display, identity, provenance, tracking
 from localsl.tables import curves, render
 from localsl.tables.curves import Axes, Curve
 from localsl.tables.published import KEYS
@@ -296,7 +296,7 @@ def _panels(groups: list[Group], settings: dict[str, str]) -> Iterator[str]:
         records = [run.record for group in panel for run in group.runs]
         made_by = {record["device"]: None for record in records}
         made_by |= {f"torch {record['versions']['torch']}": None for record in records}
-        made_by |= {f"commit {tracking.short(r['commit'])}": None for r in records if r["commit"]}
+        made_by |= {f"commit {provenance.short(r['commit'])}": None for r in records if r["commit"]}
         title = f"{dataset}, {backbone}, {settings[told]}"
         yield f"<article><h3>{escape(title)}</h3>"
         yield _lines("about", f"{settings[told]}: {told}", "; ".join(made_by), f"peak memory: {scope}")
@@ -315,7 +315,7 @@ def _line(group: Group, largest: int) -> dict[str, Any]:
         row[f"{name} epoch, test %"] = _mean(f"{statistics.mean(values):.2f}", spread)
     row["seconds"] = f"{statistics.mean(run.record['seconds'] for run in group.runs):.0f}"
     bar = f'<span class="track"><span style="width:{100 * group.peak / largest:.1f}%"></span></span>'
-    row["peak memory"] = Html(escape(tracking.mebibytes(group.peak)) + bar)
+    row["peak memory"] = Html(escape(display.mebibytes(group.peak)) + bar)
     row["tables"] = Html(", ".join(_link(table, table) for table in group.tables))
     row["ids"] = " ".join(run.record["id"] for run in group.runs)
     return row
