@@ -14,7 +14,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from localsl import experiment
-from localsl.config import CONF, check_command_line, quoted, validate
+from localsl.command_line import check_command_line, quoted
+from localsl.composition import CONF
+from localsl.config import validate
 from localsl.execution.processes import fail
 from localsl.schema import LocalslError
 from localsl.tables import command

@@ -16,6 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from localsl import identity
+from localsl.schema import first_line
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -89,7 +90,7 @@ class Checkpoints:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             # No run wrote this: weights_only refuses whatever could execute something.
-            what = str(error).splitlines()[0]
+            what = first_line(error)
             print(f"warning: {file} is no checkpoint and passed over ({what})", file=sys.stderr)
             return None
         if "processes" not in state:

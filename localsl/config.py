@@ -1,4 +1,4 @@
-"""How a configuration is composed, and every check on what a user typed."""
+"""How a configuration is composed, and the checks of what a user typed."""
 
 from __future__ import annotations
 
@@ -6,35 +6,27 @@ import contextlib
 import copy
 import dataclasses
 import difflib
-import re
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast, get_type_hints
 
-import torch
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from localsl import backbones, launching, methods, partition
+from localsl import backbones, consistency, methods, partition
 from localsl.backbones import BackboneConfig
-from localsl.composition import CONF, REFUSED, Composition, by_hydra, hydras_keys, hydras_own, options
+from localsl.composition import REFUSED, Composition, by_hydra, hydras_keys, options
 from localsl.data import sources
 from localsl.execution.processes import started
 from localsl.identity import leaves
 from localsl.methods.base import Method, with_scale
-from localsl.schema import ConfigError, Problem
-from localsl.settings import KINDS, Config, fields
+from localsl.schema import ConfigError, Problem, first_line
+from localsl.settings import Config, fields
 from localsl.tables import sweeps
-from localsl.tables.sweeps import Job, Request
 
-__all__ = ["CONF", "Config", "ConfigError", "check_command_line", "compose", "validate"]
-
-MANY = 40  # configurations that take longer to check than a user waits without wondering
+__all__ = ["Config", "ConfigError", "compose", "validate"]
 
 
 def compose(overrides: Sequence[str] = (), composition: Composition | None = None) -> Config:
@@ -78,92 +70,6 @@ def validate(raw: DictConfig) -> Config:
     if config is None or problems:
         raise ConfigError(problems)
     return config
-
-
-def quoted(arguments: Sequence[str]) -> list[str]:
-    """The same command line with the runs of `runs=[...]` in quotes: Hydra would stumble over the equals sign
-    in a folder's name, and take some ids for numbers.
-    """
-    return [_quoted(a) if re.fullmatch(r"runs=[^'\"]*", a) else a for a in arguments]
-
-
-def _quoted(runs: str) -> str:
-    texts = runs.removeprefix("runs=").removeprefix("[").removesuffix("]").split(",")
-    inside = [text.strip().replace("\\", "\\\\") for text in texts]
-    return "runs=[{}]".format(",".join(f"'{text}'" for text in inside if text))
-
-
-@dataclass(frozen=True)
-class Line:
-    """What a command line stands for.
-
-    Attributes:
-        jobs: its runs; none where Hydra only prints something (`--cfg`, `--help` and their like).
-        configs: theirs, in the same order.
-        request: the tables that it asks for, or None.
-        base: what is the same for all jobs, such as folders; also where the tables have no job.
-    """
-
-    jobs: list[Job] = dataclasses.field(default_factory=list)
-    configs: list[Config] = dataclasses.field(default_factory=list)
-    request: Request | None = None
-    base: Config | None = None
-
-
-def check_command_line(arguments: Sequence[str]) -> Line:
-    """Every job that a command line stands for, all checked before the first starts.
-
-    Raises:
-        ConfigError: with the problems of all jobs together.
-    """
-    flags = get_args_parser().parse_args(list(arguments))
-    if flags.cfg or flags.help or flags.hydra_help or flags.info or flags.shell_completion:
-        return Line()
-    jobs, request = [Job(tuple(flags.overrides))], None
-    if flags.multirun:
-        try:
-            request = sweeps.requested(flags.overrides)
-            jobs = request.jobs if request else sweeps.jobs(flags.overrides)
-        except OverrideParseException:
-            pass  # told as single problems below
-        except REFUSED as error:
-            what = f"this sweep cannot be expanded ({_first_line(error)})"
-            raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
-    wanted = [job.overrides for job in jobs] or [tuple(typed) for typed in request.typed] if request else []
-    composed, problems = _all_composed(list(dict.fromkeys(wanted or [job.overrides for job in jobs])))
-    if flags.multirun:
-        problems += _launch_problems(flags.overrides, composed.values())
-    about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables", "report"}
-    if request is None and about_sweeps:
-        what = "is about the runs of a table"
-        problems.append(Problem("show", about_sweeps.pop(), what, "type -m sweep=table1 too"))
-    if problems:
-        raise ConfigError(problems)
-    base = next(iter(composed.values()))
-    return Line(jobs, [job.seeded(composed[job.overrides]) for job in jobs], request, base)
-
-
-def _all_composed(wanted: list[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], Config], list[Problem]]:
-    """The configurations that compose, by their overrides, and the problems of the others, each once."""
-    if len(wanted) >= MANY:
-        print(f"checking {len(wanted)} configurations ...", file=sys.stderr, flush=True)
-    composed: dict[tuple[str, ...], Config] = {}
-    problems: list[Problem] = []
-    composition = Composition()
-    for overrides in wanted:
-        try:
-            composed[overrides] = compose(overrides, composition)
-        except ConfigError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    return composed, problems
-
-
-def _launch_problems(overrides: Sequence[str], configs: Iterable[Config]) -> list[Problem]:
-    own = [override for override in overrides if _key(override).startswith(("hydra/", "hydra."))]
-    sizes = {cfg.processes for cfg in configs}
-    with contextlib.suppress(*REFUSED):  # told with the configurations
-        return list(launching.problems(hydras_own(own), sizes)) if own or sizes - {1} else []
-    return []
 
 
 def _composable(
@@ -213,7 +119,7 @@ def _refusal(override: str, kept: list[str], error: Exception) -> Problem:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as parse_error:
         instead = "put quotes around the value" if value else ""
-        return Problem(key, value, f"cannot be read ({_first_line(parse_error)})", instead)
+        return Problem(key, value, f"cannot be read ({first_line(parse_error)})", instead)
     if parsed.is_sweep_override():
         return Problem(key, value, "several values are a sweep", "add -m to run them all")
     choices = options(name)
@@ -222,7 +128,7 @@ def _refusal(override: str, kept: list[str], error: Exception) -> Problem:
     known = _known(name, kept)
     if name not in known:
         return _unknown(key, value, known)
-    return Problem(key, value, _first_line(error))
+    return Problem(key, value, first_line(error))
 
 
 def _known(name: str, overrides: list[str]) -> list[str]:
@@ -230,10 +136,6 @@ def _known(name: str, overrides: list[str]) -> list[str]:
     if name.startswith(("hydra/", "hydra.")):
         return hydras_keys(overrides)
     return [path for path, _ in leaves(OmegaConf.to_container(by_hydra(overrides)))]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _unknown(key: str, value: Any, known: list[str]) -> Problem:
@@ -254,7 +156,7 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
     try:
         container = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        return None, [Problem(str(error.full_key), "", _first_line(error))]
+        return None, [Problem(str(error.full_key), "", first_line(error))]
     given = dict(leaves(container))
     rule, family = given.get("method.rule"), given.get("backbone.family")
     if rule not in methods.names():
@@ -315,77 +217,13 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
         config = dataclasses.replace(config, dataset=sources.described(config.dataset, config.data_dir))
     except ConfigError as error:
         problems += error.problems
-    if config.optimizer.nesterov and config.optimizer.momentum == 0:
-        what = "Nesterov needs a momentum above 0"
-        problems.append(Problem("optimizer.momentum", 0, what, "or type optimizer.nesterov=false"))
     here = started().size
     if config.processes is None:
         config = dataclasses.replace(config, processes=here)
-    problems += _processes_problems(config, here)
-    problems += _device_problems(config.device)
-    problems += _fast_path_problems(config)
-    problems += _analysis_problems(config)
-    if config.sweep is not None:
-        problems.append(Problem("sweep", config.sweep, "a table is many runs", "add -m"))
+    problems += consistency.problems(config, here)
     unfit = list(config.backbone.problems()) or list(partition.problems(config))
     if not unfit:  # what follows asks for the layers and the cuts
         config = config.method.resolved(with_scale(config))
         unfit = config.method.problems(config)
     problems += unfit
     return config, problems
-
-
-def _processes_problems(config: Config, here: int) -> Iterator[Problem]:
-    """What several processes cannot do together; `here` is the number that was started."""
-    size = config.processes or here
-    if here > 1 and size != here:
-        yield Problem("processes", size, f"{here} were started", "leave it out")
-    if size == 1:
-        return
-    if config.batch_size % size or config.batch_size < 2 * size:
-        what = f"{size} processes take equal parts of a batch, of two images or more"
-        near = size * max(2, round(config.batch_size / size))
-        yield Problem("batch_size", config.batch_size, what, f"type batch_size={near}")
-    if re.fullmatch(r"cuda:\d+", config.device):
-        yield Problem("device", config.device, f"{size} processes have a GPU each", "type device=cuda")
-    if config.cuda_graph:
-        yield Problem("cuda_graph", True, "is for one process", "type cuda_graph=false")
-    on_cpu = config.device == "cpu" or (here > 1 and not torch.cuda.is_available())
-    if config.sync_batchnorm and on_cpu:
-        yield Problem("sync_batchnorm", True, "is for GPUs", "type sync_batchnorm=false")
-    if config.sync_batchnorm and config.memory == "lean":
-        yield Problem("memory", "lean", "cannot make synchronised BatchNorm again", "type memory=plain")
-    for key, value in (("measure", config.measure), ("analysis", config.analysis.kind), ("show", config.show)):
-        if here > 1 and value not in (None, "none"):
-            yield Problem(key, value, "is for one process", "type python run.py, without torchrun")
-
-
-def _fast_path_problems(config: Config) -> Iterator[Problem]:
-    """What of the ways to execute a step does not go together."""
-    if config.compile and config.memory == "lean":
-        what = "a compiled step decides itself what it makes again"
-        yield Problem("memory", "lean", what, "type memory=plain or compile=false")
-    on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
-    if config.cuda_graph and not on_gpu:
-        yield Problem("cuda_graph", True, "is for CUDA devices", "type cuda_graph=false")
-
-
-def _analysis_problems(config: Config) -> Iterator[Problem]:
-    if config.runs and config.analysis.kind == "none":
-        what = "are read by an analysis only"
-        yield Problem("runs", f"[{','.join(config.runs)}]", what, f"type analysis={'|'.join(KINDS[1:])} too")
-    if config.measure is not None and config.analysis.kind != "none":
-        what = "a measurement and an analysis are one each"
-        yield Problem("measure", config.measure, what, "leave measure or analysis out")
-    if config.checkpoint.required and config.checkpoint.every is None:
-        what = "this run is made for its checkpoint"
-        yield Problem("checkpoint.every", None, what, "type a number of epochs")
-
-
-def _device_problems(device: str) -> Iterator[Problem]:
-    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
-    if not match:
-        yield Problem("device", device, "one of auto, cpu, cuda, cuda:0, cuda:1, ...")
-    elif device.startswith("cuda") and int(match[1] or 0) >= torch.cuda.device_count():
-        what = f"this machine has {torch.cuda.device_count()} CUDA devices that torch can use"
-        yield Problem("device", device, what, "type device=cpu")

@@ -56,6 +56,11 @@ class ConfigError(LocalslError):
         return type(self), (self.problems,)
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, short enough for a problem."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 @dataclass(frozen=True)
 class Rule:
     """What values a field allows, as a test and in words."""

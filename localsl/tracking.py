@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from omegaconf import OmegaConf
 
 from localsl import identity
-from localsl.schema import ConfigError, Problem
+from localsl.schema import ConfigError, Problem, first_line
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -74,7 +74,7 @@ class WandB:
             mode = _wandb_mode(cfg.logger.mode)
             self._run = self._started(wandb, cfg, folder, mode)
         except (wandb.Error, ValueError) as error:
-            what = f"W&B does not start: {str(error).splitlines()[0]}"
+            what = f"W&B does not start: {first_line(error)}"
             instead = "log in with `wandb login`, or type logger.mode=offline or logger=csv"
             raise ConfigError([Problem("logger", "wandb", what, instead)]) from None
         self._run.define_metric("*", step_metric="epoch")

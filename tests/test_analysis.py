@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from localsl import experiment, tracking
 from localsl.analysis import cka, command, convergence, draw, feature_maps, probes, pyramid, runs
 from localsl.analysis.layers import normalised, outputs
-from localsl.config import ConfigError, check_command_line, compose, quoted
+from localsl.config import ConfigError, compose
 from localsl.data import Split
 from localsl.network import build_network
 from localsl.tables import published
@@ -411,13 +411,6 @@ def test_labels_tell_runs_apart_by_as_little_as_they_need():
     assert found == ["auglocal aux.depth=2", "auglocal aux.depth=4", "bp"]
     assert labels("method=dgl seed=1", "method=dgl seed=2") == ["dgl", "dgl"]
     assert labels("method=man", "method=man ema.bias=none") == ["man ema.bias=block", "man ema.bias=none"]
-
-
-def test_runs_are_quoted_for_hydra():
-    line = ["runs=[a/seed=1-x, 1e123456]", "runs=a/*/*", "runs=['a b']", "K=3"]
-    assert quoted(line) == ["runs=['a/seed=1-x','1e123456']", "runs=['a/*/*']", "runs=['a b']", "K=3"]
-    (cfg,) = check_command_line(quoted(["analysis=cka", line[0]])).configs
-    assert cfg.runs == ["a/seed=1-x", "1e123456"]
 
 
 def test_nothing_of_it_is_imported_by_a_training_run():

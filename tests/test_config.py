@@ -5,10 +5,11 @@ import torch
 from omegaconf import OmegaConf
 
 from localsl import identity, optim
-from localsl.composition import REFUSED, Composition, by_hydra
-from localsl.config import CONF, MANY, ConfigError, check_command_line, compose
+from localsl.composition import CONF, REFUSED, Composition, by_hydra
+from localsl.config import ConfigError, compose
 from localsl.engine import train_step
 from localsl.network import build_network
+from localsl.schema import first_line
 
 
 def problems(*overrides):
@@ -191,19 +192,6 @@ def test_a_mistake_with_a_rule_is_told(typed, key, words):
     assert any(p.key == key and words in str(p) for p in problems(*typed))
 
 
-def test_every_job_of_a_sweep_is_checked_before_the_first():
-    configs = check_command_line(["-m", "method=bp,dgl", "K=8,16", "seed=0"]).configs
-    assert [(c.method.name, c.K) for c in configs] == [
-        ("bp", 8),
-        ("bp", 16),
-        ("dgl", 8),
-        ("dgl", 16),
-    ]
-    with pytest.raises(ConfigError) as error:
-        check_command_line(["-m", "method=bp,dgl", "K=16,99", "seed=-1,0"])
-    assert sorted(p.key for p in error.value.problems) == ["K", "seed"]
-
-
 @pytest.mark.parametrize(
     "typed",
     [
@@ -224,17 +212,6 @@ def test_a_shared_composition_refuses_what_hydra_refuses(typed):
     for make in (by_hydra, Composition()):
         with pytest.raises(REFUSED):
             make([typed])
-
-
-def test_many_configurations_are_told_of(capsys):
-    check_command_line(["-m", f"seed={','.join(map(str, range(MANY - 1)))}"])
-    assert capsys.readouterr().err == ""
-    check_command_line(["-m", f"seed={','.join(map(str, range(MANY)))}"])
-    assert capsys.readouterr().err == f"checking {MANY} configurations ...\n"
-
-
-def test_flags_that_only_print_are_left_to_hydra():
-    assert check_command_line(["--cfg", "job", "K=0"]).jobs == []
 
 
 def test_every_file_of_conf_composes_builds_and_steps(pictures):
@@ -314,3 +291,7 @@ def test_recipes_and_workers_are_names_for_values_that_an_identity_has():
     values = ["schedule.epochs=90", "batch_size=128", "optimizer.lr=0.05", "schedule.warmup_epochs=0"]
     values += ["schedule.warmup_lr=0", "schedule.zero_based=true", "dataset.workers=3"]
     assert identity.run_id(compose([*base, *values])) == identity.run_id(compose([*base, "recipe=man"]))
+
+
+def test_an_error_without_words_is_told_by_its_name():
+    assert [first_line(error) for error in (EOFError(), ValueError("a\nb"))] == ["EOFError", "a"]

@@ -9,8 +9,9 @@ import torch
 
 from hydra_plugins.localsl_sweeper import LocalslSweeper
 from localsl import launching
+from localsl.command_line import check_command_line
 from localsl.composition import hydras_own
-from localsl.config import ConfigError, check_command_line
+from localsl.config import ConfigError
 from tests.conftest import ROOT
 
 

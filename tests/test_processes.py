@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from localsl import experiment, optim
 from localsl.checkpoint import Checkpoints
-from localsl.config import ConfigError, check_command_line, compose
+from localsl.command_line import check_command_line
+from localsl.config import ConfigError, compose
 from localsl.data import Split
 from localsl.data.batches import WHOLE, Part, TestBatches, TrainBatches
 from localsl.engine import Totals, evaluate, train_step, training_forward

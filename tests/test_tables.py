@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from localsl import experiment, lock, provenance, tracking
-from localsl.config import ConfigError, check_command_line, compose
+from localsl.command_line import check_command_line
+from localsl.config import ConfigError, compose
 from localsl.measure.records import recorded
 from localsl.tables import command, published, records, reductions, render, structures, sweeps
 from localsl.tables.published import KEYS

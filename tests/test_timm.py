@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from localsl import optim
-from localsl.config import ConfigError, check_command_line, compose
+from localsl.command_line import check_command_line
+from localsl.config import ConfigError, compose
 from localsl.engine import train_step
 from localsl.network import build_network, count_parameters
 from tests.conftest import ROOT

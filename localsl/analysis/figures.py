@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from localsl import identity, tracking
 from localsl.analysis.command import analyse
 from localsl.analysis.runs import Trained
-from localsl.config import Line, compose
+from localsl.command_line import Line
+from localsl.config import compose
 from localsl.execution import devices
 from localsl.schema import ConfigError, Problem
 from localsl.tables.records import state

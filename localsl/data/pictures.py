@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from localsl.data import Split
-from localsl.schema import LocalslError
+from localsl.schema import LocalslError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,7 +115,7 @@ def reason(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):
         return "no picture"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def for_training(size: int, flip: bool) -> Transform:

@@ -15,7 +15,7 @@ import torch
 
 from localsl.data import SUBSET_SEED, Split, decodable, folder, pictures, shards
 from localsl.data.pictures import Pictures
-from localsl.schema import ConfigError, Problem
+from localsl.schema import ConfigError, Problem, first_line
 
 if TYPE_CHECKING:
     from localsl.settings import DatasetConfig
@@ -219,7 +219,6 @@ def _made(name: str, files: str, data_dir: Path, kind: type, **which: Any) -> An
             return kind(str(data_dir), download=True, **which)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         said = f" LOCALSL_DATA is {os.environ['LOCALSL_DATA']}." if "LOCALSL_DATA" in os.environ else ""
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        what = f"it is not (whole) in {place} and could not be downloaded ({reason})"
+        what = f"it is not (whole) in {place} and could not be downloaded ({first_line(error)})"
         instead = f"put {files} there, or set LOCALSL_DATA (or data_dir=) to the folder that holds it.{said}"
         raise ConfigError([Problem("dataset", name, what, instead)]) from None

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from localsl.data.batches import Part
-from localsl.schema import ConfigError, LocalslError, Problem
+from localsl.schema import ConfigError, LocalslError, Problem, first_line
 
 if TYPE_CHECKING:
     from localsl.settings import Config
@@ -198,6 +198,7 @@ def _lost(rank: int) -> Iterator[None]:
     except RuntimeError as error:  # gloo's and NCCL's, which have no class of their own
         if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        what = f"process {rank}: another process of this run has ended or cannot be reached ({reason})"
+        what = (
+            f"process {rank}: another process of this run has ended or cannot be reached ({first_line(error)})"
+        )
         raise LostProcess(f"{what}; the same command goes on from the last checkpoint") from error

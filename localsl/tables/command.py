@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from localsl import display, tracking
-from localsl.config import Line
+from localsl.command_line import Line
 from localsl.schema import ConfigError, Problem
 from localsl.tables import overview, records, render, report
 from localsl.tables.records import Run
