@@ -104,7 +104,7 @@ def tradeoff(panels: Panels) -> Figure:
             xlabel=f"peak memory of a training step, batch {rows[0]['batch_size']} (MiB)",
             ylabel="test error (%)",
         )
-        axis.margins(0.12)
+        axis.margins(0.18, 0.12)  # room for the label to the right of the last point
     return figure
 
 
