@@ -1,4 +1,4 @@
-"""What else a number may depend on: versions, device and commit."""
+"""What made a number, beside its configuration."""
 
 from __future__ import annotations
 
