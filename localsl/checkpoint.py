@@ -65,13 +65,19 @@ class Checkpoints:
         for file in [*self._files()[count:], *self._folder.glob("*.partial")]:
             file.unlink(missing_ok=True)
 
-    def newest(self) -> dict[str, Any] | None:
-        """The newest state that is whole and of this very configuration; what is passed over is told."""
+    def newest(self, *, set_aside: bool = False) -> dict[str, Any] | None:
+        """The newest state that is whole and of this very configuration; what is passed over is told.
+
+        Args:
+            set_aside: rename what is passed over to *.rejected: for a run that goes on, which would keep it in
+                place of a new one.
+        """
         for file in self._files():
             state = self._read(file)
             if state is not None:
                 return state
-            file.rename(file.with_suffix(".rejected"))  # else it would be kept in place of a new one
+            if set_aside:
+                file.rename(file.with_suffix(".rejected"))
         return None
 
     def _files(self) -> list[Path]:

@@ -13,7 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import OverrideParseException
 
 from localsl import launching
-from localsl.composition import REFUSED, Composition, hydras_own
+from localsl.composition import REFUSED, Composition, field_of, hydras_own
 from localsl.config import compose
 from localsl.schema import ConfigError, Problem, first_line
 from localsl.settings import Config
@@ -102,7 +102,7 @@ def _all_composed(wanted: list[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], 
 
 
 def _launch_problems(overrides: Sequence[str], configs: Iterable[Config]) -> list[Problem]:
-    own = [override for override in overrides if sweeps.field_of(override).startswith(("hydra/", "hydra."))]
+    own = [override for override in overrides if field_of(override).startswith(("hydra/", "hydra."))]
     sizes = {cfg.processes for cfg in configs}
     with contextlib.suppress(*REFUSED):  # told with the configurations
         return list(launching.problems(hydras_own(own), sizes)) if own or sizes - {1} else []

@@ -19,8 +19,21 @@ from localsl.identity import leaves
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
+# The groups whose values live under another name.
+PACKAGES = {"aux_net": "aux"}
+
 # What Hydra and OmegaConf raise on input that they cannot take.
 REFUSED = (HydraException, OmegaConfBaseException, ValueError, TypeError)
+
+
+def key_of(override: str) -> str:
+    """The field, or the group of conf/, that an override names."""
+    return override.split("=")[0].lstrip("+~")
+
+
+def field_of(override: str) -> str:
+    """The field or group of fields that it sets, by its dotted name: aux for aux_net=dgl."""
+    return PACKAGES.get(key_of(override), key_of(override))
 
 
 def by_hydra(overrides: Sequence[str]) -> DictConfig:

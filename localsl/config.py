@@ -17,14 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from localsl import backbones, consistency, methods, partition
 from localsl.backbones import BackboneConfig
-from localsl.composition import REFUSED, Composition, by_hydra, hydras_keys, options
+from localsl.composition import REFUSED, Composition, by_hydra, field_of, hydras_keys, key_of, options
 from localsl.data import sources
 from localsl.execution.processes import started
 from localsl.identity import leaves
 from localsl.methods.base import Method, with_scale
 from localsl.schema import ConfigError, Problem, first_line
 from localsl.settings import Config, fields
-from localsl.tables import sweeps
 
 __all__ = ["Config", "ConfigError", "compose", "validate"]
 
@@ -86,13 +85,13 @@ def _composable(
     kept: list[str] = []
     replaced = set()
     # Choices first: they decide which keys there are.
-    for override in sorted(overrides, key=lambda o: not (_key(o) in hydra.groups or "/" in _key(o))):
+    for override in sorted(overrides, key=lambda o: not (key_of(o) in hydra.groups or "/" in key_of(o))):
         try:
             hydra([*kept, override])
         except REFUSED as error:
-            if _key(override) in hydra.groups:
-                replaced.add(sweeps.field_of(override))
-            elif _key(override).split(".")[0] in replaced:
+            if key_of(override) in hydra.groups:
+                replaced.add(field_of(override))
+            elif key_of(override).split(".")[0] in replaced:
                 continue  # it may be a key of the choice that was meant
             problems.append(_refusal(override, kept, error))
         else:
@@ -100,19 +99,15 @@ def _composable(
     return kept, hydra(kept), problems, replaced
 
 
-def _key(override: str) -> str:
-    return override.split("=")[0].lstrip("+~")
-
-
 def _touches(override: str, key: str) -> bool:
     """Whether an override sets this value, or something around or inside it."""
-    typed = sweeps.field_of(override)
+    typed = field_of(override)
     return typed == key or typed.startswith(f"{key}.") or key.startswith(f"{typed}.")
 
 
 def _refusal(override: str, kept: list[str], error: Exception) -> Problem:
     key, equals, value = override.partition("=")
-    name = _key(override)
+    name = key_of(override)
     if not equals or not name:
         return Problem(override, "", "must be key=value")
     try:

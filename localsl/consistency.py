@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from localsl.measure.records import TIMES
 from localsl.schema import Problem
 from localsl.settings import KINDS, Config
 
@@ -26,6 +27,11 @@ def _optimizer_problems(config: Config) -> Iterator[Problem]:
     if config.optimizer.nesterov and config.optimizer.momentum == 0:
         what = "Nesterov needs a momentum above 0"
         yield Problem("optimizer.momentum", 0, what, "or type optimizer.nesterov=false")
+    if config.optimizer.nesterov and config.optimizer.name == "adam":
+        yield Problem("optimizer.nesterov", True, "is SGD's", "type optimizer=sgd, or leave it out")
+    if config.schedule.decay != 1 and not config.schedule.milestones:
+        what = "is by how much the learning rate falls at milestones, and there are none"
+        yield Problem("schedule.decay", config.schedule.decay, what, "type schedule.milestones=[...] too")
 
 
 def _processes_problems(config: Config, here: int) -> Iterator[Problem]:
@@ -48,7 +54,9 @@ def _processes_problems(config: Config, here: int) -> Iterator[Problem]:
         yield Problem("sync_batchnorm", True, "is for GPUs", "type sync_batchnorm=false")
     if config.sync_batchnorm and config.memory == "lean":
         yield Problem("memory", "lean", "cannot make synchronised BatchNorm again", "type memory=plain")
-    for key, value in (("measure", config.measure), ("analysis", config.analysis.kind), ("show", config.show)):
+    if config.measure in TIMES:
+        yield Problem("measure", config.measure, "times one process", "leave processes out")
+    for key, value in (("analysis", config.analysis.kind), ("show", config.show)):
         if here > 1 and value not in (None, "none"):
             yield Problem(key, value, "is for one process", "type python run.py, without torchrun")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import traceback
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +16,6 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from localsl import data, display, identity, lock, objectives, provenance, signals, tracking
-from localsl.checkpoint import Checkpoints
 from localsl.execution import devices, processes
 from localsl.execution.compiled import Compiled
 from localsl.execution.processes import Team
@@ -24,6 +25,8 @@ from localsl.training import Diverged, Training
 
 if TYPE_CHECKING:
     from localsl.settings import Config
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a write, which name no file
 
 
 def run(cfg: Config) -> dict[str, Any] | None:
@@ -51,7 +54,8 @@ def run(cfg: Config) -> dict[str, Any] | None:
     if cfg.measure is not None:
         from localsl.measure import command  # imports of its own that a training run does not wait for
 
-        return command.run(cfg)
+        # Of the processes that a launcher started for each of its jobs, one measures.
+        return command.run(cfg) if processes.started().rank == 0 else None
     if cfg.analysis.kind != "none":
         from localsl.analysis import command
 
@@ -80,15 +84,12 @@ def _held(cfg: Config, stack: ExitStack) -> dict[str, Any] | None:
 
 
 def _finished(cfg: Config) -> dict[str, Any] | None:
-    if Checkpoints(cfg).lacking:
-        return None
-    for folder in (identity.run_directory(cfg), identity.kept_directory(cfg)):
-        record = tracking.read(folder / "record.json")
-        if record is not None and record["status"] == "done":
-            print(f"This run is done: {folder} (delete the folder to run it again)")
-            print(closing(record))
-            return record
-    return None
+    folder = tracking.finished(cfg)
+    record = tracking.read(folder / "record.json") if folder else None
+    if record is not None:
+        print(f"This run is done: {folder} (delete the folder to run it again)")
+        print(closing(record))
+    return record
 
 
 def describe(cfg: Config, network: LocalNetwork) -> str:
@@ -137,6 +138,7 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
     try:
         training = Training(cfg, network, images, device, team)
         resumed = training.resume()
+        tracker = tracking.Tracker(cfg, training.rows) if team.leader else tracking.Untracked()
     except (OSError, torch.OutOfMemoryError) as error:
         raise _explained(error, cfg) or error from error
     if resumed:
@@ -166,7 +168,6 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
         "best": None,
         **provenance.environment(device),
     }
-    tracker = tracking.Tracker(cfg, training.rows) if team.leader else tracking.Untracked()
     together, stop = False, signals.Stop()  # whether all processes end for the same reason
     try:
         tracker.start(record)
@@ -226,14 +227,20 @@ def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
         from localsl.measure.footprint import footprint  # not needed but here
 
         need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"
-        lower = f"lower batch_size={cfg.batch_size}, or type memory=lean, optimizer.per_module=true"
+        left = [] if cfg.memory == "lean" or cfg.compile else ["memory=lean"]
+        left += [] if cfg.optimizer.per_module else ["optimizer.per_module=true"]
+        lower = f"lower batch_size={cfg.batch_size}" + (f", or type {', '.join(left)}" if left else "")
         return LocalslError(f"out of memory in a training step ({need}): {lower}")
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         lower = "for want of memory, lower dataset.workers or batch_size; dataset.workers=0 starts none"
         return LocalslError(f"a process that decodes pictures died ({error}): {lower}; {goes_on}")
     if isinstance(error, OSError):
-        what = error.strerror or error
-        return LocalslError(f"the run's folder {folder} cannot be written ({what}); make room, and {goes_on}")
+        what, file = error.strerror or error, error.filename
+        if error.errno in FULL or (isinstance(file, str) and folder in Path(file).parents):
+            what = f"the run's folder {folder} cannot be written ({what}); make room, and {goes_on}"
+            return LocalslError(what)
+        if file is not None:
+            return LocalslError(f"{file}: {what}; {goes_on}")
     return None
 
 

@@ -10,9 +10,9 @@ import joblib
 import torch
 from omegaconf import DictConfig
 
+from localsl.composition import field_of
 from localsl.execution.processes import started
 from localsl.schema import Problem
-from localsl.tables.sweeps import field_of
 
 
 @dataclass(frozen=True)

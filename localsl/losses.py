@@ -23,13 +23,14 @@ def similarity_matrix(features: Tensor) -> Tensor:
     positions; anything else is flattened. Each sample is centred over its features first. Nøkland and
     Eidnes 2019, as its code does.
     """
-    x = features.float()
-    if x.ndim == 4 and x.shape[1] > 3 and x.shape[2] > 1:
-        x = x.flatten(2).std(2)
-    x = x.flatten(1)
-    x = x - x.mean(1, keepdim=True)
-    x = x / (1e-8 + x.norm(dim=1, keepdim=True))
-    return (x @ x.T).clamp(-1, 1)
+    with _in_fp32(features):
+        x = features.float()
+        if x.ndim == 4 and x.shape[1] > 3 and x.shape[2] > 1:
+            x = x.flatten(2).std(2)
+        x = x.flatten(1)
+        x = x - x.mean(1, keepdim=True)
+        x = x / (1e-8 + x.norm(dim=1, keepdim=True))
+        return (x @ x.T).clamp(-1, 1)
 
 
 def similarity_matching(features: Tensor, target: Tensor) -> Tensor:
@@ -42,10 +43,17 @@ def supervised_contrastive(features: Tensor, targets: Tensor, temperature: float
 
     An anchor without another sample of its class adds 0, and still counts in the mean. InfoPro's code.
     """
-    z = F.normalize(features.float(), dim=1)
+    with _in_fp32(features):
+        z = F.normalize(features.float(), dim=1)
+        similarity = z @ z.T
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    logits = (similarity / temperature).masked_fill(itself, -torch.inf)
     log_probability = logits - logits.logsumexp(1, keepdim=True)
     positive = (targets[:, None] == targets[None, :]) & ~itself
     per_anchor = torch.where(positive, log_probability, 0).sum(1) / positive.sum(1).clamp(min=1)
     return -per_anchor.mean()
+
+
+def _in_fp32(features: Tensor) -> torch.autocast:
+    """Without autocast: in half precision the products of samples are too coarse to tell them apart."""
+    return torch.autocast(features.device.type, enabled=False)

@@ -87,10 +87,7 @@ class LocalNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the plain backbone; no auxiliary network runs."""
-        x = images
-        for layer in self.backbone.layers:
-            x = layer(x)
-        return self.backbone.classifier(x)
+        return self.backbone(images)
 
     def local_losses(self, images: Tensor, targets: Tensor) -> Iterator[LocalLoss]:
         """The loss of every module that has one, in turn, each on a graph of its own.

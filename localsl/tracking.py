@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from omegaconf import OmegaConf
 
 from localsl import identity
+from localsl.checkpoint import Checkpoints
 from localsl.schema import ConfigError, Problem, first_line
 
 if TYPE_CHECKING:
@@ -190,13 +191,37 @@ def write_atomically(file: Path, text: str) -> None:
     beside.replace(file)
 
 
+def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Replace a CSV whole; its columns are those of all rows, in the order in which they first occur."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(file, text.getvalue())
+
+
+def finished(cfg: Config) -> Path | None:
+    """Where a configuration's finished run lies: its own folder, or that among the results; None if none is.
+
+    A run whose checkpoint is asked for and gone is not finished.
+    """
+    if Checkpoints(cfg).lacking:
+        return None
+    for folder in (identity.run_directory(cfg), identity.kept_directory(cfg)):
+        record = read(folder / "record.json")
+        if record is not None and record["status"] == "done":
+            return folder
+    return None
+
+
 def planned_runs(configs: list[Config]) -> list[tuple[Path, dict[str, Any]]]:
     """The folder and record of each configuration's run, "not run" where there is none."""
     runs = {}
     for cfg in configs:
         absent = {"status": "not run", "method": cfg.method.name, "dataset": cfg.dataset.name}
         absent |= {"backbone": cfg.backbone.name, "seed": cfg.seed, "id": identity.run_id(cfg)}
-        runs[identity.run_directory(cfg)] = read_record(cfg) or absent
+        folder = finished(cfg) or identity.run_directory(cfg)
+        runs[folder] = read(folder / "record.json") or absent
     return list(runs.items())
 
 

@@ -92,7 +92,7 @@ class Training:
         Raises:
             ConfigError: if processes do not find the same.
         """
-        state = self._team.in_turn(self._checkpoints.newest)
+        state = self._team.in_turn(lambda: self._checkpoints.newest(set_aside=True))
         found = self._team.gather(None if state is None else (state["epochs"], state["steps"]))
         if len(set(found)) > 1:
             what = "its processes do not see the same checkpoints in it"
@@ -205,8 +205,9 @@ class Training:
         step = counted_step(self._network, self._optimizer, self._totals, forward, graphs, self._team)
         train_epoch(self._network, step, batches, self._totals, self._around_step)
         images = max(0, self._images - skipped * cfg.batch_size)
+        means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
         images_per_s = images / (time.perf_counter() - began)
-        means, heeded = self._totals.means(self._team), self._heeding(stop, self._test)
+        heeded = self._heeding(stop, self._test)
         test = evaluate(self._network, heeded, self._forward, cfg.dataset.top5, self._team)
         _check_finite([*(mean.loss for mean in means), test.loss], epoch, lr)
         self.epochs, self.steps = epoch, 0

@@ -176,6 +176,9 @@ def test_a_checkpoint_of_another_run_is_not_taken(capsys):
     assert "optimizer.lr is 0.1 there and 0.2 here" in told
     assert "seed is 1234 there and 3 here" in told
     assert "schedule" not in told
+    assert [file.suffix for file in folder.iterdir()] == [".pt"]  # who only looks at it leaves it
+    assert Checkpoints(other).newest(set_aside=True) is None
+    assert [file.suffix for file in folder.iterdir()] == [".rejected"]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(monkeypatch):

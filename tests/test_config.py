@@ -100,6 +100,8 @@ MISTAKES = [
     ("optimizer.lr=nan", "optimizer.lr", "finite number above 0"),
     ("optimizer.momentum=1", "optimizer.momentum", "below 1"),
     ("optimizer.momentum=0", "optimizer.momentum", "Nesterov"),
+    ("optimizer={name:adam,beta2:0.999}", "optimizer.nesterov", "SGD's"),
+    ("schedule.decay=0.5", "schedule.decay", "milestones"),
     ("batch_size=1", "batch_size", "at least 2"),
     ("schedule.epochs=0", "schedule.epochs", "at least 1"),
     ("schedule.epochs=1.5", "schedule.epochs", "whole number"),
@@ -184,6 +186,14 @@ RULE_MISTAKES = [
     (["method=auglocal", "aux.selection=uniform/conv3x3"], "aux.multiplier", "aux.multiplier=1"),
     (["method=infopro", "aux_net=dgl"], "aux_net", "type aux_net=infopro"),
     (["method=predsim", "aux_net=dgl"], "aux_net", "type aux_net=predsim"),
+    (["method=man", "ema.moves=last"], "ema.moves", "type ema.moves=all"),
+    (["method=man", "ema.layers=first"], "ema.layers", "type ema.layers=all"),
+    (["method=man", "ema=lam_released"], "ema.gradient", "type ema=man or"),
+    (["method=man", "aux.selection=sequential"], "aux.selection", "type method=auglocal"),
+    (["method=dgl", "aux.depth=3", "aux.selection=conv1x1"], "aux.selection", "type method=auglocal"),
+    (["method=dgl", "aux.multiplier=2"], "aux.multiplier", "leave aux.multiplier out"),
+    (["method=auglocal", "aux.multiplier=2"], "aux.multiplier", "leave aux.multiplier out"),
+    (["method=mlaan", "aux.multiplier=2"], "aux.multiplier", "leave aux.multiplier out"),
 ]
 
 

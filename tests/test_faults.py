@@ -44,6 +44,14 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(monkeypatch, 
     assert left_by(compose(TINY))[1] == left_by(straight)[1]
 
 
+def test_a_picture_that_cannot_be_read_is_named_and_not_the_runs_folder(monkeypatch, capsys):
+    failing(monkeypatch, TrainBatches, "augmented", 2, OSError(5, "Input/output error", "/pictures/1.jpg"))
+    assert typed(monkeypatch, *TINY) == 1
+    told = capsys.readouterr().err
+    assert "/pictures/1.jpg: Input/output error; the same command goes on from the last checkpoint" in told
+    assert "Traceback" not in told
+
+
 def test_a_record_that_cannot_be_written_does_not_hide_what_ended_the_run(monkeypatch, capsys):
     failing(monkeypatch, TrainBatches, "augmented", 2, RuntimeError("the actual fault"))
     failing(monkeypatch, experiment.tracking.Tracker, "close", 1, OSError(28, "No space left on device"))

@@ -62,3 +62,17 @@ def test_reconstruction_is_the_cross_entropy_of_the_sigmoid():
     logits, pixels = wave(2, 3, 4, 4), torch.rand(2, 3, 4, 4, dtype=torch.float64)
     expected = F.binary_cross_entropy(torch.sigmoid(logits), pixels)
     assert float(losses.reconstruction(logits, pixels)) == pytest.approx(float(expected))
+
+
+def test_autocast_leaves_products_of_samples_in_fp32():
+    features = wave(6, 8).float()
+
+    def losses_of():
+        matrix = losses.similarity_matrix(features)
+        return matrix, losses.supervised_contrastive(features, LABELS)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        within = losses_of()
+    for here, alone in zip(within, losses_of(), strict=True):
+        assert here.dtype == torch.float32
+        assert torch.equal(here, alone)

@@ -221,6 +221,21 @@ def test_what_several_processes_cannot_do(overrides, key, monkeypatch):
     assert key in [problem.key for problem in error.value.problems]
 
 
+def test_one_of_several_processes_measures_what_each_needs(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    cfg = compose(["measure=memory", "backbone=resnet20", "K=4", "batch_size=16"])
+    monkeypatch.setenv("RANK", "1")
+    assert experiment.run(cfg) is None
+    assert not Path("outputs").exists()
+    monkeypatch.setenv("RANK", "0")
+    of_two = experiment.run(cfg)
+    monkeypatch.delenv("WORLD_SIZE")
+    alone = experiment.run(compose(["measure=memory", "backbone=resnet20", "K=4", "batch_size=8"]))
+    assert of_two is not None
+    assert alone is not None
+    assert of_two["figures"] == alone["figures"]
+
+
 def test_a_sweep_under_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="torchrun is for one run"):

@@ -43,9 +43,10 @@ def test_shards_make_the_batches_of_the_folder(folder, tmp_path, flat):
     same(epoch(here), epoch(there))
     same(evaluated(typed(root, "dataset.workers=2")), evaluated(there))
     (indexed,) = {file.parent for file in (tmp_path / "data").rglob("*.npz")}
-    for file in indexed.iterdir():
-        file.write_bytes(b"half")
-    same(epoch(typed(root)), epoch(there))
+    for half in (lambda data: b"half", lambda data: data[: len(data) // 2]):
+        for file in indexed.glob("*.npz"):
+            file.write_bytes(half(file.read_bytes()))
+        same(epoch(typed(root)), epoch(there))
 
 
 def test_shards_in_memory(folder, tmp_path):

@@ -96,7 +96,7 @@ def test_what_changes_a_speed_has_a_record_of_its_own():
         return recorded(compose(["measure=speed", *overrides]), Path())
 
     changes = ["memory=lean", "optimizer.per_module=true", "threads=1", "threads=7", "channels_last=false"]
-    changes += ["precision=bf16", "batch_size=64"]
+    changes += ["precision=bf16", "batch_size=64", "deterministic=true"]
     assert place("threads=1") == place()  # the tests' own number
     assert len({place(change) for change in changes}) == len(changes)
     assert place("seed=3", "optimizer.lr=0.5") == place()

@@ -343,6 +343,27 @@ def test_memory_is_a_gpus_where_it_was_measured_on_one(on_gpu, ours, of):
     assert (row["modules"], row["device"]) == (16, "H100")
 
 
+def test_what_was_typed_beside_a_measured_table_is_told_and_not_mixed():
+    table = sweeps.read("mlaan/table3")
+    cell = next(cell for cell in table.cells if cell.unbuilt is None)
+    request = sweeps.requested(["sweep=mlaan/table3", "batch_size=64,128", "memory=lean", "seed=0"])
+    configs = {}
+    for overrides, peak in zip(request.overrides(cell), (1e9, 2e9), strict=True):
+        asked = sweeps.measuring(overrides, "memory")
+        configs[asked] = cfg = compose(list(asked))
+        record = {"status": "done", "measure": "memory", "scope": "live", "precision": "fp32"}
+        record |= {"batch_size": cfg.batch_size, "figures": {"peak_bytes": peak}}
+        record |= {"device": "CPU", "versions": {"torch": "2"}, "commit": None}
+        file = recorded(cfg, Path("results"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(record))
+    made = render.rows(table, Composed(request, configs), [])
+    text = render.markdown(table, made)
+    for batch, value in ((64, "1.00"), (128, "2.00")):
+        (block,) = (b for b in text.split("gpu_memory_gb: ") if f"typed: batch_size={batch} memory=lean" in b)
+        assert f"/ **{value}**" in block
+
+
 def test_an_overhead_is_one_of_every_machine(monkeypatch):
     table = sweeps.read("auglocal/table7")
     cell = next(cell for cell in table.cells if "method=dgl" in cell.overrides)
@@ -430,8 +451,8 @@ def test_memory_is_compared_with_backpropagations():
         return values | {"paper_reduction_pct": "", "ours_reduction_pct": ""}
 
     error = row("dgl", "9", "8") | {"metric": "top1_error_pct"}
-    made = reductions.add(
-        [row("bp", "4.00", "2.00"), row("dgl", "1.00", "1.50"), row("man", "3.00", "1.00", "a GPU"), error]
-    )
+    rows = [row("bp", "4.00", "2.00"), row("dgl", "1.00", "1.50"), row("man", "3.00", "1.00", "a GPU"), error]
+    rows += [row("dgl", "1.00", "0.75", "lean"), row("bp", "4.00", "1.00", "lean")]
+    made = reductions.add(rows)
     found = [(r["paper_reduction_pct"], r["ours_reduction_pct"]) for r in made]
-    assert found == [("", ""), ("75.0", "25.0"), ("25.0", ""), ("", "")]
+    assert found == [("", ""), ("75.0", "25.0"), ("25.0", ""), ("", ""), ("75.0", "25.0"), ("", "")]

@@ -8,7 +8,7 @@ import pytest
 
 from localsl import experiment, tracking, training
 from localsl.config import ConfigError, compose
-from localsl.identity import cell_id, run_directory, run_id
+from localsl.identity import cell_id, kept_directory, run_directory, run_id
 
 TINY = ["schedule=smoke", "schedule.epochs=2", "K=2", "backbone=resnet20"]
 TINY += ["dataset.train_subset=40", "dataset.test_subset=20", "batch_size=20"]
@@ -84,6 +84,19 @@ def test_a_finished_run_is_told_and_not_repeated(capsys):
     assert experiment.run(cfg) == tracking.read_record(cfg)
     assert metrics.stat().st_mtime_ns == before
     assert "This run is done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_run_is_finished_where_its_results_are_kept(required):
+    cfg = compose([*TINY, f"checkpoint.required={required}".lower()])
+    record = {"status": "done", "method": "dgl"}
+    kept_directory(cfg).mkdir(parents=True)
+    (kept_directory(cfg) / "record.json").write_text(json.dumps(record))
+    ((folder, told),) = tracking.planned_runs([cfg])
+    if required:  # results keep no checkpoints
+        assert (folder, told["status"]) == (run_directory(cfg), "not run")
+    else:
+        assert (folder, told) == (kept_directory(cfg), record)
 
 
 def test_an_interrupted_run_says_so_and_goes_on(monkeypatch):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 
 from localsl import identity, tracking
 from localsl.analysis import runs
-from localsl.analysis.kinds import KINDS, Row
+from localsl.analysis.kinds import KINDS
 from localsl.analysis.runs import Trained
 from localsl.execution import devices
 
@@ -50,19 +48,11 @@ def analyse(
     found = [KINDS[settings.kind](panel, settings, device) for panel in panels]
     stem.parent.mkdir(parents=True, exist_ok=True)
     table, picture = (stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "png"))
-    _write(table, [row for rows in found for row in rows])
+    tracking.write_csv(table, [row for rows in found for row in rows])
     from localsl.analysis import draw
 
     draw.draw(picture, settings.kind, title, found)
     return [table, picture]
-
-
-def _write(file: Path, rows: Sequence[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    tracking.write_atomically(file, text.getvalue())
 
 
 def _stem(cfg: Config, given: Sequence[Trained]) -> Path:

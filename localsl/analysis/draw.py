@@ -145,7 +145,11 @@ DRAWN: dict[str, Callable[[Panels], Figure]] = {
 
 def draw(file: Path, kind: str, title: str, panels: Panels) -> None:
     """Write the picture of a kind of analysis as PNG, replaced whole."""
-    figure = DRAWN[kind](panels)
+    save(file, DRAWN[kind](panels), title)
+
+
+def save(file: Path, figure: Figure, title: str) -> None:
+    """Write a figure under its title as PNG, replaced whole, and close it."""
     figure.suptitle(title, fontsize=9)
     figure.tight_layout()
     beside = file.with_name(f".{file.name}")

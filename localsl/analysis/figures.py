@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localsl import identity, tracking
+from localsl import tracking
 from localsl.analysis.command import analyse
 from localsl.analysis.runs import Trained
 from localsl.command_line import Line
 from localsl.config import compose
 from localsl.execution import devices
 from localsl.schema import ConfigError, Problem
-from localsl.tables.records import state
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
     from localsl.tables.sweeps import Table
 
 
@@ -48,8 +46,9 @@ def _panels(asked: Table, line: Line) -> list[list[Trained]]:
     }
     panels: dict[tuple[str, str], list[Trained]] = {}
     for job, cfg in zip(line.jobs, line.configs, strict=True):
-        if asked.name in job.tables and state(cfg) == "done":
-            run = Trained(_folder(cfg), cfg, labels[job.overrides])
+        folder = tracking.finished(cfg) if asked.name in job.tables else None
+        if folder is not None:
+            run = Trained(folder, cfg, labels[job.overrides])
             panels.setdefault((cfg.dataset.name, cfg.backbone.name), []).append(run)
     return list(panels.values())
 
@@ -58,10 +57,3 @@ def _varied(typed: list[list[str]]) -> list[str]:
     """Of each combination that was typed for the whole sweep, what the others do not share."""
     shared = set.intersection(*map(set, typed))
     return [" ".join(override for override in each if override not in shared) for each in typed]
-
-
-def _folder(cfg: Config) -> Path:
-    """Where the run lies: with its checkpoints, or among the results."""
-    folder = identity.run_directory(cfg)
-    record = tracking.read(folder / "record.json")
-    return folder if record is not None and record["status"] == "done" else identity.kept_directory(cfg)

@@ -11,6 +11,7 @@ from torch import Tensor
 from localsl.data import Split
 from localsl.data.batches import Normalisation
 from localsl.data.pictures import Pictures, in_memory
+from localsl.execution import devices
 
 if TYPE_CHECKING:
     from localsl.network import LocalNetwork
@@ -37,8 +38,7 @@ def normalised(
     Args:
         batch: their greatest size; None for all at once.
     """
-    layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
-    normalise = Normalisation(cfg.dataset, in_memory(split[:1]).images, device, layout)
+    normalise = Normalisation(cfg.dataset, in_memory(split[:1]).images, device, devices.layout(cfg))
     parts = -(-len(split) // batch) if batch else 1
     for index in torch.tensor_split(torch.arange(len(split)), parts):
         part = split[int(index[0]) : int(index[-1]) + 1]

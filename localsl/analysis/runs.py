@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from localsl import data, identity, tracking
 from localsl.checkpoint import Checkpoints
 from localsl.config import validate
+from localsl.execution import devices
 from localsl.network import build_network
 from localsl.schema import ConfigError, Problem
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 # Differences that tell runs of one rule apart, in words that a reader expects before any other.
 FIRST = ("aux.depth", "aux.head", "K")
 
-# What a run was told that another command need not be: where things lie, and what it is run on.
-HERE = ("data_dir", "output_dir", "results_dir", "device", "threads")
+# What a run was told that another command need not be: where things lie, and what it is run on and how.
+HERE = ("data_dir", "output_dir", "results_dir", "device", "threads", "memory", "compile", "cuda_graph")
 
 
 def refused(what: str, instead: str) -> ConfigError:
@@ -69,8 +70,7 @@ class Trained:
             raise refused(what, again)
         network = build_network(self.cfg)
         network.load_state_dict(state["network"])
-        layout = torch.channels_last if self.cfg.channels_last else torch.contiguous_format
-        return network.to(device=device, memory_format=layout).eval()  # pyright: ignore[reportCallIssue]
+        return network.to(device=device, memory_format=devices.layout(self.cfg)).eval()  # pyright: ignore[reportCallIssue]
 
     def told(self) -> dict[str, Any]:
         """What stands beside its figures in a CSV; accuracy in per cent, at the last epoch."""

@@ -75,8 +75,8 @@ class Settings(StagedConfig):
         if any(kernel % 2 == 0 for kernel in self.kernels):
             yield Problem("backbone.kernels", self.kernels, "must be odd, to keep the size")
         if self.negative_slope:
-            what = "its activations are SiLU, which have no slope"
-            yield Problem("backbone.negative_slope", self.negative_slope, what, "leave it out")
+            what, instead = "its activations are SiLU, which have no slope", "type backbone.negative_slope=0"
+            yield Problem("backbone.negative_slope", self.negative_slope, what, instead)
         yield from renamed(self, PUBLISHED)
 
     def strides_of_stages(self) -> list[int]:

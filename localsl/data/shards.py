@@ -13,8 +13,10 @@ import hashlib
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor
@@ -96,7 +98,7 @@ def _remembered(file: Path) -> tuple[np.ndarray, Tensor] | None:
     try:
         with np.load(file) as arrays:
             return arrays["where"], torch.from_numpy(arrays["targets"])
-    except (OSError, ValueError, KeyError, EOFError):  # not there, or not whole
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):  # not there, or not whole
         return None
 
 

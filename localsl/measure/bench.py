@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,9 +65,5 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     file.parent.mkdir(parents=True, exist_ok=True)
-    tracking.write_atomically(file, text.getvalue())
+    tracking.write_csv(file, rows)

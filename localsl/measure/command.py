@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,7 +15,7 @@ from localsl.data import sources
 from localsl.execution import devices
 from localsl.measure.flops import flops
 from localsl.measure.footprint import allocated, footprint
-from localsl.measure.records import allocated_bytes, measured, recorded, signature
+from localsl.measure.records import FAST, allocated_bytes, cost_id, measured, recorded
 from localsl.measure.speed import SCOPE, quartiles, speed
 from localsl.network import build_network, count_parameters
 
@@ -93,7 +91,7 @@ def step_time(cfg: Config) -> Measurement:
     figures |= {"images_per_s": rate, "ratio_to_bp": found.ratio, "bp_ms_median": bp[1]}
     first, warm_up = found.warm_up[0], sum(found.warm_up)
     figures |= {"first_step_ms": first, "warm_up_ms": warm_up, "warm_up_steps": len(found.warm_up)}
-    figures |= {name: getattr(cfg, name) for name in ("channels_last", "compile", "cuda_graph")}
+    figures |= {name: getattr(cfg, name) for name in FAST}
     figures |= {f"compiled_{name}": value for name, value in found.compiled.items()}
     told = [
         f"warm-up: {len(found.warm_up)} steps in {warm_up:.1f} ms, the first in {first:.1f}",
@@ -130,7 +128,7 @@ def run(cfg: Config) -> dict[str, Any]:
     lacks = cfg.measure == "memory" and devices.chosen(cfg.device).type == "cuda"
     if record is None or cfg.measure in ANEW or (lacks and allocated_bytes(record) is None):
         found = MEASURES[cfg.measure](cfg)
-        record = {"status": "done", "measure": cfg.measure, "signature": signature(cfg), **_what(cfg)}
+        record = {"status": "done", "measure": cfg.measure, "signature": cost_id(cfg), **_what(cfg)}
         record |= {"scope": found.scope, "figures": found.figures, "told": found.told}
         record |= provenance.environment(found.device)
     if record != tracking.read(file):  # new, or known among the results only
@@ -140,6 +138,8 @@ def run(cfg: Config) -> dict[str, Any]:
     print(f"{cfg.method.name} on {cfg.backbone.name}, K={cfg.K}, batch {cfg.batch_size}, {cfg.precision}")
     print(f"{record['scope']}; {file.parent / cfg.measure}.csv")
     print("\n".join(record["told"]))
+    if cfg.measure == "memory" and (cfg.compile or cfg.cuda_graph):
+        print("note: of an eager step; what a compiled or recorded one needs is not measured")
     return record
 
 
@@ -167,8 +167,4 @@ def _tabulate(folder: Path, measure: str) -> None:
         for r in records
         if r is not None
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    tracking.write_atomically(folder / f"{measure}.csv", text.getvalue())
+    tracking.write_csv(folder / f"{measure}.csv", rows)

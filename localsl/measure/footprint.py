@@ -127,8 +127,8 @@ def allocated(cfg: Config) -> int:
 
 
 def batch_of_zeros(cfg: Config, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A full batch, for what does not depend on what is in it."""
-    size = cfg.dataset.image_size
-    images = torch.zeros(cfg.batch_size, 3, size, size, device=device)
-    targets = torch.zeros(cfg.batch_size, dtype=torch.int64, device=device)
+    """A process's part of a full batch, for what does not depend on what is in it."""
+    number, size = cfg.batch_size // (cfg.processes or 1), cfg.dataset.image_size
+    images = torch.zeros(number, 3, size, size, device=device)
+    targets = torch.zeros(number, dtype=torch.int64, device=device)
     return images.contiguous(memory_format=devices.layout(cfg)), targets

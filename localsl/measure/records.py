@@ -23,12 +23,12 @@ UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
 
 # What it has not, and changes a cost: memory and time, or time alone.
 LEAN = ("memory", "optimizer.per_module")
-FAST = ("channels_last", "compile", "cuda_graph")
+FAST = ("channels_last", "compile", "cuda_graph", "deterministic")
 
 TIMES = ("speed", "overhead")  # each machine has its own
 
 
-def signature(cfg: Config) -> str:
+def cost_id(cfg: Config) -> str:
     """What a measurement is of: a run's identity less what leaves its cost alone, and what else changes it."""
     values = dict(identity.leaves(asdict(cfg)))
     counted = identity.without(identity.identity(asdict(cfg)), *UNCOUNTED)
@@ -38,9 +38,14 @@ def signature(cfg: Config) -> str:
     return identity.digest(counted)
 
 
+def costly(measure: str) -> set[str]:
+    """What of all that a table's cell leaves open changes what is measured."""
+    return {"batch_size", "precision", "processes", *LEAN, *(FAST if measure in TIMES else ())}
+
+
 def recorded(cfg: Config, root: Path) -> Path:
     """Where a measurement lies; a time's is this machine's."""
-    name = f"{cfg.measure}-{signature(cfg)}"
+    name = f"{cfg.measure}-{cost_id(cfg)}"
     if cfg.measure in TIMES:
         threads = cfg.threads or torch.get_num_threads()
         machine = {"device": provenance.device_name(devices.chosen(cfg.device)), "threads": threads}
@@ -60,7 +65,7 @@ def everywhere(cfg: Config) -> list[dict[str, Any]]:
     if cfg.measure not in TIMES:
         record = measured(cfg)
         return [] if record is None else [record]
-    pattern = f"measured/{cfg.measure}-{signature(cfg)}-*.json"
+    pattern = f"measured/{cfg.measure}-{cost_id(cfg)}-*.json"
     files = {file.name: file for root in reversed(_roots(cfg)) for file in root.glob(pattern)}
     found = (tracking.read(files[name]) for name in sorted(files))
     return [record for record in found if record is not None]

@@ -15,7 +15,7 @@ from localsl.schema import Problem
 
 if TYPE_CHECKING:
     from localsl.plan import Plan
-    from localsl.settings import Config
+    from localsl.settings import AuxConfig, Config
 
 
 @dataclass(kw_only=True)
@@ -63,6 +63,7 @@ class Method:
         if not self.depth and cfg.aux.depth is not None:
             what = f"{self.name} has no auxiliary network whose depth can be set"
             yield Problem("aux.depth", cfg.aux.depth, what, "leave aux.depth out")
+        yield from _head_problems(cfg.aux)
 
     def groups(self, cfg: Config) -> list[range]:
         """The local layers of each module."""
@@ -80,6 +81,24 @@ class Method:
     def checkpoint_segments(self, cfg: Config) -> int:
         """In how many pieces a module's forward is recomputed in its backward; 0 keeps all activations."""
         return 0
+
+
+def _strategies(aux: AuxConfig) -> set[str]:
+    """How heads of a depth are made; of a rule without one they are convolutions."""
+    return set(aux.selection.split("/")) if aux.head == "auglocal" else {"conv3x3"}
+
+
+def _head_problems(aux: AuxConfig) -> Iterator[Problem]:
+    """A choice of layers that is none, and choices that nothing would heed."""
+    used = _strategies(aux)
+    if not set(aux.selection.split("/")) <= set(STRATEGIES):
+        yield Problem("aux.selection", aux.selection, f"one of {', '.join(STRATEGIES)}, or one per stage")
+    elif aux.head != "auglocal" and aux.selection != "uniform":
+        what = f"is how AugLocal's networks are made, and these are of aux.head={aux.head}"
+        yield Problem("aux.selection", aux.selection, what, "type method=auglocal, or leave it out")
+    elif aux.multiplier is not None and (aux.depth is None or not used & set(CONVOLUTIONS)):
+        what = "is the width of convolutional heads of a depth, and these are none"
+        yield Problem("aux.multiplier", aux.multiplier, what, "leave aux.multiplier out")
 
 
 def output(plan: Plan) -> Objective:
@@ -117,18 +136,11 @@ class HeadMethod(Method):
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """Depths and strategies that cannot be built."""
         yield from super().problems(cfg)
-        aux = cfg.aux
-        for name in aux.selection.split("/"):
-            if name not in STRATEGIES:
-                yield Problem(
-                    "aux.selection", aux.selection, f"one of {', '.join(STRATEGIES)}, or one per stage"
-                )
-                return
+        aux, used = cfg.aux, _strategies(cfg.aux)
         if aux.depth is None:
             if aux.head == "auglocal":
                 yield Problem("aux.depth", None, "AugLocal's networks have a depth", "type aux.depth=2 or more")
             return
-        used = set(aux.selection.split("/")) if aux.head == "auglocal" else {"conv3x3"}
         if used & set(CONVOLUTIONS) and len(used) > 1 and aux.multiplier is None:
             what = "convolutions beside other strategies have no width that matches AugLocal's cost"
             yield Problem("aux.multiplier", None, what, "type aux.multiplier=1")

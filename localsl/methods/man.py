@@ -50,6 +50,14 @@ class Settings(Method):
         if cfg.aux.head == "auglocal":
             what = "the base is DGL's, InfoPro's or PredSim's"
             yield Problem("aux_net", "auglocal", what, "type aux_net=dgl")
+        for key, value in (("layers", cfg.ema.layers), ("moves", cfg.ema.moves)):
+            if value != "all":
+                what = "is a choice of MLAAN's leap bridges; MAN has one layer a module, which moves"
+                yield Problem(f"ema.{key}", value, what, f"type ema.{key}=all")
+        for key, value in (("gradient", cfg.ema.gradient), ("start", cfg.ema.start)):
+            if value is None:
+                what = "is left to the released MLAAN's code there"
+                yield Problem(f"ema.{key}", value, what, "type ema=man or ema=man_released")
         if cfg.ema.source == "none" and cfg.ema.bias != "block":
             what = f"with ema.bias={cfg.ema.bias} nothing is left of the momentum network"
             yield Problem("ema.source", "none", what, f"type method={cfg.aux.head}, or ema.bias=block")

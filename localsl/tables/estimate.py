@@ -14,6 +14,7 @@ from localsl.config import compose
 from localsl.data import sources
 from localsl.engine import train_step
 from localsl.measure.flops import training_flops
+from localsl.measure.speed import backpropagation
 from localsl.network import build_network
 from localsl.tables import records
 
@@ -65,8 +66,7 @@ def _hours(seconds: float) -> str:
 
 
 def _rate(cfg: Config) -> float:
-    typed = [f"dataset={cfg.dataset.name}", f"dataset.root={cfg.dataset.root}"]
-    reference = compose(["method=bp", "backbone=resnet32", *(typed if cfg.dataset.root else typed[:1])])
+    reference = replace(backpropagation(cfg), backbone=compose(["backbone=resnet32"]).backbone)
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.device != "cpu" else "cpu")
     network = build_network(reference).to(device)
     optimizer = optim.build(network.parameters(), reference.optimizer)

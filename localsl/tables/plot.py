@@ -11,6 +11,8 @@ matplotlib.use("Agg")  # no window, whatever the machine has
 
 from matplotlib import pyplot as plt
 
+from localsl.analysis.draw import save
+
 if TYPE_CHECKING:
     from localsl.tables.render import Row
     from localsl.tables.sweeps import Table
@@ -32,21 +34,17 @@ def draw(file: Path, table: Table, made: list[Row]) -> None:
             offset = (index - (len(labels) - 1) / 2) * 0.8 / len(labels) if kind == "bars" else 0.0
             paper = {places[row[x]] + offset: float(row["paper_mean"]) for row in rows}
             _series(axis, kind, paper, f"{label}, paper", f"C{index % 10}", False, len(labels))
-            for setting in dict.fromkeys((row["schedule"], row["epochs"]) for row in rows if row["ours_mean"]):
-                ours = [row for row in rows if row["ours_mean"] and (row["schedule"], row["epochs"]) == setting]
+            measured = [row for row in rows if row["ours_mean"]]
+            for setting in dict.fromkeys(_setting(row) for row in measured):
+                ours = [row for row in measured if _setting(row) == setting]
                 points = {places[row[x]] + offset: float(row["ours_mean"]) for row in ours}
-                told = " ".join(map(str, setting)).strip()
+                told = " ".join(str(ours[0][key]) for key in ("schedule", "epochs", "precision")).strip()
                 _series(axis, kind, points, f"{label}, ours {told}", f"C{index % 10}", True, len(labels))
         axis.set_xticks(list(places.values()), list(places))
         axis.set_xlabel(x)
         axis.set_ylabel(metric)
         axis.legend(fontsize=6)
-    figure.suptitle(table.title, fontsize=9)
-    figure.tight_layout()
-    beside = file.with_name(f".{file.name}")
-    figure.savefig(beside, dpi=120, format="png", metadata={"Software": None})
-    beside.replace(file)
-    plt.close(figure)
+    save(file, figure, table.title)
 
 
 def _within(row: Row, where: dict[str, str]) -> bool:
@@ -56,6 +54,12 @@ def _within(row: Row, where: dict[str, str]) -> bool:
 
 def _label(row: Row, keys: list[str]) -> str:
     return " ".join(filter(None, (row[key] for key in keys)))
+
+
+def _setting(row: Row) -> tuple:
+    """What one line's points share."""
+    images = row["measured_on"], row["train_images"], row["test_images"]
+    return row["schedule"], row["epochs"], row["batch_size"], row["lr"], row["precision"], *images
 
 
 def _series(

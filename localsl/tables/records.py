@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from localsl import identity, lock, tracking
-from localsl.checkpoint import Checkpoints
 from localsl.measure.records import measured, recorded
 
 if TYPE_CHECKING:
@@ -67,8 +66,9 @@ def under(folder: Path) -> list[Run]:
 
 def of(configs: Iterable[Config]) -> list[Run]:
     """The finished runs of these configurations, each once."""
-    folders = dict.fromkeys(identity.run_directory(cfg) for cfg in configs if cfg.measure is None)
-    return [run for run in map(read, folders) if run is not None]
+    folders = dict.fromkeys(tracking.finished(cfg) for cfg in configs if cfg.measure is None)
+    found = (read(folder) for folder in folders if folder is not None)
+    return [run for run in found if run is not None]
 
 
 def keep(configs: Iterable[Config]) -> None:
@@ -94,14 +94,12 @@ def state(cfg: Config) -> str:
     """Of a configuration's run: done, running, interrupted, diverged, failed or missing."""
     if cfg.measure is not None:
         return "missing" if measured(cfg) is None else "done"
-    folder = identity.run_directory(cfg)
-    record, kept = (tracking.read(f / "record.json") for f in (folder, identity.kept_directory(cfg)))
-    lacking = Checkpoints(cfg).lacking
-    if kept is not None and kept["status"] == "done" and not lacking:
+    if tracking.finished(cfg) is not None:
         return "done"
-    if record is None or (record["status"] == "done" and lacking):
+    record = tracking.read_record(cfg)
+    if record is None or record["status"] == "done":  # done without the checkpoint that is asked for
         return "missing"
-    if record["status"] == "running" and not lock.is_held(folder):
+    if record["status"] == "running" and not lock.is_held(identity.run_directory(cfg)):
         return "interrupted"
     return record["status"]
 

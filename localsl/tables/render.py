@@ -10,14 +10,15 @@ import csv
 import io
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localsl import provenance, tracking
+from localsl.composition import field_of
 from localsl.identity import SETTING, leaves
-from localsl.measure.records import TIMES, allocated_bytes, everywhere
+from localsl.measure.records import TIMES, allocated_bytes, costly, everywhere
 from localsl.tables import records, reductions, structures, sweeps
 from localsl.tables.published import KEYS, Number
 from localsl.tables.records import Run
@@ -40,6 +41,9 @@ COLUMNS += [
 ]
 COLUMNS += ["precision", "train_images", "test_images", "modules", "runs", "device", "torch", "commit", "note"]
 
+# In a row's measured_on: what follows was typed beside the table, and costs otherwise than the papers' cells.
+TYPED = "; typed: "
+
 Row = dict[str, Any]
 
 
@@ -50,11 +54,17 @@ class Composed:
     request: Request
     configs: dict[tuple[str, ...], Config]
 
-    def of(self, cell: Cell, measure: str | None = None) -> list[Config]:
-        """The configurations of a cell's runs, or of what measures them; none where it cannot be run yet."""
-        runs = self.request.overrides(cell)
-        asked = [sweeps.measuring(o, measure) for o in runs] if measure else runs
-        return [self.configs[o] for o in asked if o in self.configs]
+    def of(self, cell: Cell) -> list[Config]:
+        """The configurations of a cell's runs; none where it cannot be run yet."""
+        return [self.configs[o] for o in self.request.overrides(cell) if o in self.configs]
+
+    def measuring(self, cell: Cell, measure: str) -> Iterator[tuple[Config, str]]:
+        """Those of what measures them, and what was typed that changes what they cost."""
+        counted = costly(measure)
+        for overrides, typed in zip(self.request.overrides(cell), self.request.typed, strict=True):
+            cfg = self.configs.get(sweeps.measuring(overrides, measure))
+            if cfg is not None:
+                yield cfg, " ".join(override for override in typed if field_of(override) in counted)
 
 
 def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
@@ -64,7 +74,7 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
         settings = _by_setting(cell, composed.of(cell), runs)
         for number in cell.numbers:
             measure = MEASURED_ALONE.get(number.metric)
-            costs = composed.of(cell, measure) if measure else []
+            costs = list(composed.measuring(cell, measure)) if measure else []
             made += _rows_of(number, cell, table.seeds, settings, costs)
     return reductions.add(made)
 
@@ -84,13 +94,14 @@ def _as_fixed(cell: Cell, run: Run) -> bool:
         return True
     given = dict(leaves(run.values))
     typed = dict(override.split("=", 1) for override in (*cell.defaults, *cell.overrides))
-    fixed = {key: value for key, value in typed.items() if key.startswith(tuple(f"{s}." for s in SETTING))}
+    below = tuple(f"{name}." for name in SETTING)
+    fixed = {key: value for key, value in typed.items() if key in SETTING or key.startswith(below)}
     fixed |= {"recipe.name": typed["recipe"]} if "recipe" in typed else {}
     return all(str(given.get(key)) == value for key, value in fixed.items())
 
 
 def _rows_of(
-    number: Number, cell: Cell, seeds: int, settings: list[list[Run]], costs: list[Config]
+    number: Number, cell: Cell, seeds: int, settings: list[list[Run]], costs: list[tuple[Config, str]]
 ) -> list[Row]:
     row = dict.fromkeys(COLUMNS, "") | dict(zip(KEYS, number.keys, strict=True))
     row |= {"metric": number.metric, "paper_mean": number.value, "paper_std": number.std, "note": number.note}
@@ -99,8 +110,8 @@ def _rows_of(
     if number.metric == "structure":
         return [row | {"ours_mean": structures.of_stage(cell), "status": "done"}]
     if number.metric in MEASURED_ALONE:
-        found = [record for cfg in costs for record in everywhere(cfg)]
-        return [row | _measured(number, record) for record in found] or [row | {"status": "missing"}]
+        found = [(record, typed) for cfg, typed in costs for record in everywhere(cfg)]
+        return [row | _measured(number, *of) for of in found] or [row | {"status": "missing"}]
     accuracy = MEASURED_BY_TRAINING.get(number.metric)
     if accuracy is None or (settings and accuracy not in settings[0][0].record["last"]):
         return [row | {"status": "not measured"}]
@@ -138,13 +149,13 @@ def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
     }
 
 
-def _measured(number: Number, record: dict[str, Any]) -> Row:
+def _measured(number: Number, record: dict[str, Any], typed: str) -> Row:
     value, scope = VALUES[number.metric](record)
     return {
         "ours_mean": f"{value:.2f}",
         "difference": f"{value - float(number.value):+.2f}",
         "status": "done",
-        "measured_on": f"{record['measure']}: {scope}",
+        "measured_on": f"{record['measure']}: {scope}" + (f"{TYPED}{typed}" if typed else ""),
         "batch_size": record["batch_size"],
         "precision": record["precision"],
         "modules": record.get("modules", ""),  # the first records have none
@@ -242,7 +253,8 @@ def _title(ours: bool) -> str:
 def setting(row: Row) -> str:
     """What sets a row's measurement apart from others of its number, in words; empty if nothing does."""
     if not row["runs"]:
-        return row["measured_on"] if MEASURED_ALONE.get(row["metric"]) in TIMES else ""
+        apart = MEASURED_ALONE.get(row["metric"]) in TIMES or TYPED in row["measured_on"]
+        return row["measured_on"] if apart else ""
     images = f"{row['train_images']} training images of {row['measured_on']}"
     batch = f"batch {row['batch_size']}, learning rate {row['lr']}, {row['precision']}"
     return f"{row['epochs']} epochs in the form of schedule={row['schedule']}, {images}, {batch}"

@@ -18,6 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from localsl.composition import field_of
 from localsl.identity import EXCLUDED, SETTING
 from localsl.schema import ConfigError, Problem
 from localsl.tables import published
@@ -55,9 +56,6 @@ ASIDE = {name for name in (*SETTING, *EXCLUDED) if not name.startswith("dataset.
 
 # Figures that need no more of a run than its record: analyses whose runs may lack a checkpoint.
 BY_RECORD = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff")
-
-# The groups whose values live under another name.
-PACKAGES = {"aux_net": "aux"}
 
 
 @dataclass(frozen=True)
@@ -326,9 +324,3 @@ def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
     replaced = [field_of(o) for o in typed if o != "schedule=paper"]
     kept = [o for o in cell if not any(field_of(o) == r or field_of(o).startswith(f"{r}.") for r in replaced)]
     return (*kept, *typed)
-
-
-def field_of(override: str) -> str:
-    """The field or group of fields that an override sets, by its dotted name: aux for aux_net=dgl."""
-    key = override.split("=")[0].lstrip("+~")
-    return PACKAGES.get(key, key)
