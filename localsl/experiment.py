@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 import traceback
 from contextlib import ExitStack
@@ -26,7 +27,8 @@ from localsl.training import Diverged, Training
 if TYPE_CHECKING:
     from localsl.settings import Config
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a write, which name no file
+# What a machine refuses to give to a process, wherever it asks.
+LIMITS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 def run(cfg: Config) -> dict[str, Any] | None:
@@ -34,7 +36,7 @@ def run(cfg: Config) -> dict[str, Any] | None:
 
     Returns:
         its record, of which only the status "held" where another process is at it and `cfg.held` is "skip";
-        None if only something to be shown was asked for.
+        None if only something to be shown was asked for, and of the processes beside the one that measures.
 
     Raises:
         ConfigError: if the data set, or what an analysis is of, is not to be had.
@@ -227,7 +229,8 @@ def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
         from localsl.measure.footprint import footprint  # not needed but here
 
         need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"
-        left = [] if cfg.memory == "lean" or cfg.compile else ["memory=lean"]
+        whole = cfg.compile or cfg.sync_batchnorm or cfg.method.checkpoint_segments(cfg)
+        left = [] if cfg.memory == "lean" or whole else ["memory=lean"]
         left += [] if cfg.optimizer.per_module else ["optimizer.per_module=true"]
         lower = f"lower batch_size={cfg.batch_size}" + (f", or type {', '.join(left)}" if left else "")
         return LocalslError(f"out of memory in a training step ({need}): {lower}")
@@ -236,11 +239,12 @@ def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
         return LocalslError(f"a process that decodes pictures died ({error}): {lower}; {goes_on}")
     if isinstance(error, OSError):
         what, file = error.strerror or error, error.filename
-        if error.errno in FULL or (isinstance(file, str) and folder in Path(file).parents):
+        # A write names no file.
+        written = error.errno not in LIMITS if file is None else folder in Path(os.fsdecode(file)).parents
+        if written:
             what = f"the run's folder {folder} cannot be written ({what}); make room, and {goes_on}"
             return LocalslError(what)
-        if file is not None:
-            return LocalslError(f"{file}: {what}; {goes_on}")
+        return LocalslError(f"{what}; {goes_on}" if file is None else f"{file}: {what}; {goes_on}")
     return None
 
 

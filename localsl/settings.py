@@ -22,7 +22,7 @@ class DatasetConfig:
     """Images and how they are normalised and augmented (conf/dataset)."""
 
     name: str
-    sgd_lr: float = ruled(number(above=0))
+    sgd_lr: float = ruled(number(above=0), default=0.1)
     num_classes: int = ruled(number(0, at_most=2**20))
     image_size: int = ruled(number(4, at_most=1024))
     mean: list[float] = ruled(triple())
@@ -197,7 +197,7 @@ class Config:
     memory: str = ruled(one_of("plain", "lean"))
     compile: bool
     cuda_graph: bool
-    deterministic: bool
+    deterministic: bool = False
     device: str
     threads: int | None = ruled(number(1, at_most=1024))
     data_dir: str

@@ -44,11 +44,22 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(monkeypatch, 
     assert left_by(compose(TINY))[1] == left_by(straight)[1]
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_not_the_runs_folder(monkeypatch, capsys):
-    failing(monkeypatch, TrainBatches, "augmented", 2, OSError(5, "Input/output error", "/pictures/1.jpg"))
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(28, "No space left on device", "/elsewhere/1"),
+            "/elsewhere/1: No space left on device; the same",
+        ),
+        (OSError(12, "Cannot allocate memory"), "Cannot allocate memory; the same command goes on"),
+        (OSError(5, "Input/output error"), "cannot be written (Input/output error); make room"),
+    ],
+)
+def test_an_error_is_of_the_runs_folder_where_a_write_failed(error, words, monkeypatch, capsys):
+    failing(monkeypatch, TrainBatches, "augmented", 2, error)
     assert typed(monkeypatch, *TINY) == 1
     told = capsys.readouterr().err
-    assert "/pictures/1.jpg: Input/output error; the same command goes on from the last checkpoint" in told
+    assert words in told
     assert "Traceback" not in told
 
 

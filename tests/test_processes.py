@@ -236,6 +236,12 @@ def test_one_of_several_processes_measures_what_each_needs(monkeypatch):
     assert of_two["figures"] == alone["figures"]
 
 
+def test_a_table_of_runs_and_times_takes_several_processes():
+    line = ["-m", "sweep=auglocal/table7", "processes=2", "hydra/launcher=submitit_local"]
+    checked = check_command_line([*line, "hydra.launcher.tasks_per_node=2"])
+    assert {cfg.measure for cfg in checked.configs} == {None, "memory", "flops", "overhead"}
+
+
 def test_a_sweep_under_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="torchrun is for one run"):

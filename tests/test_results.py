@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from localsl.analysis import runs
+from localsl.config import compose
 from localsl.identity import digest, identity
 from localsl.tables import published, records
 from localsl.tables.published import KEYS
@@ -97,6 +99,12 @@ def test_no_point_of_the_figure_mixes_settings():
     points = rows(RESULTS / "ours" / "fig4.csv")
     assert len({tuple(row[name] for name in settings) for row in points}) == 1
     assert len({RUNS[row["run"]].setting for row in points}) == 1
+
+
+def test_every_run_can_be_analysed():
+    """Fields that joined the schema since have defaults."""
+    told = {run.cfg.seed for run in runs.found([str(run.folder) for run in RUNS.values()], compose())}
+    assert told == {run.record["seed"] for run in RUNS.values()}
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)

@@ -42,7 +42,7 @@ class Trained:
 
     Attributes:
         folder: with metrics.csv, record.json and, for most analyses, checkpoints.
-        cfg: of the run, with this command's device and folders of data.
+        cfg: of the run, with what this command has in its place: HERE.
         label: that tells it apart in a picture. Equal ones are one line: the mean over seeds.
     """
 

@@ -11,7 +11,7 @@ from localsl import display, tracking
 if TYPE_CHECKING:
     from localsl.settings import Config
 
-HOW = ("compile", "cuda_graph")
+HOW = ("compile", "cuda_graph", "deterministic")
 KEYS = ("method", "aux", "depth", "backbone", "K", "image_size", "batch_size", "precision")
 
 
@@ -48,7 +48,7 @@ def _line(record: dict[str, Any]) -> dict[str, Any]:
         "K": record["K"],
         "batch": record["batch_size"],
         "precision": record["precision"],
-        "how": " ".join(name for name in HOW if figures[name]) or "eager",
+        "how": " ".join(name for name in HOW if figures.get(name)) or "eager",
         "threads": record["threads"],
         "ms a step": f"{figures['ms_median']:.1f}",
         "quartiles": f"{figures['ms_q1']:.1f} to {figures['ms_q3']:.1f}",

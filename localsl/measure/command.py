@@ -137,9 +137,12 @@ def run(cfg: Config) -> dict[str, Any]:
         _tabulate(file.parent, cfg.measure)
     print(f"{cfg.method.name} on {cfg.backbone.name}, K={cfg.K}, batch {cfg.batch_size}, {cfg.precision}")
     print(f"{record['scope']}; {file.parent / cfg.measure}.csv")
-    print("\n".join(record["told"]))
     if cfg.measure == "memory" and (cfg.compile or cfg.cuda_graph):
         print("note: of an eager step; what a compiled or recorded one needs is not measured")
+    several = cfg.processes or 1
+    if cfg.measure == "memory" and several > 1:
+        print(f"of one of {several} processes, {cfg.batch_size // several} images")
+    print("\n".join(record["told"]))
     return record
 
 
@@ -153,6 +156,7 @@ def _what(cfg: Config) -> dict[str, Any]:
         "modules": len(build_network(cfg).local_modules),
         "image_size": cfg.dataset.image_size,
         "batch_size": cfg.batch_size,
+        "processes": cfg.processes,
         "precision": cfg.precision,
         "memory": cfg.memory,
         "per_module": cfg.optimizer.per_module,

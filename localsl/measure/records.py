@@ -34,13 +34,18 @@ def cost_id(cfg: Config) -> str:
     counted = identity.without(identity.identity(asdict(cfg)), *UNCOUNTED)
     counted |= {name: values[name] for name in LEAN if values[name] not in ("plain", False)}
     if cfg.measure in TIMES:
-        counted |= {name: values[name] for name in FAST}
+        # The last joined later: measurements without it keep their names.
+        counted |= {name: values[name] for name in FAST if name != "deterministic" or values[name]}
     return identity.digest(counted)
 
 
 def costly(measure: str) -> set[str]:
-    """What of all that a table's cell leaves open changes what is measured."""
-    return {"batch_size", "precision", "processes", *LEAN, *(FAST if measure in TIMES else ())}
+    """What of all that can be typed beside a table changes what is measured."""
+    if measure == "flops":
+        return set()
+    batch = {"batch_size", "recipe", "recipe.batch_size", "processes", "sync_batchnorm"}
+    optimizer = {"optimizer", "optimizer.name", "optimizer.momentum"}
+    return {"precision", *batch, *optimizer, *LEAN, *(FAST if measure in TIMES else ())}
 
 
 def recorded(cfg: Config, root: Path) -> Path:

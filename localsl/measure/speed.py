@@ -114,11 +114,11 @@ class Speed:
 
 
 def speed(cfg: Config) -> Speed:
-    """Train on noise, as much as the data set has of images, a rule and backpropagation in turn.
+    """Train on noise, as much as the data set has of images, a rule and backpropagation in turn; one process.
 
     The ratio of backpropagation, to a copy of itself, tells how much the machine leaves to chance.
     """
-    device = devices.chosen(cfg.device)
+    cfg, device = replace(cfg, processes=1), devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic)
     batches = TrainBatches(noise(cfg), cfg.dataset, cfg.batch_size, device, devices.layout(cfg))
     rule, reference = Trained(cfg, batches, device), Trained(backpropagation(cfg), batches, device)

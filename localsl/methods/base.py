@@ -141,7 +141,7 @@ class HeadMethod(Method):
             if aux.head == "auglocal":
                 yield Problem("aux.depth", None, "AugLocal's networks have a depth", "type aux.depth=2 or more")
             return
-        if used & set(CONVOLUTIONS) and len(used) > 1 and aux.multiplier is None:
+        if used <= set(STRATEGIES) and used & set(CONVOLUTIONS) and len(used) > 1 and aux.multiplier is None:
             what = "convolutions beside other strategies have no width that matches AugLocal's cost"
             yield Problem("aux.multiplier", None, what, "type aux.multiplier=1")
         before, groups = partition.cut(cfg), self.groups(cfg)

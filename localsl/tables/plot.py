@@ -43,7 +43,9 @@ def draw(file: Path, table: Table, made: list[Row]) -> None:
         axis.set_xticks(list(places.values()), list(places))
         axis.set_xlabel(x)
         axis.set_ylabel(metric)
-        axis.legend(fontsize=6)
+        handles, names = axis.get_legend_handles_labels()
+        once = dict(zip(names, handles, strict=True))  # settings may differ from one x to the next
+        axis.legend(once.values(), once.keys(), fontsize=6)
     save(file, figure, table.title)
 
 

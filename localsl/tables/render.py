@@ -41,7 +41,7 @@ COLUMNS += [
 ]
 COLUMNS += ["precision", "train_images", "test_images", "modules", "runs", "device", "torch", "commit", "note"]
 
-# In a row's measured_on: what follows was typed beside the table, and costs otherwise than the papers' cells.
+# In a row's measured_on: what follows was typed beside the table, and may cost other than the cells do.
 TYPED = "; typed: "
 
 Row = dict[str, Any]
@@ -89,13 +89,15 @@ def _by_setting(cell: Cell, configs: list[Config], runs: Sequence[Run]) -> list[
 
 
 def _as_fixed(cell: Cell, run: Run) -> bool:
-    """Under the paper's schedule, what a cell is of must hold of the setting: its recipe, its epochs."""
+    """Under the paper's schedule, what a cell is of must hold of the setting: its recipe, epochs, batch."""
     if run.record["schedule"] != "paper":
         return True
     given = dict(leaves(run.values))
     typed = dict(override.split("=", 1) for override in (*cell.defaults, *cell.overrides))
     below = tuple(f"{name}." for name in SETTING)
-    fixed = {key: value for key, value in typed.items() if key in SETTING or key.startswith(below)}
+    fixed = {
+        key: value for key, value in typed.items() if key in given and (key in SETTING or key.startswith(below))
+    }
     fixed |= {"recipe.name": typed["recipe"]} if "recipe" in typed else {}
     return all(str(given.get(key)) == value for key, value in fixed.items())
 
