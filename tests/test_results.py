@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from statistics import mean
 
 import pytest
 
@@ -69,11 +70,14 @@ def printed(row, *tables):
     return ", ".join(sorted(found))
 
 
+def table(file, head):
+    """The rows of a document's table whose first line begins so."""
+    lines = file.read_text().split(head)[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+
+
 def test_the_readme_shows_what_the_figure_does():
-    told = (ROOT / "README.md").read_text().split("| rule | modules |")[1].split("\n\n")[0].splitlines()[2:]
-    of_readme = {
-        cells[0]: cells[1:] for line in told if (cells := [c.strip(" `") for c in line.strip("|").split("|")])
-    }
+    of_readme = {rule: more for rule, *more in table(ROOT / "README.md", "| rule | modules |")}
     of_figure = {row["label"]: row for row in rows(RESULTS / "ours" / "fig4.csv")}
     assert set(of_readme) == set(of_figure)
     for label, (modules, auglocal, man_and_mlaan, error, memory) in of_readme.items():
@@ -82,6 +86,22 @@ def test_the_readme_shows_what_the_figure_does():
         assert man_and_mlaan == printed(row, "man/table1", "mlaan/table1"), label
         assert (modules, error) == (row["modules"], row["test_error"])
         assert memory == f"{int(row['peak_memory_bytes']) / 2**20:.0f}"
+
+
+def test_the_results_tell_what_the_runs_have():
+    """Rules side by side: accuracies of seeds 0 and 1, and how far their mean is below backpropagation's."""
+    told = table(RESULTS / "README.md", "| rule | paper |")
+    of = {rule: [RUNS[run] for run in more[-1].split()] for rule, *more in told}
+    assert len({run.setting for among in of.values() for run in among}) == 1
+    accuracy = {
+        rule: {run.record["seed"]: run.record["last"]["test_accuracy"] for run in among}
+        for rule, among in of.items()
+    }
+    for rule, _, *seeds, _, below, _ in told:
+        assert seeds == [f"{found:.2f}" if (found := accuracy[rule].get(seed)) else "" for seed in (0, 1)]
+        assert len({run.signature for run in of[rule]}) == 1
+        gap = mean(accuracy["bp"].values()) - mean(accuracy[rule].values())
+        assert below == (f"{gap:.2f}" if rule != "bp" else "")
 
 
 def test_no_point_of_the_figure_mixes_settings():
