@@ -41,8 +41,8 @@ class Checkpoints:
 
     @property
     def lacking(self) -> bool:
-        """Whether the run must have one, and has none."""
-        return self._cfg.checkpoint.required and not self._files()
+        """Whether the run must have one, and has none that is whole."""
+        return self._cfg.checkpoint.required and not any(_is_whole(f, f.read_bytes()) for f in self._files())
 
     def save(self, state: dict[str, Any], epochs: int, steps: int) -> None:
         """Write a state after `epochs` whole epochs and `steps` steps more; of the older ones one stays."""
@@ -87,9 +87,8 @@ class Checkpoints:
         return [file for *_, file in sorted(dated, reverse=True)]
 
     def _read(self, file: Path) -> dict[str, Any] | None:
-        name = NAME.fullmatch(file.name)
         data = file.read_bytes()
-        if name is None or _digest(data) != name[3]:
+        if not _is_whole(file, data):
             print(f"warning: the checkpoint {file} is damaged and passed over", file=sys.stderr)
             return None
         try:
@@ -107,6 +106,11 @@ class Checkpoints:
             print(f"warning: {file} is of another run and passed over: {foreign}", file=sys.stderr)
             return None
         return state
+
+
+def _is_whole(file: Path, data: bytes) -> bool:
+    name = NAME.fullmatch(file.name)
+    return name is not None and _digest(data) == name[3]
 
 
 def _digest(data: bytes | memoryview) -> str:

@@ -57,15 +57,18 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
     return config
 
 
-def validate(raw: DictConfig) -> Config:
+def validate(raw: DictConfig, *, to_run: bool = True) -> Config:
     """The typed configuration of one that Hydra composed, checked as `compose` does.
+
+    Args:
+        to_run: false for one that was run: whether it could be here, and so, is not asked.
 
     Raises:
         ConfigError: with every problem found.
     """
     config, problems = _typed(raw)
     if config is not None:
-        config, problems = _resolved(config)
+        config, problems = _resolved(config, to_run)
     if config is None or problems:
         raise ConfigError(problems)
     return config
@@ -205,7 +208,7 @@ def _in_words(kind: Any) -> str:
     return " or ".join(words.get(part, part) for part in text.split(" | "))
 
 
-def _resolved(config: Config) -> tuple[Config, list[Problem]]:
+def _resolved(config: Config, to_run: bool = True) -> tuple[Config, list[Problem]]:
     """The configuration with what the data and the method fill in, and what does not go together."""
     problems = []
     try:
@@ -215,7 +218,8 @@ def _resolved(config: Config) -> tuple[Config, list[Problem]]:
     here = started().size
     if config.processes is None:
         config = dataclasses.replace(config, processes=here)
-    problems += consistency.problems(config, here)
+    if to_run:
+        problems += consistency.problems(config, here)
     unfit = list(config.backbone.problems()) or list(partition.problems(config))
     if not unfit:  # what follows asks for the layers and the cuts
         config = config.method.resolved(with_scale(config))

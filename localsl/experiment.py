@@ -27,8 +27,9 @@ from localsl.training import Diverged, Training
 if TYPE_CHECKING:
     from localsl.settings import Config
 
-# What a machine refuses to give to a process, wherever it asks.
-LIMITS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+# Of errors that name no file, those that are not of a write to one: what a machine refuses to give to a
+# process, and the other end of a pipe or connection that is gone.
+ELSEWHERE = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EPIPE, errno.ECONNRESET)
 
 
 def run(cfg: Config) -> dict[str, Any] | None:
@@ -68,8 +69,7 @@ def run(cfg: Config) -> dict[str, Any] | None:
         record = team.tell(lambda: _finished(cfg))
         if record is not None:
             return record
-        if cfg.threads is not None:
-            torch.set_num_threads(cfg.threads)
+        devices.use_threads(cfg)
         images = team.in_turn(lambda: data.load(cfg))
         record = team.tell(lambda: _held(cfg, held) or _finished(cfg))
         return record or _train(cfg, images, device, team)
@@ -205,6 +205,9 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
     training.close()
     print(closing(record))
     print(f"written to {identity.run_directory(cfg)}")
+    asked = team.most(stop.asked or 0)  # after the last safe point: the run is done, and nothing is to follow
+    if asked:
+        stop.grant(asked)
     return record
 
 
@@ -240,7 +243,7 @@ def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
     if isinstance(error, OSError):
         what, file = error.strerror or error, error.filename
         # A write names no file.
-        written = error.errno not in LIMITS if file is None else folder in Path(os.fsdecode(file)).parents
+        written = error.errno not in ELSEWHERE if file is None else folder in Path(os.fsdecode(file)).parents
         if written:
             what = f"the run's folder {folder} cannot be written ({what}); make room, and {goes_on}"
             return LocalslError(what)

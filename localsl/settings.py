@@ -57,7 +57,7 @@ class AuxConfig:
     multiplier: float | None = ruled(number(above=0))
     lambda_ce: list[float] | None = ruled(ends())
     lambda_reconstruction: list[float] | None = ruled(ends())
-    lambda_similarity: list[float] | None = ruled(ends())
+    lambda_similarity: list[float] = ruled(ends())
     lambda_over: str | None = ruled(one_of("module", "stage", "next_stage"))
     scale: str | None = ruled(one_of(*SCALES), default="cifar")
 
@@ -73,6 +73,11 @@ class EmaConfig:
     start: str | None = ruled(one_of("copy", "fresh"), default="copy")
     layers: str = ruled(one_of("all", "first"), default="all")
     moves: str | None = ruled(one_of("all", "last", "last_twice"), default="all")
+
+    @property
+    def m(self) -> float:
+        """MAN's m (its eq. 7) of a layer that moves: 0 for a copy, which is the live layer after every step."""
+        return 0.0 if self.source == "copy" else self.momentum
 
 
 @dataclass(kw_only=True)

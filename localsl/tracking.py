@@ -203,11 +203,12 @@ def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 def finished(cfg: Config) -> Path | None:
     """Where a configuration's finished run lies: its own folder, or that among the results; None if none is.
 
-    A run whose checkpoint is asked for and gone is not finished.
+    A run whose checkpoint is asked for is finished only with it, and results keep none.
     """
     if Checkpoints(cfg).lacking:
         return None
-    for folder in (identity.run_directory(cfg), identity.kept_directory(cfg)):
+    kept = [] if cfg.checkpoint.required else [identity.kept_directory(cfg)]
+    for folder in (identity.run_directory(cfg), *kept):
         record = read(folder / "record.json")
         if record is not None and record["status"] == "done":
             return folder

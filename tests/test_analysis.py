@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from sklearn.linear_model import LogisticRegression
 
 from localsl import experiment, tracking
@@ -398,6 +399,20 @@ def test_a_run_without_a_checkpoint_or_an_end_ends_with_2(trained, ids, monkeypa
     assert analysed(monkeypatch, trained, "convergence", given) == 2
     assert "cannot be read" in capsys.readouterr().err
     shutil.rmtree(copy.parent)
+
+
+def test_a_run_of_several_processes_is_analysed_by_one(trained, ids):
+    """What it was trained with need not go here: a run of eight GPUs is read on the second, or on a CPU."""
+    folder = next(trained.glob(f"digits/*/seed=*-{ids['bp']}"))
+    here = compose(["device=cpu"])
+    values = OmegaConf.load(folder / "config.yaml")
+    values.processes, values.sync_batchnorm, values.batch_size = 8, True, 32
+    other = folder.parent / "of-eight"
+    shutil.copytree(folder, other)
+    OmegaConf.save(values, other / "config.yaml")
+    (run,) = runs.found([str(other)], here)
+    assert (run.cfg.processes, run.cfg.sync_batchnorm) == (8, True)
+    shutil.rmtree(other)
 
 
 def test_labels_tell_runs_apart_by_as_little_as_they_need():

@@ -12,9 +12,10 @@ from localsl.aux_nets.heads import (
     MLAANImageNetHead,
     PredSimHead,
 )
+from localsl.aux_nets.terms import Terms
 from localsl.config import compose
 from localsl.network import build_network, count_parameters
-from localsl.plan import Plan
+from localsl.plan import Plan, Site
 from tests.golden_auglocal import RESNET32
 
 
@@ -295,6 +296,20 @@ def test_strides_count_halvings_where_widths_do_not_double():
     plan = planned("method=auglocal", "aux.depth=4", "backbone=mobilenetv2", "K=19")
     assert plan.cfg.backbone.owed(0, [6, 12, 18]) == [2, 2, 2]
     assert plan.cfg.backbone.owed(7, [12, 18]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "layers", "pooled"),
+    [
+        (["backbone=vgg13", "K=10", *IMAGENET], [1, 3, 5, 7, 8], [56, 28, 14, 7, 7]),
+        (["backbone=mobilenetv2", "K=19"], [0, 1, 3, 4, 6], [8, 8, 8, 4, 4]),
+    ],
+)
+def test_dgls_poolings_are_by_the_first_size_of_layers_in_a_row(typed, layers, pooled):
+    """VGG's last two stages are of one width; MobileNetV2's third has the stem's again, at half the size."""
+    plan = planned("method=dgl", *typed)
+    heads = [Terms(plan).head(Site(0, i, plan.layers[i].channels, plan.sizes[i])) for i in layers]
+    assert [head[0].output_size for head in heads] == pooled
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("resnet101", 49_859_547), ("resnet152", 65_503_195)])

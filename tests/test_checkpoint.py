@@ -15,9 +15,10 @@ from localsl import experiment, tracking, training
 from localsl.checkpoint import Checkpoints
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
-from localsl.identity import run_directory
+from localsl.identity import kept_directory, run_directory
 from localsl.measure.memory import PeakMemory
 from localsl.schema import LocalslError
+from localsl.tables import records
 from tests.conftest import ROOT
 from tests.test_tracking import columns
 
@@ -66,7 +67,7 @@ def assert_same(one, other):
         assert one == other
 
 
-def terminated(cfg, owner, name, call):
+def terminated(cfg, owner, name, call, status="interrupted"):
     """Run, with SIGTERM at the `call`-th time that something is called; it ends with 143."""
     real, calls = getattr(owner, name), []
 
@@ -83,7 +84,7 @@ def terminated(cfg, owner, name, call):
     assert end.value.code == 143
     record = tracking.read_record(cfg)
     assert record is not None
-    assert record["status"] == "interrupted"
+    assert record["status"] == status
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -113,6 +114,25 @@ def test_a_run_killed_after_its_last_checkpoint_trains_nothing_again(monkeypatch
     assert_same(left_by(cfg), before)
 
 
+def test_a_stop_after_the_last_safe_point_is_obeyed_once_the_run_is_done():
+    """In a sweep the next run does not begin."""
+    terminated(compose(TINY), Checkpoints, "save", 3, status="done")
+
+
+def test_a_run_trained_again_for_its_checkpoint_goes_on_after_a_stop():
+    """Though its record is among the results, which keep no checkpoints."""
+    cfg = compose([*TINY, "checkpoint.required=true"])
+    kept_directory(cfg).mkdir(parents=True)
+    (kept_directory(cfg) / "record.json").write_text('{"status": "done"}')
+    terminated(cfg, TrainBatches, "augmented", 5)
+    assert records.state(cfg) == "interrupted"
+    experiment.run(cfg)
+    assert tracking.finished(cfg) == run_directory(cfg)
+    (checkpoint,) = (run_directory(cfg) / "checkpoints").iterdir()
+    flip_a_bit(checkpoint)
+    assert tracking.finished(cfg) is None
+
+
 def test_a_run_that_was_begun_on_another_kind_of_device_says_so(monkeypatch, capsys):
     cfg = compose(TINY)
     scope = property(lambda _: "CUDA allocator's peak")
@@ -122,7 +142,9 @@ def test_a_run_that_was_begun_on_another_kind_of_device_says_so(monkeypatch, cap
     record = experiment.run(cfg)
     assert "begun on another kind of device than cpu" in capsys.readouterr().out
     assert record is not None
-    assert record["peak_memory_bytes"] is None  # that of the GPU is not a CPU's
+    straight = experiment.run(compose([*TINY, "output_dir=other"]))
+    assert straight is not None
+    assert record["peak_memory_bytes"] == straight["peak_memory_bytes"]  # counted anew: a GPU's is not a CPU's
 
 
 def two_checkpoints():

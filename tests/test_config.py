@@ -132,6 +132,7 @@ MISTAKES = [
     ("aux.depth=16", "aux.depth", "none is left"),
     ("aux.selection=random", "aux.selection", "uniform, sequential"),
     ("aux.lambda_ce=[1]", "aux.lambda_ce", "two numbers"),
+    ("aux.lambda_similarity=null", "aux.lambda_similarity", "list of numbers"),
     ("ema=man", "ema", "dgl has no momentum layers"),
     ("ema.momentum=0.9", "ema.momentum", "unknown key"),
     ("analysis=ckaa", "analysis", "did you mean analysis=cka?"),

@@ -52,6 +52,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(monkeypatch, 
             "/elsewhere/1: No space left on device; the same",
         ),
         (OSError(12, "Cannot allocate memory"), "Cannot allocate memory; the same command goes on"),
+        (BrokenPipeError(32, "Broken pipe"), "Broken pipe; the same command goes on"),
         (OSError(5, "Input/output error"), "cannot be written (Input/output error); make room"),
     ],
 )

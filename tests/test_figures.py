@@ -85,6 +85,18 @@ def test_a_figure_trains_its_runs_and_is_drawn(figure, monkeypatch, capsys):
     assert typed(monkeypatch, *figure, "show=report") == 2
 
 
+def test_runs_that_figures_share_are_counted_once(figure, monkeypatch, capsys):
+    """Though one is made of checkpoints and the other of records."""
+    (sweeps.SWEEPS / "some" / "fig2.yaml").write_text(FIGURE.replace("cka analysis.images=30", "convergence"))
+    line = [argument.replace("fig1", "figures") for argument in figure]
+    assert typed(monkeypatch, *line, "show=status") == 0
+    told = capsys.readouterr().out
+    assert [row.split()[-4] for row in told.splitlines() if row.startswith("some/")] == ["0", "0"]
+    assert "2 runs, those that tables share counted once: 2 missing" in told
+    assert typed(monkeypatch, *line, "show=jobs") == 0
+    assert "2 runs to do: about" in capsys.readouterr().out
+
+
 def test_seeds_share_a_line_and_what_is_typed_for_all_parts_them(figure, monkeypatch):
     line = [argument for argument in figure if argument != "seed=0"]
     assert typed(monkeypatch, *line, "seed=0,1", "optimizer.lr=0.1,0.2") == 0

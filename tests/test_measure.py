@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_iter
 from localsl import optim, provenance
 from localsl.config import compose
 from localsl.engine import train_step
+from localsl.execution import devices
 from localsl.measure import command
 from localsl.measure.flops import flops, papers_count, training_flops
 from localsl.measure.footprint import footprint
@@ -168,6 +169,16 @@ def test_operations_add_up():
     assert dgl.step_main < bp.step_main  # no gradient passes between modules
     assert 2.9 * bp.forward < bp.step < 3 * bp.forward
     assert training_flops(composed("bp", *small)) == 3 * bp.forward
+
+
+def test_threads_of_one_job_are_not_the_next_ones():
+    """Of those that run in one process."""
+    devices.use_threads(compose(["threads=3"]))
+    assert torch.get_num_threads() == devices.threads(compose(["threads=3"])) == 3
+    file = recorded(compose(["measure=speed"]), Path())
+    devices.use_threads(compose([]))
+    assert torch.get_num_threads() == 1  # as tests/conftest.py has it
+    assert file == recorded(compose(["measure=speed"]), Path())
 
 
 def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys):

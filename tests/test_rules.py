@@ -207,6 +207,16 @@ def test_ema_settings(ema, trained, moves, images_and_targets):
         assert all(torch.equal(a, b) for a, b in zip(after, layer._live[0].parameters(), strict=True))
 
 
+@pytest.mark.parametrize("source", ["momentum", "copy"])
+def test_of_layers_that_do_not_move_only_the_last_modules_do(source):
+    rule = ["method=mlaan", "ema.start=fresh", "ema.moves=last", f"ema.source={source}"]
+    network = build_network(compose([*rule, "K=4", "backbone=resnet20"]))
+    momentum = [
+        {m.momentum for m in module.modules() if isinstance(m, MomentumLayer)} for module in network.auxiliary
+    ]
+    assert momentum == [{1.0}, {1.0}, {0.995 if source == "momentum" else 0.0}, set()]
+
+
 @pytest.mark.parametrize("rule", ["method=man", "method=mlaan", "method=mlaan_released", "method=predsim"])
 def test_nothing_auxiliary_runs_in_evaluation(rule, images_and_targets):
     network = build_network(compose([*rule.split(), "K=4", "backbone=resnet20"])).eval()

@@ -112,6 +112,13 @@ def test_auxiliary_layers_are_copies_behind_what_makes_shapes_fit():
     assert [type(m) for m in cfg.backbone.layer_like(3, 64, 2)] == [nn.Sequential]
 
 
+def test_copies_that_are_to_keep_the_size_do():
+    """Of the block that begins a stage, which halves it, the next one of its width is copied."""
+    settings = compose(["backbone=timm/resnet18", "K=1"]).backbone
+    copied = settings.layer_like(3, 128, 1)
+    assert copied(torch.randn(2, 128, 16, 16)).shape == (2, 128, 16, 16)
+
+
 def test_a_layer_scale_starts_as_timms():
     """Of what torch cannot reset, the copies keep the network's own start."""
     cfg = compose(["backbone=timm/convnext_atto", "method=auglocal", "aux.depth=2", "K=3"])

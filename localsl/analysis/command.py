@@ -25,8 +25,7 @@ def run(cfg: Config) -> dict[str, Any]:
     Raises:
         ConfigError: if a run is not to be had, or the runs cannot be compared.
     """
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    devices.use_threads(cfg)
     given = runs.found(cfg.runs, cfg)
     stem = Path(cfg.analysis.output) if cfg.analysis.output else _stem(cfg, given)
     written = analyse(stem, cfg.analysis, _title(cfg.analysis), [given], devices.chosen(cfg.device))

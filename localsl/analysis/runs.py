@@ -157,7 +157,7 @@ def _config(folder: Path, here: Config) -> Config:
     for key, value in own.items():
         OmegaConf.update(values, key, value, merge=False)
     try:
-        return validate(values)  # pyright: ignore[reportArgumentType]
+        return validate(values, to_run=False)  # pyright: ignore[reportArgumentType]
     except ConfigError as error:
         told = "; ".join(map(str, error.problems))
         raise refused(f"the configuration of {folder} cannot be read: {told}", "leave that run out") from None

@@ -40,7 +40,7 @@ class MomentumLayer(nn.Module):
     def __init__(self, live: nn.Module, channels: int, settings: EmaConfig, momentum: float):
         super().__init__()
         self._live = (live,)  # in a tuple: it is the backbone's, and not registered here
-        self.momentum = 0.0 if settings.source == "copy" else momentum
+        self.momentum = momentum
         self.follower = None if settings.source == "none" else copy.deepcopy(live)
         if self.follower is not None:
             self.follower.requires_grad_(bool(settings.gradient))

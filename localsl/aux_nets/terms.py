@@ -37,7 +37,6 @@ class Terms:
         aux = self._aux
         assert aux.lambda_ce is not None
         assert aux.lambda_reconstruction is not None
-        assert aux.lambda_similarity is not None
         ratio = self._ratio(site.module, stage)
         terms: list[Term] = []
         if any(aux.lambda_similarity):
@@ -57,7 +56,7 @@ class Terms:
             how = augmented.strategy(selection, plan.layers[site.layer].stage)
             return augmented.build(plan, site, self._outputs, how, self._width_multiplier(how))
         if name == "dgl":
-            return DGLHead(site.channels, self._first_size(site.channels, site.size), self._outputs)
+            return DGLHead(site.channels, self._first_size(site), self._outputs)
         if name == "dgl_big":
             return BigDGLHead(site.channels, self._outputs)
         if name == "predsim":
@@ -80,10 +79,14 @@ class Terms:
             return ImageNetDecoder(site.channels, site.size, size)
         return Decoder(site.channels, size)
 
-    def _first_size(self, channels: int, size: int) -> int:
-        """Of the first layer of this width, by which AugLocal's code pools: only VGG's last stage differs."""
-        sizes = zip(self._plan.layers, self._plan.sizes, strict=True)
-        return next((s for layer, s in sizes if layer.channels == channels), size)
+    def _first_size(self, site: Site) -> int:
+        """Of the first of the layers in a row that have this width, by which AugLocal's code pools: in its
+        networks only VGG's last stage differs.
+        """
+        layers, index = self._plan.layers, site.layer
+        while index and layers[index - 1].channels == site.channels:
+            index -= 1
+        return self._plan.sizes[index]
 
     def _ratio(self, module: int, stage: int) -> float:
         modules = self._plan.modules

@@ -96,8 +96,8 @@ class Settings(BackboneConfig):
             yield Problem("backbone", typed, what, f"did you mean backbone=timm/{near[0]}?" if near else "")
             return
         if self.negative_slope:
-            what = "timm's activations keep their slope"
-            yield Problem("backbone.negative_slope", self.negative_slope, what, "leave it out")
+            what, instead = "timm's activations keep their slope", "type backbone.negative_slope=0"
+            yield Problem("backbone.negative_slope", self.negative_slope, what, instead)
         try:
             outline(self.model)
         except Unlistable as reason:
@@ -115,12 +115,18 @@ class Settings(BackboneConfig):
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
         """A copy of local layer `index`, behind what makes the features fit: average pooling where it lacks the
-        stride, and a 1x1 convolution with BatchNorm where it takes other widths.
+        stride, and a 1x1 convolution with BatchNorm where it takes other widths. In place of one with a larger
+        stride stands the nearest layer of its width without, if there is one.
         """
         found = outline(self.model)
-        takes = found.layers[index - 1].channels if index else 3
+        layers = found.layers
+        if stride < layers[index].stride:
+            width, asked = layers[index].channels, index
+            alike = [i for i, layer in enumerate(layers) if (layer.channels, layer.stride) == (width, stride)]
+            index = min(alike, key=lambda i: abs(i - asked), default=index)
+        takes = layers[index - 1].channels if index else 3
         fit: list[nn.Module] = []
-        if stride > found.layers[index].stride:
+        if stride > layers[index].stride:
             fit.append(nn.AvgPool2d(2, ceil_mode=True))
         if c_in != takes:
             fit += conv_bn(c_in, takes, 1)

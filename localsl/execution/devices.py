@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,25 @@ def chosen(name: str) -> torch.device:
     if name == "cuda" and started().size > 1:
         return torch.device("cuda", started().local_rank % torch.cuda.device_count())
     return torch.device(name)
+
+
+@cache
+def _own_threads() -> int:
+    """As many as torch takes by itself: to be asked before it is told another number."""
+    return torch.get_num_threads()
+
+
+def threads(cfg: Config) -> int:
+    """How many a configuration's work takes."""
+    own = _own_threads()
+    return cfg.threads or own
+
+
+def use_threads(cfg: Config) -> None:
+    """Take as many: where none are typed torch's own, whatever the process's job before had."""
+    wanted = threads(cfg)
+    if wanted != torch.get_num_threads():
+        torch.set_num_threads(wanted)
 
 
 def layout(cfg: Config) -> torch.memory_format:

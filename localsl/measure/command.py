@@ -121,8 +121,7 @@ def run(cfg: Config) -> dict[str, Any]:
     Memory that was measured without a GPU is measured again where there is one.
     """
     assert cfg.measure is not None
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    devices.use_threads(cfg)
     file = recorded(cfg, Path(cfg.output_dir))
     record = measured(cfg)
     lacks = cfg.measure == "memory" and devices.chosen(cfg.device).type == "cuda"

@@ -96,6 +96,7 @@ class PeakMemory:
         self._before: int | None = None if compiled else 0
         self._network, self._optimizer = network, optimizer
         self._device = next(network.parameters()).device
+        self._steps = steps
         self._trace_at = None if compiled else 1 if steps > 2 else steps if epochs > 1 else 0
         self._step = 0
         self._live: LiveBytes | None = None
@@ -114,8 +115,11 @@ class PeakMemory:
         return nullcontext()
 
     def go_on(self, steps: int, peak: int | None) -> None:
-        """Count from a peak that was measured over the first `steps` steps of the run."""
+        """Count from a peak that was measured over the run's first `steps` steps; anew where it is None."""
         self._step, self._before = steps, peak
+        if peak is None and self._trace_at is not None:
+            smaller = self._steps > 1 and steps % self._steps == self._steps - 1  # an epoch's last batch
+            self._trace_at = max(self._trace_at, steps + smaller)
 
     @property
     def scope(self) -> str:

@@ -6,8 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from localsl import identity, provenance, tracking
 from localsl.execution import devices
 
@@ -52,8 +50,8 @@ def recorded(cfg: Config, root: Path) -> Path:
     """Where a measurement lies; a time's is this machine's."""
     name = f"{cfg.measure}-{cost_id(cfg)}"
     if cfg.measure in TIMES:
-        threads = cfg.threads or torch.get_num_threads()
-        machine = {"device": provenance.device_name(devices.chosen(cfg.device)), "threads": threads}
+        device = provenance.device_name(devices.chosen(cfg.device))
+        machine = {"device": device, "threads": devices.threads(cfg)}
         name = f"{name}-{identity.digest(machine)}"
     return root / "measured" / f"{name}.json"
 

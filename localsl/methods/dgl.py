@@ -24,6 +24,6 @@ class Settings(HeadMethod):
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """Other terms would make it another rule."""
         yield from super().problems(cfg)
-        if any(cfg.aux.lambda_reconstruction or []) or any(cfg.aux.lambda_similarity or []):
+        if any(cfg.aux.lambda_reconstruction or []) or any(cfg.aux.lambda_similarity):
             what = "dgl's modules have a classifier only"
             yield Problem("aux_net", cfg.aux.head, what, "type method=infopro or method=predsim")

@@ -69,6 +69,6 @@ class Settings(Method):
         for module in range(plan.modules - 1):
             after = plan.end(module) + 1
             site = plan.site(module, after)
-            bridge = MomentumLayer(plan.backbone.layers[after], site.channels, ema, ema.momentum)
+            bridge = MomentumLayer(plan.backbone.layers[after], site.channels, ema, ema.m)
             objectives.append(Objective([Part(terms.at(site, plan.layers[after].stage), bridge)]))
         return [*objectives, output(plan)]

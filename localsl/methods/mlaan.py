@@ -145,8 +145,8 @@ class Settings(Method):
     def _momentum(self, plan: Plan, module: int) -> float:
         ema, is_last = plan.cfg.ema, module == plan.modules - 2
         if ema.moves == "last":
-            return ema.momentum if is_last else 1.0
-        return ema.momentum**2 if ema.moves == "last_twice" and is_last else ema.momentum
+            return ema.m if is_last else 1.0
+        return ema.m**2 if ema.moves == "last_twice" and is_last else ema.m
 
     @property
     def _cascade(self) -> int:

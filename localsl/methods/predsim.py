@@ -36,7 +36,7 @@ class Settings(HeadMethod):
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """Without the similarity it would be another rule."""
         yield from super().problems(cfg)
-        if not any(cfg.aux.lambda_similarity or []):
+        if not any(cfg.aux.lambda_similarity):
             what = "predsim's modules have a similarity loss"
             yield Problem("aux_net", cfg.aux.head, what, "type aux_net=predsim")
 

@@ -28,7 +28,8 @@ def work(configs: Sequence[Config]) -> str:
     Hours at the rate of a step of backpropagation on this machine, in the first run's image size: local rules
     have more and smaller operations, and take longer.
     """
-    left = [c for c in configs if c.measure is None and records.state(c) != "done"]
+    to_do = (cfg for cfg in configs if cfg.measure is None and records.state(cfg) != "done")
+    left = list({identity.run_id(cfg): cfg for cfg in to_do}.values())  # by record and by checkpoint, once
     if not left:
         return "nothing left to train"
     counted: dict[str, int] = {}

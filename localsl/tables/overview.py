@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from localsl import display
+from localsl import display, identity
 from localsl.tables import records
 from localsl.tables.sweeps import Job, Request
 
@@ -30,9 +30,14 @@ def status(request: Request, jobs: Sequence[Job], configs: Sequence[Config]) -> 
                 "failed": sum(count.values()),
             }
         )
-    total = Counter(states.values())
-    told = ", ".join(f"{count} {name}" for name, count in total.most_common())
-    shared = f"{len(jobs)} runs, those that tables share counted once" + (f": {told}" if told else "")
+    runs: dict[str, str] = {}
+    for job, cfg in zip(jobs, configs, strict=True):
+        # A figure may lack the checkpoint of a run whose record is all that a table needs: it is left to do.
+        one = identity.run_id(cfg) if cfg.measure is None else f"{cfg.measure} {job.typed}"
+        if runs.get(one, "done") == "done":
+            runs[one] = states[job]
+    told = ", ".join(f"{count} {name}" for name, count in Counter(runs.values()).most_common())
+    shared = f"{len(runs)} runs, those that tables share counted once" + (f": {told}" if told else "")
     unbuilt = {(table.name, cell.unbuilt) for table in request.tables for cell in table.cells if cell.unbuilt}
     not_built = [f"  {name} not built: {reason}" for name, reason in sorted(unbuilt)]
     return "\n".join([display.table(lines), *not_built, shared])
