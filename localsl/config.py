@@ -61,7 +61,7 @@ def validate(raw: DictConfig, *, to_run: bool = True) -> Config:
     """The typed configuration of one that Hydra composed, checked as `compose` does.
 
     Args:
-        to_run: false for one that was run: whether it could be here, and so, is not asked.
+        to_run: false for one of a run that is done: whether this machine could train it is not asked.
 
     Raises:
         ConfigError: with every problem found.

@@ -29,7 +29,8 @@ def work(configs: Sequence[Config]) -> str:
     have more and smaller operations, and take longer.
     """
     to_do = (cfg for cfg in configs if cfg.measure is None and records.state(cfg) != "done")
-    left = list({identity.run_id(cfg): cfg for cfg in to_do}.values())  # by record and by checkpoint, once
+    # One that a figure asks for with its checkpoint, and another by its record alone, is trained once.
+    left = list({identity.run_id(cfg): cfg for cfg in to_do}.values())
     if not left:
         return "nothing left to train"
     counted: dict[str, int] = {}

@@ -30,10 +30,10 @@ def status(request: Request, jobs: Sequence[Job], configs: Sequence[Config]) -> 
                 "failed": sum(count.values()),
             }
         )
-    runs: dict[str, str] = {}
+    runs: dict[str | Job, str] = {}
     for job, cfg in zip(jobs, configs, strict=True):
         # A figure may lack the checkpoint of a run whose record is all that a table needs: it is left to do.
-        one = identity.run_id(cfg) if cfg.measure is None else f"{cfg.measure} {job.typed}"
+        one = identity.run_id(cfg) if cfg.measure is None else job
         if runs.get(one, "done") == "done":
             runs[one] = states[job]
     told = ", ".join(f"{count} {name}" for name, count in Counter(runs.values()).most_common())
