@@ -90,6 +90,15 @@ def layer_wise(cfg: Config) -> bool:
     return cfg.K in (len(layers), len(layers) - merged)
 
 
+def joins_last(cfg: Config) -> bool:
+    """Whether the last d layers form one module: as typed, or as AugLocal's code does, for small images with one
+    module a layer.
+    """
+    if cfg.partition.join_last is None:
+        return cfg.aux.scale != "imagenet" and layer_wise(cfg)
+    return cfg.partition.join_last
+
+
 def joined(groups: list[range], count: int) -> list[range]:
     """The same cuts without the last `count - 1`: the last `count` groups are one."""
     kept = groups[: max(0, len(groups) - count)]

@@ -71,6 +71,7 @@ class EmaConfig:
     gradient: bool | None = False
     bias: str = ruled(one_of("none", "block", "channel"), default="none")
     start: str | None = ruled(one_of("copy", "fresh"), default="copy")
+    bias_start: str = ruled(one_of("follower", "own"), default="follower")
     layers: str = ruled(one_of("all", "first"), default="all")
     moves: str | None = ruled(one_of("all", "last", "last_twice"), default="all")
 
@@ -78,6 +79,17 @@ class EmaConfig:
     def m(self) -> float:
         """MAN's m (its eq. 7) of a layer that moves: 0 for a copy, which is the live layer after every step."""
         return 0.0 if self.source == "copy" else self.momentum
+
+    def resolved(self) -> EmaConfig:
+        """The same with the values that another field makes meaningless at their defaults.
+
+        A copy takes no gradient step, and only a bias that is a block has weights to start from.
+        """
+        return dataclasses.replace(
+            self,
+            gradient=False if self.source == "copy" else self.gradient,
+            bias_start=self.bias_start if self.bias == "block" else "follower",
+        )
 
 
 @dataclass(kw_only=True)
@@ -129,6 +141,7 @@ class PartitionConfig:
 
     stem: str = ruled(one_of("own", "merged"))
     balance: str = ruled(one_of("depth", "memory"))
+    join_last: bool | None = None
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@ import torch
 
 from localsl.aux_nets.momentum import MomentumLayer
 from localsl.config import compose
+from localsl.identity import run_id
 from localsl.network import build_network, count_parameters
 from tests import golden
 from tests.test_cli import typed
@@ -190,7 +191,7 @@ def test_the_live_layer_is_the_next_modules_first():
     [
         ("ema.gradient=true", True, True),
         ("ema.gradient=false", False, True),
-        ("ema.source=copy", True, True),
+        ("ema.source=copy", False, True),
         ("ema.momentum=1", True, False),
     ],
 )
@@ -203,8 +204,74 @@ def test_ema_settings(ema, trained, moves, images_and_targets):
     network.update_ema()
     after = list(layer.follower.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) is moves
-    if ema == "ema.source=copy":
-        assert all(torch.equal(a, b) for a, b in zip(after, layer._live[0].parameters(), strict=True))
+
+
+def test_a_copy_holds_the_weights_that_it_copied_after_the_optimizers_steps(images_and_targets):
+    network = build_network(compose(["method=man", "K=2", "backbone=resnet20", "ema.source=copy"]))
+    (layer,) = (m for m in network.auxiliary.modules() if isinstance(m, MomentumLayer))
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1, 0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        backpropagated(network, *images_and_targets)
+        network.update_ema()
+        copied = [p.clone() for p in layer.live.parameters()]
+        optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(layer.follower.parameters(), copied, strict=True))
+        assert any(not torch.equal(a, b) for a, b in zip(layer.live.parameters(), copied, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("ema", "apart"), [("method=man", True), ("ema.bias_start=follower", False), ("ema=man_released", True)]
+)
+def test_the_bias_of_man_starts_from_weights_of_its_own(ema, apart):
+    network = build_network(compose(["method=man", "K=2", "backbone=resnet20", ema]))
+    (layer,) = (m for m in network.auxiliary.modules() if isinstance(m, MomentumLayer))
+    pairs = zip(layer.follower.parameters(), layer.bias.parameters(), strict=True)
+    assert {not torch.equal(a, b) for a, b in pairs if a.ndim > 1} == {apart}
+
+
+def test_what_another_value_makes_meaningless_does_not_tell_runs_apart():
+    def same(*pair):
+        ids = {run_id(compose(["method=man", *typed.split()])) for typed in pair}
+        return len(ids) == 1
+
+    assert same("ema.bias=none", "ema.bias=none ema.bias_start=follower")
+    assert same("ema.source=copy", "ema.source=copy ema.gradient=false")
+    assert not same("", "ema.bias_start=follower")
+
+
+def test_leap_bridges_in_both_paths_are_two(images_and_targets):
+    rule = ["method=mlaan", "method.leap_on=both", "K=4", "backbone=resnet20"]
+    network = build_network(compose(rule))
+    assert set(network.auxiliary[1]) == {"independent/bridge", "independent/ce"}
+    assert set(network.auxiliary[2]) == {
+        f"{p}/{n}" for p in ("independent", "cascaded") for n in ("bridge", "ce")
+    }
+    backpropagated(network, *images_and_targets)
+    for name in ("independent/bridge", "cascaded/bridge"):
+        assert all(p.grad is not None for p in network.auxiliary[2][name].parameters())
+    one, two = (
+        list(network.auxiliary[2][f"{part}/bridge"].parameters()) for part in ("independent", "cascaded")
+    )
+    assert not {id(p) for p in one} & {id(p) for p in two}
+
+
+def test_the_last_layers_are_joined_as_typed():
+    def sizes(*typed):
+        network = build_network(compose(["method=auglocal", "aux.depth=3", *typed]))
+        return [len(module.layers) for module in network.local_modules]
+
+    layer_wise = ["backbone=resnet20", "K=10"]
+    assert sizes(*layer_wise) == [1] * 7 + [3]
+    assert sizes(*layer_wise, "partition.join_last=false") == [1] * 10
+    assert sizes(*layer_wise, "aux.scale=imagenet") == [1] * 10
+    assert sizes(*layer_wise, "aux.scale=imagenet", "partition.join_last=true") == [1] * 7 + [3]
+    assert len(sizes("backbone=resnet20", "K=5")) == 5
+    typed, automatic = (
+        compose(["method=auglocal", "aux.depth=3", *layer_wise, *more])
+        for more in (["partition.join_last=true"], [])
+    )
+    assert run_id(typed) == run_id(automatic)
 
 
 @pytest.mark.parametrize("source", ["momentum", "copy"])

@@ -32,8 +32,8 @@ class MomentumLayer(nn.Module):
 
     Attributes:
         follower: the moving average; None for source `none`.
-        bias: a second copy, trained, whose output is added (`block`, as released), a number per channel, or
-            nothing.
+        bias: a second layer of the same architecture, trained, whose output is added (`block`, as released), a
+            number per channel, or nothing.
         momentum: m of this layer, 0 to follow without averaging, 1 to stand still.
     """
 
@@ -47,6 +47,7 @@ class MomentumLayer(nn.Module):
         biases = {"block": lambda: copy.deepcopy(live), "channel": lambda: ChannelBias(channels)}
         self.bias = biases.get(settings.bias, lambda: None)()
         self._copies = settings.start == "copy"
+        self._bias_copies = self._copies and settings.bias_start == "follower"
 
     def forward(self, x: Tensor) -> Tensor:
         """The features of the followed layer's shape; gradients pass through the follower to `x`."""
@@ -60,11 +61,9 @@ class MomentumLayer(nn.Module):
 
     def start(self) -> None:
         """Take the live layer's weights, where the settings say so; else keep the random ones."""
-        if not self._copies:
-            return
-        for copied in (self.follower, self.bias):
-            if copied is not None and not isinstance(copied, ChannelBias):
-                copied.load_state_dict(self.live.state_dict())
+        for layer, copies in ((self.follower, self._copies), (self.bias, self._bias_copies)):
+            if copies and layer is not None and not isinstance(layer, ChannelBias):
+                layer.load_state_dict(self.live.state_dict())
 
     @property
     def live(self) -> nn.Module:

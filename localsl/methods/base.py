@@ -133,9 +133,18 @@ class HeadMethod(Method):
 
     depth: ClassVar[bool] = True
 
+    def resolved(self, cfg: Config) -> Config:
+        """Also with `partition.join_last` null where it says what AugLocal's code does."""
+        automatic = replace(cfg, partition=replace(cfg.partition, join_last=None))
+        same = partition.joins_last(automatic) == partition.joins_last(cfg)
+        return super().resolved(automatic if same else cfg)
+
     def problems(self, cfg: Config) -> Iterator[Problem]:
         """Depths and strategies that cannot be built."""
         yield from super().problems(cfg)
+        if cfg.partition.join_last and not (cfg.aux.depth and partition.layer_wise(cfg)):
+            what = "joins the last aux.depth layers where every layer is a module, and here it has no meaning"
+            yield Problem("partition.join_last", True, what, "leave partition.join_last out")
         aux, used = cfg.aux, _strategies(cfg.aux)
         if aux.depth is None:
             if aux.head == "auglocal":
@@ -155,10 +164,8 @@ class HeadMethod(Method):
             yield Problem("aux.pyramid", aux.pyramid, what, "type aux.pyramid=0, or another K")
 
     def groups(self, cfg: Config) -> list[range]:
-        """With a depth d and one module a layer, the last d layers are one module, as AugLocal's code does for
-        small images.
-        """
+        """The groups of the partition; with a depth d the last d layers may be one (`partition.join_last`)."""
         groups = partition.cut(cfg)
-        if cfg.aux.depth is None or cfg.aux.scale == "imagenet" or not partition.layer_wise(cfg):
+        if cfg.aux.depth is None or not partition.joins_last(cfg):
             return groups
         return partition.joined(groups, cfg.aux.depth)

@@ -11,7 +11,7 @@ of the weights that the losses were computed with, and the optimizer steps after
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from localsl.aux_nets import lambdas
@@ -40,6 +40,7 @@ class Settings(Method):
 
     def resolved(self, cfg: Config) -> Config:
         """With InfoPro's loss weights filled in."""
+        cfg = replace(cfg, ema=cfg.ema.resolved())
         if self.lambdas == "published":
             return super().resolved(cfg)
         return with_lambdas(cfg, lambdas.released(cfg), "next_stage")

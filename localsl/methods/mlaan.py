@@ -33,7 +33,8 @@ class Settings(Method):
         cascade: k, how many consecutive modules a cascade has; 1 for none.
         leap: whether there are leap bridges.
         weights: of the independent and of the cascaded part.
-        leap_on: which part the leap bridge stands in (paper: independent; released: cascaded).
+        leap_on: which part has leap bridges (paper: independent; released: cascaded); `both` has one in each,
+            with layers of its own.
         early_independent: whether the first k - 1 modules, which end no cascade, have a loss of their own
             (released: no).
         output: the last module's loss: its cross-entropy through the `cascade` alone, weight 1, or `both`, on
@@ -48,7 +49,7 @@ class Settings(Method):
     cascade: int | None = ruled(number(1))
     leap: bool
     weights: list[float] | None = ruled(ends())
-    leap_on: str = ruled(one_of("independent", "cascaded"))
+    leap_on: str = ruled(one_of("independent", "cascaded", "both"))
     early_independent: bool
     output: str | None = ruled(one_of("cascade", "both"))
     independent_head: str | None = ruled(one_of("base", "contrastive"))
@@ -82,7 +83,7 @@ class Settings(Method):
             ema = replace(ema, moves="last_twice" if alone or imagenet else "last")
         if ema.start is None:
             ema = replace(ema, start="fresh" if imagenet else "copy")
-        cfg = replace(cfg, method=method, ema=ema)
+        cfg = replace(cfg, method=method, ema=ema.resolved())
         if self.lambdas == "published":
             return with_lambdas(cfg, lambdas.published(cfg), "module")
         return with_lambdas(cfg, lambdas.released(cfg), "stage" if self.leap else "module")
@@ -115,11 +116,11 @@ class Settings(Method):
         ends_cascade = not alone and module + 1 >= self._cascade
         parts = []
         if alone or self.early_independent or ends_cascade:
-            leaps = self.leap and (alone or self.leap_on == "independent")
+            leaps = self.leap and (alone or self.leap_on != "cascaded")
             weight = 1.0 if alone else self._weights[0]
             parts.append(self._part(plan, terms, module, leaps, name="independent", weight=weight))
         if ends_cascade:
-            leaps = self.leap and self.leap_on == "cascaded"
+            leaps = self.leap and self.leap_on != "independent"
             part = self._part(plan, terms, module, leaps, name="cascaded", weight=self._weights[1])
             parts.append(replace(part, span=self._cascade))
         return Objective(parts)
