@@ -13,13 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from localsl import experiment
-from localsl.command_line import check_command_line, quoted
-from localsl.composition import CONF
-from localsl.config import validate
+from localsl.cli import tables as command
+from localsl.cli.command_line import check_command_line, quoted
+from localsl.config.composition import CONF
+from localsl.config.validation import validate
+from localsl.core.settings import LocalslError
 from localsl.execution.processes import fail
-from localsl.schema import LocalslError
-from localsl.tables import command
+from localsl.runs import experiment
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

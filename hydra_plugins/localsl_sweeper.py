@@ -13,7 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from localsl import launching
+from localsl.cli import launching
 from localsl.tables import sweeps
 from localsl.tables.sweeps import Job
 

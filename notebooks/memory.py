@@ -24,8 +24,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
+from localsl.published.numbers import KEYS
 from localsl.tables import frames
-from localsl.tables.published import KEYS
 
 RESULTS = Path(os.environ.get("LOCALSL_RESULTS", frames.ROOT / "results"))
 RUNS = Path(os.environ.get("LOCALSL_RUNS", RESULTS / "runs"))

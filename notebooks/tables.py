@@ -22,8 +22,8 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
+from localsl.published.numbers import KEYS
 from localsl.tables import frames
-from localsl.tables.published import KEYS
 
 RESULTS = Path(os.environ.get("LOCALSL_RESULTS", frames.ROOT / "results"))
 results = frames.results(RESULTS)

@@ -16,13 +16,14 @@ import torch
 from omegaconf import OmegaConf
 from sklearn.linear_model import LogisticRegression
 
-from localsl import experiment, tracking
-from localsl.analysis import cka, command, convergence, draw, feature_maps, probes, pyramid, runs
+from localsl.analysis import cka, convergence, draw, feature_maps, probes, pyramid, runs
+from localsl.analysis import command as command
 from localsl.analysis.layers import normalised, outputs
 from localsl.config import ConfigError, compose
 from localsl.data import Split
 from localsl.network import build_network
-from localsl.tables import published
+from localsl.published import numbers as published
+from localsl.runs import experiment, tracking
 from tests.conftest import ROOT
 from tests.test_cli import typed
 

@@ -4,18 +4,14 @@ import pytest
 import torch
 
 from localsl.aux_nets import augmented, depth, leap
+from localsl.aux_nets.augmented import Augmentation
 from localsl.aux_nets.decoders import ImageNetDecoder
-from localsl.aux_nets.heads import (
-    BigDGLHead,
-    InfoProHead,
-    InfoProImageNetHead,
-    MLAANImageNetHead,
-    PredSimHead,
-)
+from localsl.aux_nets.heads import BigDGLHead, InfoProHead, InfoProImageNetHead, MLAANImageNetHead, PredSimHead
 from localsl.aux_nets.terms import Terms
 from localsl.config import compose
+from localsl.config.building import method_of, partition_of
+from localsl.core.plan import Plan, Site
 from localsl.network import build_network, count_parameters
-from localsl.plan import Plan, Site
 from tests.golden_auglocal import RESNET32
 
 
@@ -23,7 +19,16 @@ def planned(*overrides):
     cfg = compose(["dataset=cifar10", *overrides])
     with torch.device("meta"):
         backbone = cfg.backbone.build(10)
-    return Plan(cfg, backbone, cfg.method.groups(cfg))
+    groups = method_of(cfg).groups(partition_of(cfg))
+    return Plan(cfg.backbone, backbone, groups, 10, cfg.dataset.image_size), method_of(cfg)
+
+
+def augmentation(rule):
+    return Augmentation(rule.depth, rule.pyramid, rule.of_scale.norm)
+
+
+def hidden(plan, rule):
+    return augmentation(rule).hidden(plan)
 
 
 @pytest.mark.parametrize("d", RESNET32)
@@ -54,8 +59,8 @@ RESNET110 = {
 def test_auglocal_on_resnet110(d):
     cfg = compose(["method=auglocal", f"aux.depth={d}", "dataset=cifar10", "backbone=resnet110", "K=55"])
     depths, parameters = RESNET110[d]
-    plan = planned("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
-    assert augmented.depths(plan) == depths
+    plan, rule = planned("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
+    assert hidden(plan, rule) == depths
     with torch.device("meta"):
         assert count_parameters(build_network(cfg)) == parameters
 
@@ -74,9 +79,9 @@ SAMPLES = {  # (d, layer): selected layers and their strides, ResNet-110
 
 @pytest.mark.parametrize(("d", "layer"), SAMPLES)
 def test_selected_layers_of_resnet110(d, layer):
-    plan = planned("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
-    selected = depth.uniform(layer, 55, augmented.depths(plan)[layer])
-    assert (selected, plan.cfg.backbone.owed(layer, selected)) == SAMPLES[d, layer]
+    plan, rule = planned("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
+    selected = depth.uniform(layer, 55, hidden(plan, rule)[layer])
+    assert (selected, plan.architecture.owed(layer, selected)) == SAMPLES[d, layer]
 
 
 def test_uniform_selection_of_the_papers_figure():
@@ -87,12 +92,12 @@ def test_uniform_selection_of_the_papers_figure():
 
 def test_other_strategies():
     def head(selection, module):
-        plan = planned(
+        plan, rule = planned(
             "method=auglocal", "aux.depth=6", f"aux.selection={selection}", "backbone=resnet110", "K=55"
         )
         site = plan.site(module)
         how = augmented.strategy(selection, plan.layers[site.layer].stage)
-        return augmented.build(plan, site, 10, how, 1.0)
+        return augmented.build(plan, site, 10, how, 1.0, augmentation(rule))
 
     assert head("sequential", 5).selected == [6, 7, 8, 9, 10]
     assert head("repetitive", 0).selected == [1] * 5
@@ -112,10 +117,10 @@ MULTIPLIERS = [(2, 26.645, 2.964), (3, 5.151, 1.442), (6, 4.577, 1.422)]
 
 @pytest.mark.parametrize(("d", "by_1x1", "by_3x3"), MULTIPLIERS)
 def test_matched_multipliers(d, by_1x1, by_3x3):
-    plan = planned("method=dgl", f"aux.depth={d}", "backbone=resnet110", "K=55")
+    plan, rule = planned("method=dgl", f"aux.depth={d}", "backbone=resnet110", "K=55")
     sites = [plan.site(i) for i in range(plan.modules - 1)]
     for kernel, expected in ((1, by_1x1), (3, by_3x3)):
-        found = augmented.matched_multiplier(plan, sites, kernel, 10)
+        found = augmented.matched_multiplier(plan, sites, kernel, 10, augmentation(rule))
         assert found == pytest.approx(expected, abs=6e-4)
 
 
@@ -211,15 +216,15 @@ LEAPS = {
 @pytest.mark.parametrize("case", LEAPS)
 def test_leap_layers_of_the_released_tables(case):
     backbone, K = case.split()
-    plan = planned("method=mlaan_released", f"backbone={backbone}", f"K={K}")
+    plan, rule = planned("method=mlaan_released", f"backbone={backbone}", f"K={K}")
     found = [" ".join(plan.layers[i].name for i in leap.select(plan, m)) for m in range(plan.modules - 1)]
     assert found == LEAPS[case]
 
 
 @pytest.mark.parametrize("backbone", ["resnet20", "resnet44", "resnet56"])
 def test_leap_layers_of_any_backbone(backbone):
-    layers = len(planned(f"backbone={backbone}", "K=1").layers)
-    plan = planned("method=mlaan", f"backbone={backbone}", f"K={layers}")
+    layers = len(planned(f"backbone={backbone}", "K=1")[0].layers)
+    plan, rule = planned("method=mlaan", f"backbone={backbone}", f"K={layers}")
     for module in range(plan.modules - 1):
         chosen = leap.select(plan, module)
         assert chosen == sorted(set(chosen))
@@ -272,11 +277,11 @@ WIDTHS_AND_STRIDES = {
 @pytest.mark.parametrize("case", WIDTHS_AND_STRIDES)
 def test_auglocals_layers_on_imagenet(case):
     name, module = case
-    plan = planned(
+    plan, rule = planned(
         "method=auglocal", "aux.depth=5", f"backbone={name}", f"K={17 if '34' in name else 34}", *IMAGENET
     )
     with torch.device("meta"):
-        head = augmented.build(plan, plan.site(module), 1000, "uniform", 1.0)
+        head = augmented.build(plan, plan.site(module), 1000, "uniform", 1.0, augmentation(rule))
     found = zip((plan.layers[i].channels for i in head.selected), head.strides, strict=True)
     assert " ".join(f"{width}/{stride}" for width, stride in found) == WIDTHS_AND_STRIDES[case]
     assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in head.modules())
@@ -284,18 +289,18 @@ def test_auglocals_layers_on_imagenet(case):
 
 def test_auglocals_poolings_on_vgg():
     """One where the width differs, however many a jump skips."""
-    plan = planned("method=auglocal", "aux.depth=3", "backbone=vgg13", "K=10", *IMAGENET)
-    assert plan.cfg.backbone.owed(0, [4, 9]) == [2, 2]
-    assert plan.cfg.backbone.owed(6, [8, 9]) == [1, 1]
-    small = planned("method=auglocal", "aux.depth=2", "backbone=vgg19", "K=16")
+    plan, rule = planned("method=auglocal", "aux.depth=3", "backbone=vgg13", "K=10", *IMAGENET)
+    assert plan.architecture.owed(0, [4, 9]) == [2, 2]
+    assert plan.architecture.owed(6, [8, 9]) == [1, 1]
+    small, own = planned("method=auglocal", "aux.depth=2", "backbone=vgg19", "K=16")
     assert small.modules == 15
-    assert augmented.build(small, small.site(0), 10, "uniform", 1.0)[-2].num_features == 512
+    assert augmented.build(small, small.site(0), 10, "uniform", 1.0, augmentation(own))[-2].num_features == 512
 
 
 def test_strides_count_halvings_where_widths_do_not_double():
-    plan = planned("method=auglocal", "aux.depth=4", "backbone=mobilenetv2", "K=19")
-    assert plan.cfg.backbone.owed(0, [6, 12, 18]) == [2, 2, 2]
-    assert plan.cfg.backbone.owed(7, [12, 18]) == [1, 2]
+    plan, rule = planned("method=auglocal", "aux.depth=4", "backbone=mobilenetv2", "K=19")
+    assert plan.architecture.owed(0, [6, 12, 18]) == [2, 2, 2]
+    assert plan.architecture.owed(7, [12, 18]) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -307,8 +312,8 @@ def test_strides_count_halvings_where_widths_do_not_double():
 )
 def test_dgls_poolings_are_by_the_first_size_of_layers_in_a_row(typed, layers, pooled):
     """VGG's last two stages are of one width; MobileNetV2's third has the stem's again, at half the size."""
-    plan = planned("method=dgl", *typed)
-    heads = [Terms(plan).head(Site(0, i, plan.layers[i].channels, plan.sizes[i])) for i in layers]
+    plan, rule = planned("method=dgl", *typed)
+    heads = [Terms(plan, rule.aux).head(Site(0, i, plan.layers[i].channels, plan.sizes[i])) for i in layers]
     assert [head[0].output_size for head in heads] == pooled
 
 
@@ -373,7 +378,7 @@ LEAPS_ON_IMAGENET = {
 @pytest.mark.parametrize("case", LEAPS_ON_IMAGENET)
 def test_leap_layers_of_the_released_tables_for_imagenet(case):
     name, K = case.split()
-    plan = planned("method=mlaan", f"backbone={name}", f"K={K}")
+    plan, rule = planned("method=mlaan", f"backbone={name}", f"K={K}")
     found = [" ".join(plan.layers[i].name for i in leap.select(plan, m)) for m in range(plan.modules - 1)]
     assert found == LEAPS_ON_IMAGENET[case]
 
@@ -382,12 +387,14 @@ def test_leap_layers_of_the_released_tables_for_imagenet(case):
     "name", ["vgg19", "mobilenetv2", "efficientnetb0", "regnetx_400mf", "resnext101_32x8d"]
 )
 def test_leap_bridges_fit_any_backbone(name):
-    layers = len(planned(f"backbone={name}", "K=1").layers)
-    plan = planned("method=mlaan", f"backbone={name}", f"K={layers}")
+    layers = len(planned(f"backbone={name}", "K=1")[0].layers)
+    plan, rule = planned("method=mlaan", f"backbone={name}", f"K={layers}")
     with torch.device("meta"):
         for module in range(0, plan.modules - 1, 3):
             site = plan.site(module)
-            bridged = leap.bridge(plan, module, 0.995)(torch.zeros(2, site.channels, site.size, site.size))
+            bridged = leap.bridge(plan, module, rule, 0.995)(
+                torch.zeros(2, site.channels, site.size, site.size)
+            )
             assert bridged.shape[1:] == (plan.layers[-1].channels, plan.sizes[-1], plan.sizes[-1])
 
 

@@ -11,14 +11,15 @@ import time
 import pytest
 import torch
 
-from localsl import experiment, tracking, training
-from localsl.checkpoint import Checkpoints
 from localsl.config import compose
+from localsl.core.settings import LocalslError
 from localsl.data.batches import TrainBatches
-from localsl.identity import kept_directory, run_directory
-from localsl.measure.memory import PeakMemory
-from localsl.schema import LocalslError
+from localsl.runs import experiment, tracking
+from localsl.runs.identity import kept_directory, run_directory
 from localsl.tables import records
+from localsl.train import epochs as training
+from localsl.train.checkpoint import Checkpoints
+from localsl.train.peak_memory import PeakMemory
 from tests.conftest import ROOT
 from tests.test_tracking import columns
 
@@ -109,7 +110,7 @@ def test_a_run_killed_after_its_last_checkpoint_trains_nothing_again(monkeypatch
     (run_directory(cfg) / "record.json").unlink()
     (run_directory(cfg) / "metrics.csv").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("localsl.training.train_epoch", lambda *_: pytest.fail("trained again"))
+        patch.setattr("localsl.train.epochs.train_epoch", lambda *_: pytest.fail("trained again"))
         experiment.run(cfg)
     assert_same(left_by(cfg), before)
 

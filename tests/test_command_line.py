@@ -2,7 +2,7 @@
 
 import pytest
 
-from localsl.command_line import MANY, check_command_line, quoted
+from localsl.cli.command_line import MANY, check_command_line, quoted
 from localsl.config import ConfigError
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from localsl.config import compose
-from localsl.engine import train_step
 from localsl.execution.compiled import Compiled
 from localsl.network import build_network
-from localsl.optim import SGD
+from localsl.train.optim import SGD
+from localsl.train.step import train_step
 from tests.test_cli import records, typed
 from tests.test_config import problems
 

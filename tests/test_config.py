@@ -4,12 +4,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from localsl import identity, optim
-from localsl.composition import CONF, REFUSED, Composition, by_hydra
 from localsl.config import ConfigError, compose
-from localsl.engine import train_step
+from localsl.config.composition import CONF, REFUSED, Composition, by_hydra
+from localsl.core.settings import first_line
 from localsl.network import build_network
-from localsl.schema import first_line
+from localsl.runs import identity
+from localsl.train import optim
+from localsl.train.step import train_step
 
 
 def problems(*overrides):

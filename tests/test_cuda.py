@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from localsl import optim
 from localsl.config import compose
-from localsl.engine import Totals, counted_step, train_epoch, training_forward
 from localsl.execution import devices
 from localsl.measure.footprint import allocated, footprint
 from localsl.network import build_network
+from localsl.train import optim
+from localsl.train.step import Totals, counted_step, train_epoch, training_forward
 from tests import golden
 from tests.test_rules import backpropagated, filled
 

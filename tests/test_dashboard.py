@@ -7,7 +7,7 @@ import pytest
 import wandb
 
 from hydra_plugins.localsl_sweeper import LocalslSweeper
-from localsl.identity import leaves
+from localsl.config.schema import leaves
 from localsl.tables import dashboard, sweeps
 from tests.test_cli import SMALL, typed
 from tests.test_tracking import FakeWandB

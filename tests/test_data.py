@@ -9,7 +9,7 @@ import torch
 from localsl import data
 from localsl.config import ConfigError, compose
 from localsl.data import Split, balanced
-from localsl.identity import run_id
+from localsl.runs.identity import run_id
 
 
 def test_digits_are_those_of_scikit_learn():

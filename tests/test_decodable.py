@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from localsl import data, experiment
+from localsl import data
 from localsl.config import ConfigError
 from localsl.data import decodable
+from localsl.runs import experiment
 from tests.test_stream import typed
 
 

@@ -1,6 +1,6 @@
 """Tables of text."""
 
-from localsl import display
+from localsl.cli import display
 
 
 def test_table_aligns():

@@ -6,9 +6,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from localsl.config import compose
-from localsl.engine import Totals, autocast, counted_step, evaluate, train_epoch, train_step
 from localsl.network import build_network
-from localsl.optim import SGD, build
+from localsl.train.optim import SGD, build
+from localsl.train.step import Totals, autocast, counted_step, evaluate, train_epoch, train_step
 
 CPU = torch.device("cpu")
 

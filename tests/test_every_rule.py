@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from localsl import backbones, config, methods, optim
+from localsl import backbones, methods
 from localsl.config import compose
-from localsl.engine import train_step
+from localsl.config import validation as config
 from localsl.network import build_network
+from localsl.train import optim
+from localsl.train.step import train_step
 from tests.test_cli import records, typed
 from tests.test_data import stl10_folder
 
@@ -64,13 +66,13 @@ def test_two_steps_at_every_published_K(rule, network):
 TOY_RULE = '''
 from dataclasses import dataclass
 
-from localsl.methods.base import Method, output
-from localsl.objectives import CrossEntropy, Objective, Part
+from localsl.methods.base import HeadMethod, output
+from localsl.core.objectives import CrossEntropy, Objective, Part
 from localsl.aux_nets.heads import InfoProHead
 
 
 @dataclass(kw_only=True)
-class Settings(Method):
+class Toy(HeadMethod):
     """Every second module has a linear classifier, the others train nothing."""
 
     every: int
@@ -113,11 +115,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from localsl.backbones.base import Backbone, BackboneConfig, LocalLayer
+from localsl.backbones.base import BackboneConfig, LayeredBackbone
+from localsl.core.architecture import LocalLayer
 
 
 @dataclass(kw_only=True)
-class Settings(BackboneConfig):
+class Toy(BackboneConfig):
     """Convolutions of one width, every second one of stride 2."""
 
     width: int
@@ -135,7 +138,7 @@ class Settings(BackboneConfig):
             for i, layer in enumerate(self.local_layers())
         ]
         pool = nn.AdaptiveAvgPool2d(1)
-        return Backbone(layers, nn.Sequential(pool, nn.Flatten(), nn.Linear(self.width, num_classes)))
+        return LayeredBackbone(layers, nn.Sequential(pool, nn.Flatten(), nn.Linear(self.width, num_classes)))
 '''
 
 TOY_BACKBONE_YAML = "{name: toy, family: toy, width: 8, depth: 4}"

@@ -7,11 +7,12 @@ import pickle
 import pytest
 import torch
 
-from localsl import experiment, training
-from localsl.checkpoint import Checkpoints, _digest
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
-from localsl.identity import run_directory
+from localsl.runs import experiment
+from localsl.runs.identity import run_directory
+from localsl.train import epochs as training
+from localsl.train.checkpoint import Checkpoints, _digest
 from tests.test_checkpoint import TINY, left_by, terminated
 from tests.test_cli import records, typed
 
@@ -128,7 +129,7 @@ def test_a_run_that_diverged_keeps_the_checkpoint_before(monkeypatch):
         broken = len(calls) == 20  # in the second epoch
         return forward(*arguments, **more) * (float("nan") if broken else 1)
 
-    monkeypatch.setattr("localsl.objectives.F.cross_entropy", breaking)
+    monkeypatch.setattr("localsl.core.objectives.F.cross_entropy", breaking)
     with pytest.raises(experiment.Diverged, match=r"module \d is nan in epoch"):
         experiment.run(cfg)
     record = json.loads((run_directory(cfg) / "record.json").read_text())

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from localsl.composition import Composition
 from localsl.config import ConfigError, compose
+from localsl.config.composition import Composition
 from localsl.tables import sweeps
 from tests.test_analysis import TINY, rows_of
 from tests.test_cli import typed

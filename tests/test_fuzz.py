@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localsl import backbones, methods
-from localsl.settings import fields
+from localsl.config.schema import fields
 from tests.conftest import ROOT
 from tests.test_cli import typed
 

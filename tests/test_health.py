@@ -2,9 +2,10 @@
 
 import torch
 
-from localsl import experiment, health
 from localsl.config import compose
 from localsl.network import build_network
+from localsl.runs import experiment
+from localsl.train import health
 
 TINY = ["schedule=smoke", "schedule.epochs=4", "K=4", "backbone=resnet20", "batch_size=20"]
 TINY += ["dataset.train_subset=60", "dataset.test_subset=20"]

@@ -3,7 +3,7 @@
 import pytest
 
 from localsl.config import compose
-from localsl.identity import cell_id, run_directory, run_id
+from localsl.runs.identity import cell_id, run_directory, run_id
 
 
 @pytest.mark.parametrize(

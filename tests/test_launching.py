@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from hydra_plugins.localsl_sweeper import LocalslSweeper
-from localsl import launching
-from localsl.command_line import check_command_line
-from localsl.composition import hydras_own
+from localsl.cli import launching
+from localsl.cli.command_line import check_command_line
 from localsl.config import ConfigError
+from localsl.config.composition import hydras_own
 from tests.conftest import ROOT
 
 

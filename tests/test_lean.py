@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from localsl.config import compose
-from localsl.engine import train_step, training_forward
 from localsl.execution.lean import Lean
 from localsl.measure.footprint import footprint
-from localsl.measure.memory import LiveBytes
 from localsl.network import build_network
-from localsl.optim import SGD
+from localsl.train.optim import SGD
+from localsl.train.peak_memory import LiveBytes
+from localsl.train.step import train_step, training_forward
 from tests.test_every_rule import RULES
 
 CPU = torch.device("cpu")

@@ -2,9 +2,9 @@
 
 import threading
 
-from localsl import experiment, lock
 from localsl.config import compose
-from localsl.identity import run_directory
+from localsl.runs import experiment, lock
+from localsl.runs.identity import run_directory
 from tests.test_tracking import TINY
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from localsl import losses
+from localsl.core import losses
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 1])
 

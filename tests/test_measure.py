@@ -10,17 +10,18 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from localsl import optim, provenance
 from localsl.config import compose
-from localsl.engine import train_step
 from localsl.execution import devices
-from localsl.measure import command
+from localsl.measure import command as command
 from localsl.measure.flops import flops, papers_count, training_flops
 from localsl.measure.footprint import footprint
 from localsl.measure.records import allocated_bytes, measured, recorded
 from localsl.network import build_network, count_parameters
-from localsl.tables import published
+from localsl.published import numbers as published
+from localsl.runs import provenance
 from localsl.tables.records import keep
+from localsl.train import optim
+from localsl.train.step import train_step
 from tests.test_cli import typed
 
 CIFAR = ["dataset=cifar10", "batch_size=1024"]

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from localsl.config import compose
-from localsl.engine import train_step
-from localsl.measure.memory import LiveBytes, PeakMemory
 from localsl.network import build_network
-from localsl.optim import SGD
+from localsl.train.optim import SGD
+from localsl.train.peak_memory import LiveBytes, PeakMemory
+from localsl.train.step import train_step
 
 
 def test_a_storage_counts_once_and_until_its_last_reference():

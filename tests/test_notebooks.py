@@ -12,8 +12,8 @@ from nbformat.v4 import new_code_cell
 from omegaconf import OmegaConf
 
 from localsl.config import compose
-from localsl.identity import run_id
-from localsl.measure import command
+from localsl.measure import command as command
+from localsl.runs.identity import run_id
 from localsl.tables import frames, records, render, sweeps
 from localsl.tables.render import Composed
 from tests.conftest import ROOT

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from localsl import optim
 from localsl.config import compose
 from localsl.network import build_network
-from localsl.optim import SGD, learning_rate
+from localsl.train import optim
+from localsl.train.optim import SGD, learning_rate
 from tests.conftest import ROOT
 
 

@@ -3,11 +3,13 @@
 import pytest
 
 from localsl.config import compose
-from localsl.partition import BALANCED, CHOSEN, PUBLISHED, cut, even
+from localsl.config.building import partition_of
+from localsl.core.partition import even
+from localsl.published import constants
 
 
 def sizes(*overrides):
-    return [len(group) for group in cut(compose(overrides))]
+    return [len(group) for group in partition_of(compose(overrides)).groups()]
 
 
 def blocks(*overrides):
@@ -101,7 +103,9 @@ def test_even_split_covers_all_layers_once_and_puts_smaller_groups_first():
     assert blocks("backbone=resnet56", "K=4") == [6, 7, 7, 7]
 
 
-def test_every_table_entry_has_K_modules():
-    for table in [*PUBLISHED.values(), *CHOSEN.values(), *BALANCED.values()]:
-        for K, ends in table.items():
-            assert len(ends.split()) == K - 1
+def test_every_row_of_published_cuts_has_K_modules_and_a_source():
+    rows = constants._rows("cuts")
+    assert len(rows) > 20
+    for row in rows:
+        assert len(row["ends"].split()) == int(row["K"]) - 1
+        assert row["source"]

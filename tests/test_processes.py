@@ -16,16 +16,17 @@ from torch import distributed as dist
 from torch.multiprocessing import spawn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from localsl import experiment, optim
-from localsl.checkpoint import Checkpoints
-from localsl.command_line import check_command_line
+from localsl.cli.command_line import check_command_line
 from localsl.config import ConfigError, compose
 from localsl.data import Split
 from localsl.data.batches import WHOLE, Part, TestBatches, TrainBatches
-from localsl.engine import Totals, evaluate, train_step, training_forward
 from localsl.execution import devices
 from localsl.execution.processes import ALONE, Team
 from localsl.network import build_network
+from localsl.runs import experiment
+from localsl.train import optim
+from localsl.train.checkpoint import Checkpoints
+from localsl.train.step import Totals, evaluate, train_step, training_forward
 from tests.conftest import ROOT
 from tests.test_checkpoint import METHODS, TINY, assert_same, left_by, typed
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from localsl import identity
 from localsl.config import compose
-from localsl.tables import curves, published, records, render, report, structures, sweeps
+from localsl.published import numbers as published
+from localsl.runs import identity
+from localsl.tables import curves, records, render, report, structures, sweeps
 from localsl.tables.render import Composed
 
 DGL = ("method=dgl", "dataset=cifar10", "backbone=resnet32", "K=16")

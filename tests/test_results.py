@@ -11,9 +11,10 @@ import pytest
 
 from localsl.analysis import runs
 from localsl.config import compose
-from localsl.identity import digest, identity
-from localsl.tables import published, records
-from localsl.tables.published import KEYS
+from localsl.published import numbers as published
+from localsl.published.numbers import KEYS
+from localsl.runs.identity import digest, identity
+from localsl.tables import records
 from localsl.tables.records import Run
 from tests.conftest import ROOT
 

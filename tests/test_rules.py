@@ -7,8 +7,8 @@ import torch
 
 from localsl.aux_nets.momentum import MomentumLayer
 from localsl.config import compose
-from localsl.identity import run_id
 from localsl.network import build_network, count_parameters
+from localsl.runs.identity import run_id
 from tests import golden
 from tests.test_cli import typed
 
@@ -369,7 +369,7 @@ def test_parameters_as_published(backbone, K, overrides, parameters):
 
 
 def test_a_module_of_weight_zero_is_warned_about():
-    from localsl.experiment import describe
+    from localsl.runs.experiment import describe
 
     cfg = compose(
         ["method=infopro", "K=4", "backbone=resnet20", "aux.lambda_ce=[1,0]", "aux.lambda_reconstruction=[5,0]"]

@@ -16,14 +16,14 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
 
-from localsl import optim
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
-from localsl.engine import Totals, autocast, counted_step, train_epoch, train_step
 from localsl.measure import speed
 from localsl.measure.bench import slug
 from localsl.measure.records import recorded
 from localsl.network import build_network
+from localsl.train import optim
+from localsl.train.step import Totals, autocast, counted_step, train_epoch, train_step
 from tests.test_cli import typed
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_an_overhead_is_measured_once_on_a_machine(quick, monkeypatch, capsys):
     assert typed(monkeypatch, *line) == 0
     assert file.read_bytes() == first
     assert "times backpropagation's" in capsys.readouterr().out
-    monkeypatch.setattr("localsl.provenance.device_name", lambda _: "another")
+    monkeypatch.setattr("localsl.runs.provenance.device_name", lambda _: "another")
     assert typed(monkeypatch, *line) == 0
     assert len(list(Path("outputs/measured").glob("overhead-*.json"))) == 2
 

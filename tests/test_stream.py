@@ -13,13 +13,14 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from localsl import data, experiment, identity, tracking
+from localsl import data
 from localsl.config import ConfigError, compose
+from localsl.core.initialization import stream
+from localsl.core.settings import LocalslError
 from localsl.data import feed, streamed
 from localsl.data.batches import WHOLE, Part
 from localsl.data.pictures import Pictures, in_memory
-from localsl.init import stream
-from localsl.schema import LocalslError
+from localsl.runs import experiment, identity, tracking
 from tests.conftest import ROOT
 from tests.test_checkpoint import assert_same, left_by
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from localsl import experiment, lock, provenance, tracking
-from localsl.command_line import check_command_line
+from localsl.cli import tables as command
+from localsl.cli.command_line import check_command_line
 from localsl.config import ConfigError, compose
 from localsl.measure.records import recorded
-from localsl.tables import command, published, records, reductions, render, structures, sweeps
-from localsl.tables.published import KEYS
+from localsl.published import numbers as published
+from localsl.published.numbers import KEYS
+from localsl.runs import experiment, lock, provenance, tracking
+from localsl.tables import records, reductions, render, structures, sweeps
 from localsl.tables.render import Composed
 from tests.conftest import ROOT
 from tests.test_cli import records as written

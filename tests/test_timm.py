@@ -9,11 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from localsl import optim
-from localsl.command_line import check_command_line
+from localsl.cli.command_line import check_command_line
 from localsl.config import ConfigError, compose
-from localsl.engine import train_step
 from localsl.network import build_network, count_parameters
+from localsl.train import optim
+from localsl.train.step import train_step
 from tests.conftest import ROOT
 from tests.test_cli import typed
 

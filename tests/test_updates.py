@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from localsl.config import compose
-from localsl.engine import train_step
+from localsl.core.updates import per_module
 from localsl.measure.footprint import footprint
 from localsl.network import build_network
-from localsl.optim import build
+from localsl.train.optim import build
+from localsl.train.step import train_step
 from tests.test_every_rule import RULES
 from tests.test_lean import overrides_of
 
@@ -34,16 +35,16 @@ def test_the_bits_are_those_of_the_single_update(rule, images_and_targets):
 @pytest.mark.parametrize("rule", RULES)
 def test_every_parameter_is_updated_once(rule):
     network = build_network(compose([*overrides_of(rule), "backbone=resnet20", "K=10"]))
-    updated = [id(p) for update in network.updates.values() for p in update.parameters]
+    updated = [id(p) for update in per_module(network).values() for p in update.parameters]
     assert sorted(updated) == sorted(map(id, network.parameters()))
-    layers = [layer for update in network.updates.values() for layer in update.momentum_layers]
+    layers = [layer for update in per_module(network).values() for layer in update.momentum_layers]
     assert len(layers) == len(set(layers))
 
 
 def test_a_cascades_modules_wait_for_its_last_loss():
     """Of three modules: each is read by the losses of the next two."""
     network = build_network(compose(["method=mlm", "method.cascade=3", "K=16"]))
-    due = {id(p): module for module, update in network.updates.items() for p in update.parameters}
+    due = {id(p): module for module, update in per_module(network).items() for p in update.parameters}
     for module in network.local_modules:
         (layer,) = network.layers_of(module)
         last = min(module.index + 2, 15)

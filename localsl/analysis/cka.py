@@ -24,7 +24,7 @@ from torch import Tensor
 from localsl.analysis.layers import outputs
 
 if TYPE_CHECKING:
-    from localsl.network import LocalNetwork
+    from localsl.core.network import LocalNetwork
 
 Hsic = Callable[[Tensor, Tensor], float]
 

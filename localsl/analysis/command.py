@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import identity, tracking
 from localsl.analysis import runs
 from localsl.analysis.kinds import KINDS
 from localsl.analysis.runs import Trained
 from localsl.execution import devices
+from localsl.runs import identity, tracking
 
 if TYPE_CHECKING:
-    from localsl.settings import AnalysisConfig, Config
+    from localsl.config.schema import AnalysisConfig, Config
 
 
 def run(cfg: Config) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from localsl.analysis.layers import outputs
 
 if TYPE_CHECKING:
-    from localsl.network import LocalNetwork
+    from localsl.core.network import LocalNetwork
 
 
 def maps(network: LocalNetwork, images: Tensor, layers: Sequence[int]) -> list[Tensor]:

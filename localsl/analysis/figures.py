@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localsl import tracking
 from localsl.analysis.command import analyse
 from localsl.analysis.runs import Trained
-from localsl.command_line import Line
-from localsl.config import compose
+from localsl.cli.command_line import Line
+from localsl.config.validation import compose
+from localsl.core.settings import ConfigError, Problem
 from localsl.execution import devices
-from localsl.schema import ConfigError, Problem
+from localsl.runs import tracking
 
 if TYPE_CHECKING:
     from localsl.tables.sweeps import Table

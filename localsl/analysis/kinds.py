@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from localsl import data, identity, provenance
+from localsl import data
 from localsl.analysis import cka, convergence, feature_maps, probes, pyramid
 from localsl.analysis.layers import BATCH, normalised
 from localsl.analysis.runs import Trained, mixed, refused
+from localsl.core.settings import ConfigError, Problem
 from localsl.data.pictures import in_memory
-from localsl.schema import ConfigError, Problem
+from localsl.runs import identity, provenance
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from localsl.settings import AnalysisConfig
+    from localsl.config.schema import AnalysisConfig
 
 Row = dict[str, Any]
 T = TypeVar("T")

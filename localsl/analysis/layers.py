@@ -14,8 +14,8 @@ from localsl.data.pictures import Pictures, in_memory
 from localsl.execution import devices
 
 if TYPE_CHECKING:
-    from localsl.network import LocalNetwork
-    from localsl.settings import Config
+    from localsl.config.schema import Config
+    from localsl.core.network import LocalNetwork
 
 # Images that are forwarded at a time where nothing else says how many.
 BATCH = 500

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from localsl.analysis.layers import outputs
 
 if TYPE_CHECKING:
-    from localsl.network import LocalNetwork
+    from localsl.core.network import LocalNetwork
 
 
 def pooled(network: LocalNetwork, batches: Iterable[Tensor]) -> list[Tensor]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from localsl.config.building import build_network
 from localsl.measure.flops import papers_count
-from localsl.network import build_network
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 
 def multiply_adds(cfg: Config) -> tuple[int, int]:

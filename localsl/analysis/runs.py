@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import OmegaConf
 
-from localsl import data, identity, tracking
-from localsl.checkpoint import Checkpoints
-from localsl.config import validate
+from localsl import data
+from localsl.config.building import build_network
+from localsl.config.validation import validate
+from localsl.core.settings import ConfigError, Problem
 from localsl.execution import devices
-from localsl.network import build_network
-from localsl.schema import ConfigError, Problem
+from localsl.runs import identity, tracking
+from localsl.train.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
-    from localsl.network import LocalNetwork
-    from localsl.settings import Config, DatasetConfig
+    from localsl.config.schema import Config, DatasetConfig
+    from localsl.core.network import LocalNetwork
 
 # Differences that tell runs of one rule apart, in words that a reader expects before any other.
 FIRST = ("aux.depth", "aux.head", "K")

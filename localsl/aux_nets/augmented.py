@@ -13,12 +13,14 @@ of the module's last layer ("repetitive/repetitive_s2/uniform"):
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from localsl.aux_nets import depth
-from localsl.layers import conv_bn_relu, pooled
-from localsl.plan import Plan, Site
+from localsl.core.layers import as_image, conv_bn_relu, pooled
+from localsl.core.plan import Plan, Site
 
 LAYERWISE = ("uniform", "sequential", "repetitive", "repetitive_s2")
 CONVOLUTIONS = {"conv1x1": 1, "conv3x3": 3}
@@ -54,11 +56,23 @@ class ConvHead(nn.Sequential):
         super().__init__(*layers, *pooled(), nn.Linear(width, outputs))
 
 
-def depths(plan: Plan) -> list[int]:
-    """Hidden layers of the auxiliary network of every module but the last."""
-    assert plan.cfg.aux.depth is not None
-    assert plan.cfg.aux.pyramid is not None
-    return depth.pyramid(plan.cfg.aux.depth, plan.modules, plan.cfg.aux.pyramid)
+@dataclass(frozen=True)
+class Augmentation:
+    """How deep the auxiliary networks of a plan are.
+
+    Attributes:
+        depth: d of the first module's, its classifier included.
+        pyramid: tau, by which it falls to the last module's.
+        norm: whether a network of one layer has BatchNorm before its classifier.
+    """
+
+    depth: int
+    pyramid: float
+    norm: bool = True
+
+    def hidden(self, plan: Plan) -> list[int]:
+        """Hidden layers of the auxiliary network of every module but the last."""
+        return depth.pyramid(self.depth, plan.modules, self.pyramid)
 
 
 def strategy(selection: str, stage: int) -> str:
@@ -67,38 +81,40 @@ def strategy(selection: str, stage: int) -> str:
     return per_stage[min(stage, len(per_stage)) - 1]
 
 
-def build(plan: Plan, site: Site, outputs: int, how: str, multiplier: float) -> nn.Module:
+def build(
+    plan: Plan, site: Site, outputs: int, how: str, multiplier: float, augmentation: Augmentation
+) -> nn.Module:
     """The auxiliary classifier at a site by the strategy `how`."""
-    count = depths(plan)[site.module]
+    count = augmentation.hidden(plan)[site.module]
     if how in CONVOLUTIONS:
         return ConvHead(site.channels, CONVOLUTIONS[how], count, multiplier, outputs)
     select = depth.sequential if how == "sequential" else depth.uniform
     selected = select(site.layer, len(plan.layers), count)
-    backbone = plan.cfg.backbone
-    strides = backbone.owed(site.layer, selected)
+    architecture = plan.architecture
+    strides = architecture.owed(site.layer, selected)
     if how.startswith("repetitive"):
         # For the stem, whose own layer is a convolution of the image, a block of its width.
         own = max(site.layer, 1)
         downsampling = sum(stride - 1 for stride in strides) if how == "repetitive_s2" else 0
         strides = [2] * downsampling + [1] * (count - downsampling)
         selected = [own] * count
-    layers, width = [], site.channels
-    for index, stride in zip(selected, strides, strict=True):
-        layers.append(backbone.layer_like(index, width, stride))
-        width = plan.layers[index].channels
+    layers = architecture.layers_like(site.layer, selected, strides)
+    last = plan.layers[selected[-1] if selected else site.layer]
     # BatchNorm on one layer at most, and none on ImageNet: the released code's, which Table 6 omits.
-    norm = len(layers) <= 1 and plan.cfg.aux.scale == "cifar"
-    layers += backbone.auxiliary_classifier(width, outputs, norm)
+    norm = len(layers) <= 1 and augmentation.norm
+    layers += [*as_image(last.layout), *architecture.auxiliary_classifier(last.channels, outputs, norm)]
     return AugmentedHead(layers, selected, strides)
 
 
-def matched_multiplier(plan: Plan, sites: list[Site], kernel: int, outputs: int) -> float:
+def matched_multiplier(
+    plan: Plan, sites: list[Site], kernel: int, outputs: int, augmentation: Augmentation
+) -> float:
     """The one width multiplier at which convolutional heads cost what AugLocal's uniform ones do in all.
 
     Compared are the multiply-adds of convolutions and linear layers for one image, with widths not yet
     rounded. AugLocal section A.5 gives the rule and not its numbers.
     """
-    counts = depths(plan)
+    counts = augmentation.hidden(plan)
 
     def cost(multiplier: float) -> float:
         total = 0.0
@@ -109,7 +125,7 @@ def matched_multiplier(plan: Plan, sites: list[Site], kernel: int, outputs: int)
         return total
 
     with torch.device("meta"):
-        goal = sum(multiply_adds(build(plan, s, outputs, "uniform", 1.0), s) for s in sites)
+        goal = sum(multiply_adds(build(plan, s, outputs, "uniform", 1.0, augmentation), s) for s in sites)
     low, high = 0.0, 1.0
     while cost(high) < goal:
         high *= 2

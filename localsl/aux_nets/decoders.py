@@ -10,16 +10,16 @@ from torch.nn import functional as F
 
 class Decoder(nn.Module):
     """InfoPro's "2c" decoder, before its sigmoid: bilinear upsampling (corners aligned) to the image's size,
-    3x3 convolution to 12 channels, BatchNorm, ReLU, 3x3 convolution to 3; both with bias.
+    3x3 convolution to 12 channels, BatchNorm, ReLU, 3x3 convolution to the image's channels; both with bias.
     """
 
-    def __init__(self, channels: int, image_size: int):
+    def __init__(self, channels: int, image_size: int, image_channels: int = 3):
         super().__init__()
         self.image_size = image_size
-        self.layers = nn.Sequential(*_conv(channels, 12, 3), nn.Conv2d(12, 3, 3, padding=1))
+        self.layers = nn.Sequential(*_conv(channels, 12, 3), nn.Conv2d(12, image_channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, s, s) to logits of pixels, (N, 3, image_size, image_size)."""
+        """(N, channels, s, s) to logits of pixels, (N, image channels, image_size, image_size)."""
         return self.layers(upsampled(x, self.image_size))
 
 
@@ -36,12 +36,12 @@ LADDERS = {
 
 class ImageNetDecoder(nn.Module):
     """InfoPro's decoder on ImageNet, before its sigmoid: convolutions with bias, BatchNorm, ReLU, each before
-    a bilinear upsampling (corners aligned) to twice the size, and a last 3x3 convolution to 3 channels.
+    a bilinear upsampling (corners aligned) to twice the size, and a last 3x3 convolution to the image's channels.
 
     Published for 512 channels at 28 pixels, and in MAN's code for 1024 at 14.
     """
 
-    def __init__(self, channels: int, size: int, image_size: int):
+    def __init__(self, channels: int, size: int, image_size: int, image_channels: int = 3):
         super().__init__()
         doublings = min(max(1, round(math.log2(image_size / size))), max(LADDERS))
         self.sizes = [math.ceil(image_size / 2**step) for step in reversed(range(doublings))]
@@ -51,10 +51,10 @@ class ImageNetDecoder(nn.Module):
             nn.Sequential(*_conv(c_in, c_out, kernel))
             for c_in, c_out, kernel in zip(widths, widths[1:], kernels, strict=False)
         )
-        self.last = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.last = nn.Conv2d(widths[-1], image_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, s, s) to logits of pixels, (N, 3, image_size, image_size)."""
+        """(N, channels, s, s) to logits of pixels, (N, image channels, image_size, image_size)."""
         for step, size in zip(self.steps, self.sizes, strict=True):
             x = upsampled(step(x), size)
         return self.last(x)

@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from localsl.layers import conv_bn_relu, pooled
+from localsl.core.layers import conv_bn_relu, pooled
 
 
 class DGLHead(nn.Sequential):
@@ -25,6 +25,24 @@ class DGLHead(nn.Sequential):
         for _ in range(2):
             layers += [nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden)]
             layers += [nn.ReLU(inplace=True)]
+        super().__init__(*layers, nn.Linear(hidden, outputs))
+
+
+class DGLTokenHead(nn.Sequential):
+    """DGL's head for tokens as an image one pixel wide, (N, c, T, 1): three linear maps of each token, the mean
+    over tokens in place of pooling to 2x2, a classifier of three linear layers with 4c hidden units.
+
+    The papers have no tokens; this keeps the proportions of `DGLHead`.
+    """
+
+    def __init__(self, channels: int, outputs: int):
+        layers: list[nn.Module] = []
+        for _ in range(3):
+            layers += conv_bn_relu(channels, channels, 1)
+        layers += pooled()
+        hidden = 4 * channels
+        for units in (channels, hidden):
+            layers += [nn.Linear(units, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
         super().__init__(*layers, nn.Linear(hidden, outputs))
 
 
@@ -93,9 +111,6 @@ class MLAANImageNetHead(nn.Sequential):
         super().__init__(*layers, *pooled(), nn.Linear(channels, outputs))
 
 
-INFOPRO_KINDS = ("0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c2f")
-
-
 class PredSimHead(nn.Sequential):
     """Average pooling until at most `target` features are left, and one linear layer (PredSim's "pred").
 
@@ -122,6 +137,13 @@ class PredSimHead(nn.Sequential):
         )
         linear = ZeroLinear if zero_start else nn.Linear
         super().__init__(pool, nn.Flatten(), linear(features, outputs))
+
+
+class PooledHead(nn.Sequential):
+    """Global average pooling and one linear layer: PredSim's classifier for tokens, which have no grid to pool."""
+
+    def __init__(self, channels: int, outputs: int, zero_start: bool = False):
+        super().__init__(*pooled(), (ZeroLinear if zero_start else nn.Linear)(channels, outputs))
 
 
 class ZeroLinear(nn.Linear):

@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from localsl.settings import EmaConfig
+from localsl.core.following import FollowingLayer
+from localsl.core.settings import number, one_of, ruled
+
+
+@dataclass(kw_only=True)
+class EmaSettings:
+    """Layers that follow later ones by moving average (MAN, MLAAN's LAM).
+
+    Attributes:
+        source: `momentum`, the average; `copy`, the followed layer's parameters as they were; `none`, the bias
+            alone.
+        momentum: m of the average.
+        gradient: whether the follower also takes gradient steps.
+        bias: what is learnt beside it: a `block` of the same architecture, whose output is added, a number per
+            `channel`, or `none`.
+        start: the follower's weights at the start: a `copy` of the followed layer's, or `fresh` random ones.
+        bias_start: a block's weights at the start: its `own` random ones, or as the `follower` starts.
+        layers: of a leap bridge, which follow: `all`, or the `first`, the others being trained copies.
+        moves: the modules whose layers move: `all`, the `last`, or all with the last's twice a step.
+    """
+
+    source: str = ruled(one_of("none", "momentum", "copy"), default="momentum", always=True)
+    momentum: float = ruled(number(0, at_most=1), default=0.995)
+    gradient: bool | None = False
+    bias: str = ruled(one_of("none", "block", "channel"), default="none")
+    start: str | None = ruled(one_of("copy", "fresh"), default="copy")
+    bias_start: str = ruled(one_of("follower", "own"), default="follower")
+    layers: str = ruled(one_of("all", "first"), default="all")
+    moves: str | None = ruled(one_of("all", "last", "last_twice"), default="all")
+
+    @property
+    def m(self) -> float:
+        """MAN's m (its eq. 7) of a layer that moves: 0 for a copy, which is the live layer after every step."""
+        return 0.0 if self.source == "copy" else self.momentum
+
+    def canonical(self) -> EmaSettings:
+        """The same with the values that another field makes meaningless at their defaults.
+
+        A copy takes no gradient step, and only a bias that is a block has weights to start from.
+        """
+        return replace(
+            self,
+            gradient=False if self.source == "copy" else self.gradient,
+            bias_start=self.bias_start if self.bias == "block" else "follower",
+        )
 
 
 class ChannelBias(nn.Module):
@@ -24,7 +67,7 @@ class ChannelBias(nn.Module):
         return x + self.value.view(1, -1, 1, 1)
 
 
-class MomentumLayer(nn.Module):
+class MomentumLayer(FollowingLayer):
     """A copy of a later layer that follows that layer's parameters, and what is learnt on top of it.
 
     MAN, Su et al. 2024, eqs. 4-7: gamma_j <- m gamma_j + (1 - m) theta_{j+1}. Parameters only: BatchNorm keeps
@@ -37,7 +80,7 @@ class MomentumLayer(nn.Module):
         momentum: m of this layer, 0 to follow without averaging, 1 to stand still.
     """
 
-    def __init__(self, live: nn.Module, channels: int, settings: EmaConfig, momentum: float):
+    def __init__(self, live: nn.Module, channels: int, settings: EmaSettings, momentum: float):
         super().__init__()
         self._live = (live,)  # in a tuple: it is the backbone's, and not registered here
         self.momentum = momentum

@@ -1,35 +1,24 @@
-"""The terms that `cfg.aux` describes: which head, which decoder, and how each is weighed in each module."""
+"""The losses of a module as its settings describe them: which head, which decoder, and their weights."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from localsl.aux_nets import augmented
-from localsl.aux_nets.decoders import Decoder, ImageNetDecoder
-from localsl.aux_nets.heads import (
-    INFOPRO_KINDS,
-    BigDGLHead,
-    DGLHead,
-    InfoProHead,
-    InfoProImageNetHead,
-    MLAANImageNetHead,
-    PredSimHead,
-)
-from localsl.objectives import Contrastive, CrossEntropy, Reconstruction, Similarity, Term
-from localsl.plan import Plan, Site
-
-HEADS = ("none", "dgl", "dgl_big", "predsim", "auglocal", *INFOPRO_KINDS)
+from localsl.aux_nets.augmented import Augmentation
+from localsl.aux_nets.heads import BigDGLHead, DGLHead, DGLTokenHead, InfoProHead, PooledHead, PredSimHead
+from localsl.aux_nets.settings import AuxSettings
+from localsl.core.layers import as_image
+from localsl.core.objectives import Contrastive, CrossEntropy, Reconstruction, Similarity, Term
+from localsl.core.plan import Plan, Site
 
 
 class Terms:
     """Builds the terms of one network, module by module."""
 
-    def __init__(self, plan: Plan):
-        self._plan, self._aux = plan, plan.cfg.aux
-        contrastive = self._aux.loss == "contrastive"
-        self._outputs = self._aux.feature_dim if contrastive else plan.cfg.dataset.num_classes
-        self._multiplier = self._aux.multiplier
-        self._imagenet = self._aux.scale == "imagenet"
+    def __init__(self, plan: Plan, aux: AuxSettings):
+        self._plan, self._aux = plan, aux
+        self._outputs = aux.feature_dim if aux.loss == "contrastive" else plan.num_classes
         self._matched: dict[int, float] = {}
 
     def at(self, site: Site, stage: int) -> list[Term]:
@@ -40,44 +29,55 @@ class Terms:
         ratio = self._ratio(site.module, stage)
         terms: list[Term] = []
         if any(aux.lambda_similarity):
-            projection = nn.Conv2d(site.channels, site.channels, 3, padding=1, bias=False)
-            terms.append(Similarity(projection, between(aux.lambda_similarity, ratio)))
+            kernel = 1 if site.layout == "tokens" else 3
+            projection = nn.Conv2d(site.channels, site.channels, kernel, padding=kernel // 2, bias=False)
+            terms.append(Similarity(_taking(site, projection), between(aux.lambda_similarity, ratio)))
         if any(aux.lambda_reconstruction):
-            terms.append(Reconstruction(self._decoder(site), between(aux.lambda_reconstruction, ratio)))
+            size, channels = self._plan.image_size, self._plan.image_channels
+            decoder = aux.of_scale.decoder(site.channels, site.size, size, channels)
+            terms.append(Reconstruction(_taking(site, decoder), between(aux.lambda_reconstruction, ratio)))
         kind = Contrastive if aux.loss == "contrastive" else CrossEntropy
         terms.append(kind(self.head(site), between(aux.lambda_ce, ratio)))
         return terms
 
     def head(self, site: Site) -> nn.Module:
         """The classifier alone."""
-        name, plan = self._aux.head, self._plan
-        if self._aux.depth is not None:
-            selection = self._aux.selection if name == "auglocal" else "conv3x3"
+        name, plan, aux = self._aux.head, self._plan, self._aux
+        if aux.depth is not None:
+            assert aux.pyramid is not None
+            selection = aux.selection if name == "auglocal" else "conv3x3"
             how = augmented.strategy(selection, plan.layers[site.layer].stage)
-            return augmented.build(plan, site, self._outputs, how, self._width_multiplier(how))
-        if name == "dgl":
-            return DGLHead(site.channels, self._first_size(site), self._outputs)
+            augmentation = Augmentation(aux.depth, aux.pyramid, aux.of_scale.norm)
+            multiplier = self._width_multiplier(how, augmentation)
+            return augmented.build(plan, site, self._outputs, how, multiplier, augmentation)
+        return _taking(site, self._fixed(name, site))
+
+    def _fixed(self, name: str, site: Site) -> nn.Module:
+        """A head without a depth, for images (N, C, H, W)."""
         if name == "dgl_big":
             return BigDGLHead(site.channels, self._outputs)
+        if name == "dgl" and site.layout == "tokens":
+            return DGLTokenHead(site.channels, self._outputs)
+        if name == "dgl":
+            return DGLHead(site.channels, self._first_size(site), self._outputs)
+        if name == "predsim" and site.layout == "tokens":
+            return PooledHead(site.channels, self._outputs, self._aux.zero_start)
         if name == "predsim":
             aux = self._aux
             return PredSimHead(site.channels, site.size, self._outputs, aux.pool_target, aux.zero_start)
-        return self.infopro(name, site, self._outputs)
+        return self._infopro(name, site, self._outputs)
 
-    def infopro(self, kind: str, site: Site, outputs: int) -> nn.Module:
+    def contrastive_head(self, site: Site) -> nn.Module:
+        """InfoPro's "1c2f" head with an embedding in place of logits."""
+        return _taking(site, self._infopro("1c2f", site, self._aux.feature_dim))
+
+    def _infopro(self, kind: str, site: Site, outputs: int) -> nn.Module:
         """One of InfoPro's heads; on ImageNet it has one with convolutions, and MLAAN one without."""
-        widest = self._plan.layers[-1].channels
-        if self._imagenet and kind in ("1c2f", "2c2f"):
-            return InfoProImageNetHead(site.channels, widest, outputs)
-        if self._imagenet and kind == "0c1f":
-            return MLAANImageNetHead(site.channels, outputs)
-        return InfoProHead(kind, site.channels, widest, outputs, self._aux.feature_dim)
-
-    def _decoder(self, site: Site) -> nn.Module:
-        size = self._plan.cfg.dataset.image_size
-        if self._imagenet and site.size < size:
-            return ImageNetDecoder(site.channels, site.size, size)
-        return Decoder(site.channels, size)
+        widest, units = self._plan.layers[-1].channels, self._aux.feature_dim
+        if kind == "0c1f":
+            return self._aux.of_scale.linear(site.channels, outputs)
+        make = self._aux.of_scale.convolutional if kind in ("1c2f", "2c2f") else InfoProHead
+        return make(kind, site.channels, widest, outputs, units)
 
     def _first_size(self, site: Site) -> int:
         """Of the first of the layers in a row that have this width, by which AugLocal's code pools: in its
@@ -96,16 +96,23 @@ class Terms:
             modules += modules == len(self._plan.layers) - 1
         return stage / (modules - 2) if modules > 2 else 0.0
 
-    def _width_multiplier(self, how: str) -> float:
-        if self._multiplier is not None:
-            return self._multiplier
+    def _width_multiplier(self, how: str, augmentation: Augmentation) -> float:
+        if self._aux.multiplier is not None:
+            return self._aux.multiplier
         if how not in augmented.CONVOLUTIONS:
             return 1.0
         kernel = augmented.CONVOLUTIONS[how]
         if kernel not in self._matched:
             sites = [self._plan.site(i) for i in range(self._plan.modules - 1)]
-            self._matched[kernel] = augmented.matched_multiplier(self._plan, sites, kernel, self._outputs)
+            found = augmented.matched_multiplier(self._plan, sites, kernel, self._outputs, augmentation)
+            self._matched[kernel] = found
         return self._matched[kernel]
+
+
+def _taking(site: Site, network: nn.Module) -> nn.Module:
+    """A network for images that takes the site's layout."""
+    before = as_image(site.layout)
+    return nn.Sequential(*before, network) if before else network
 
 
 def between(ends: list[float], ratio: float) -> float:

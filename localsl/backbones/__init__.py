@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from localsl import choices
-from localsl.backbones.base import Backbone, BackboneConfig, LocalLayer
+from localsl.backbones.base import BackboneConfig
+from localsl.core import registry
 
-__all__ = ["Backbone", "BackboneConfig", "LocalLayer", "families", "find"]
+__all__ = ["BackboneConfig", "families", "find"]
 
 
 def families() -> list[str]:
     """Every family."""
-    return choices.names(__name__)
+    return registry.names(__name__)
 
 
 def find(family: str) -> type[BackboneConfig]:
@@ -19,4 +19,4 @@ def find(family: str) -> type[BackboneConfig]:
     Raises:
         KeyError: if there is no such family.
     """
-    return choices.settings(__name__, family)
+    return registry.find(__name__, family, BackboneConfig)

@@ -4,55 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import Tensor, nn
 
-from localsl.init import normal_fan_out
-from localsl.layers import activation, conv_bn, pooled
-from localsl.schema import Problem, name, number, one_of, ruled
+from localsl.core.architecture import Architecture, Backbone, LocalLayer
+from localsl.core.initialization import normal_fan_out
+from localsl.core.layers import activation, conv_bn, pooled
+from localsl.core.settings import Problem, name, number, one_of, ruled
 
 # Whose heads, decoders, loss weights and AugLocal networks the papers give for a network.
 SCALES = ("cifar", "imagenet")
 
 
-@dataclass(frozen=True)
-class LocalLayer:
-    """One local layer: the smallest piece that a network is cut into.
-
-    Attributes:
-        name: "stem", or "s.l" for block l (from 0) of stage s (from 1), as the papers' code counts them.
-        channels: of its output.
-        stride: by which it shrinks the image, rounding up.
-    """
-
-    name: str
-    channels: int
-    stride: int
-
-    @property
-    def stage(self) -> int:
-        """Its stage, from 1; the stem counts as the first's."""
-        return 1 if self.name == "stem" else int(self.name.split(".")[0])
-
-
-class Backbone(nn.Module):
-    """The network that is kept: `layers`, as many as `local_layers` lists, then `classifier` to logits."""
+class LayeredBackbone(Backbone):
+    """A network that is built as its local layers and its classifier."""
 
     def __init__(self, layers: list[nn.Module], classifier: nn.Module):
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(layers)  # pyright: ignore[reportAttributeAccessIssue]
         self.classifier = classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) to logits (N, classes)."""
-        for layer in self.layers:
-            x = layer(x)
-        return self.classifier(x)
 
 
 @dataclass(kw_only=True)
-class BackboneConfig:
+class BackboneConfig(Architecture):
     """A network as an ordered list of local layers (`cfg.backbone`).
 
     A subclass named `Settings` in a file of its own says what the network is: `local_layers`, `build` and
@@ -75,40 +49,9 @@ class BackboneConfig:
         """What is wrong with the settings."""
         return iter(())
 
-    def local_layers(self) -> list[LocalLayer]:
-        """All of them, the stem first where there is one, without building anything."""
-        raise NotImplementedError
-
     def build(self, num_classes: int) -> Backbone:
         """The network with its initial weights."""
         raise NotImplementedError
-
-    def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
-        """A layer of the kind and width of local layer `index`, from `c_in` channels and with this stride.
-
-        AugLocal's auxiliary networks are made of such layers.
-        """
-        raise NotImplementedError
-
-    def owed(self, layer: int, selected: list[int]) -> list[int]:
-        """The strides of auxiliary layers: each downsampling that a jump skips is owed, one paid per layer.
-
-        What is still owed at the end is dropped, as in AugLocal's code (16-channel layers at d = 2).
-        """
-        layers, strides, debt = self.local_layers(), [], 0
-        for before, index in pairwise([layer, *selected]):
-            debt += sum(passed.stride == 2 for passed in layers[before + 1 : index + 1])
-            strides.append(2 if debt else 1)
-            debt -= debt > 0
-        return strides
-
-    def auxiliary_classifier(self, width: int, outputs: int, norm: bool) -> list[nn.Module]:
-        """What AugLocal puts on the auxiliary layers: by default pooling, BatchNorm or none, a linear layer."""
-        return [*pooled(), *([nn.BatchNorm1d(width)] if norm else []), nn.Linear(width, outputs)]
-
-    def start_auxiliary(self, network: nn.Module) -> None:
-        """The initial weights of an auxiliary network, which has torch's own."""
-        normal_fan_out(network)
 
     def torchvision_name(self, key: str) -> str:
         """What torchvision's network of this name calls an entry of the state dict.
@@ -183,11 +126,12 @@ class StagedConfig(BackboneConfig):
         """Initialised as the papers' code does: convolutions normal by fan-out, all else by torch's default."""
         layers, width = [], 3
         for index, layer in enumerate(self.local_layers()):
-            is_stem = layer.name == "stem"
-            made = self.make_stem(layer.channels) if is_stem else self.layer_like(index, width, layer.stride)
+            made = (
+                self.make_stem(layer.channels) if layer.is_stem else self.layer_like(index, width, layer.stride)
+            )
             layers.append(made)
             width = layer.channels
-        backbone = Backbone(layers, self.make_classifier(width, num_classes))
+        backbone = LayeredBackbone(layers, self.make_classifier(width, num_classes))
         normal_fan_out(backbone)
         return backbone
 
@@ -196,7 +140,7 @@ class StagedConfig(BackboneConfig):
         stages = zip(self.blocks, self.widths, self.strides_of_stages(), strict=True)
         for stage, (count, width, stride) in enumerate(stages, 1):
             for block in range(count):
-                yield LocalLayer(f"{stage}.{block}", width * factor, stride if block == 0 else 1)
+                yield LocalLayer(f"{stage}.{block}", width * factor, stride if block == 0 else 1, stage)
 
 
 def renamed(settings: StagedConfig, published: dict[str, tuple[list[int], list[int]]]) -> Iterator[Problem]:

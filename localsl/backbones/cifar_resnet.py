@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from localsl.backbones.base import LocalLayer, StagedConfig, renamed
-from localsl.layers import conv_bn, rectified
-from localsl.schema import Problem
+from localsl.backbones.base import StagedConfig, renamed
+from localsl.core.architecture import LocalLayer
+from localsl.core.layers import conv_bn, rectified
+from localsl.core.settings import Problem
 
 
 class BasicBlock(nn.Module):
@@ -36,7 +37,7 @@ def shortcut(c_in: int, c_out: int, stride: int) -> nn.Module:
 
 
 @dataclass(kw_only=True)
-class Settings(StagedConfig):
+class CifarResNet(StagedConfig):
     """A stem of one convolution and stages of basic blocks."""
 
     def problems(self) -> Iterator[Problem]:
@@ -49,7 +50,7 @@ class Settings(StagedConfig):
 
     def local_layers(self) -> list[LocalLayer]:
         """The stem, then every block; stages after the first start with stride 2."""
-        return [LocalLayer("stem", self.widths[0], 1), *self.staged()]
+        return [LocalLayer("stem", self.widths[0], 1, is_stem=True), *self.staged()]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
         """A block as wide as local layer `index`; for the stem too, which AugLocal never selects."""

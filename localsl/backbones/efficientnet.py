@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from localsl.backbones.base import LocalLayer, StagedConfig, renamed
-from localsl.layers import conv_bn
-from localsl.schema import Problem, number, ruled
+from localsl.backbones.base import StagedConfig, renamed
+from localsl.core.architecture import LocalLayer
+from localsl.core.layers import conv_bn
+from localsl.core.settings import Problem, number, ruled
 
 PUBLISHED = {"efficientnetb0": ([1, 2, 2, 3, 3, 4, 1], [16, 24, 40, 80, 112, 192, 320])}
 
@@ -52,7 +53,7 @@ class MBConv(nn.Module):
 
 
 @dataclass(kw_only=True)
-class Settings(StagedConfig):
+class EfficientNet(StagedConfig):
     """A stem and stages of mobile inverted bottlenecks.
 
     Attributes:
@@ -85,7 +86,7 @@ class Settings(StagedConfig):
 
     def local_layers(self) -> list[LocalLayer]:
         """Stem and blocks."""
-        return [LocalLayer("stem", self.stem, 1), *self.staged()]
+        return [LocalLayer("stem", self.stem, 1, is_stem=True), *self.staged()]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
         """A block of the kind of local layer `index`; of stage 1 for the stem, which AugLocal never selects."""

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from localsl.backbones.base import LocalLayer, StagedConfig, renamed
+from localsl.backbones.base import StagedConfig, renamed
 from localsl.backbones.cifar_resnet import shortcut
-from localsl.layers import activation, conv_bn, rectified
-from localsl.schema import Problem, number, ruled
+from localsl.core.architecture import LocalLayer
+from localsl.core.layers import activation, conv_bn, rectified
+from localsl.core.settings import Problem, number, ruled
 
 PUBLISHED = {"mobilenetv2": ([1, 2, 3, 4, 3, 3, 1], [16, 24, 32, 64, 96, 160, 320])}
 
@@ -42,7 +43,7 @@ class InvertedResidual(nn.Module):
 
 
 @dataclass(kw_only=True)
-class Settings(StagedConfig):
+class MobileNetV2(StagedConfig):
     """A stem, stages of inverted residuals, and a 1x1 convolution, which is a local layer too.
 
     Attributes:
@@ -69,8 +70,9 @@ class Settings(StagedConfig):
 
     def local_layers(self) -> list[LocalLayer]:
         """Stem, blocks, last convolution."""
-        last = LocalLayer(f"{len(self.blocks) + 1}.0", self.final, 1)
-        return [LocalLayer("stem", self.stem, 1), *self.staged(), last]
+        stage = len(self.blocks) + 1
+        last = LocalLayer(f"{stage}.0", self.final, 1, stage)
+        return [LocalLayer("stem", self.stem, 1, is_stem=True), *self.staged(), last]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
         """A block of the kind of local layer `index`; of stage 1 for the stem, which AugLocal never selects."""

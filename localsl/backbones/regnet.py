@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from localsl.backbones.base import LocalLayer, StagedConfig, renamed
+from localsl.backbones.base import StagedConfig, renamed
 from localsl.backbones.resnet import Bottleneck
-from localsl.schema import Problem, number, ruled
+from localsl.core.architecture import LocalLayer
+from localsl.core.settings import Problem, number, ruled
 
 PUBLISHED = {"regnetx_400mf": ([1, 2, 7, 12], [32, 64, 160, 384])}
 
 
 @dataclass(kw_only=True)
-class Settings(StagedConfig):
+class RegNet(StagedConfig):
     """A stem and stages of bottlenecks that keep their width inside.
 
     Attributes:
@@ -47,7 +48,7 @@ class Settings(StagedConfig):
 
     def local_layers(self) -> list[LocalLayer]:
         """Stem and blocks."""
-        return [LocalLayer("stem", self.stem, 1), *self.staged()]
+        return [LocalLayer("stem", self.stem, 1, is_stem=True), *self.staged()]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
         """A block as wide as local layer `index`; of stage 1 for the stem, which AugLocal never selects."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from localsl.backbones.base import LocalLayer, StagedConfig, renamed
+from localsl.backbones.base import StagedConfig, renamed
 from localsl.backbones.cifar_resnet import BasicBlock, shortcut
-from localsl.layers import activation, conv_bn, rectified
-from localsl.schema import Problem, number, one_of, ruled
+from localsl.core.architecture import LocalLayer
+from localsl.core.layers import activation, conv_bn, rectified
+from localsl.core.settings import Problem, number, one_of, ruled
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -45,7 +46,7 @@ class Bottleneck(nn.Module):
 
 
 @dataclass(kw_only=True)
-class Settings(StagedConfig):
+class ResNet(StagedConfig):
     """A stem that shrinks the image to a quarter, and stages of blocks.
 
     Attributes:
@@ -65,7 +66,7 @@ class Settings(StagedConfig):
 
     def local_layers(self) -> list[LocalLayer]:
         """The stem, then every block; stages after the first start with stride 2."""
-        return [LocalLayer("stem", self.widths[0], 4), *self.staged(EXPANSION[self.block])]
+        return [LocalLayer("stem", self.widths[0], 4, is_stem=True), *self.staged(EXPANSION[self.block])]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
         """A block as wide as local layer `index`; for the stem too, which AugLocal never selects."""

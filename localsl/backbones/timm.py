@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from localsl.backbones.base import Backbone, BackboneConfig, LocalLayer
-from localsl.layers import conv_bn
-from localsl.schema import Problem
+from localsl.core.layers import conv_bn
+from localsl.core.settings import Problem
 
 
 class Unlistable(Exception):
@@ -78,7 +78,7 @@ class Outline:
 
 
 @dataclass(kw_only=True)
-class Settings(BackboneConfig):
+class Timm(BackboneConfig):
     """One of timm's networks, without pretrained weights.
 
     Attributes:

@@ -13,9 +13,10 @@ from itertools import pairwise
 
 from torch import nn
 
-from localsl.backbones.base import Backbone, LocalLayer, StagedConfig, renamed
-from localsl.layers import activation, pooled
-from localsl.schema import Problem, number, ruled
+from localsl.backbones.base import StagedConfig, renamed
+from localsl.core.architecture import Backbone, LocalLayer
+from localsl.core.layers import activation, pooled
+from localsl.core.settings import Problem, number, ruled
 
 WIDTHS = [64, 128, 256, 512, 512]
 PUBLISHED = {"vgg13": ([2] * 5, WIDTHS), "vgg19": ([2, 2, 4, 4, 4], WIDTHS)}
@@ -25,7 +26,7 @@ AUXILIARY_HIDDEN = 512
 
 
 @dataclass(kw_only=True)
-class Settings(StagedConfig):
+class VGG(StagedConfig):
     """Stages of 3x3 convolutions with bias, BatchNorm and ReLU, each stage ended by a pooling to half the size.
 
     Attributes:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from localsl.schema import ConfigError, Problem
+from localsl.core.settings import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from localsl.config.schema import Config, DatasetConfig
     from localsl.data.pictures import Pictures
-    from localsl.settings import Config, DatasetConfig
 
 AnySplit = TypeVar("AnySplit", "Split", "Pictures", "Split | Pictures")
 

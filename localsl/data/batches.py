@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from localsl.core.initialization import stream
 from localsl.data import Split
-from localsl.init import stream
 
 if TYPE_CHECKING:
-    from localsl.settings import DatasetConfig
+    from localsl.config.schema import DatasetConfig
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from localsl.data.batches import Part, TestBatches, TrainBatches
 from localsl.data.pictures import Pictures
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 Batch = tuple[Tensor, Tensor]
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from localsl.core.settings import ConfigError, Problem
 from localsl.data.pictures import Pictures
-from localsl.schema import ConfigError, Problem
 
 # Files of file managers; so are those whose names begin with a dot.
 NO_PICTURES = {"Thumbs.db", "desktop.ini"}

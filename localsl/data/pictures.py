@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from localsl.core.settings import LocalslError, first_line
 from localsl.data import Split
-from localsl.schema import LocalslError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.data import SUBSET_SEED, Split, decodable, folder, pictures, shards
 from localsl.data.pictures import Pictures
-from localsl.schema import ConfigError, Problem, first_line
 
 if TYPE_CHECKING:
-    from localsl.settings import DatasetConfig
+    from localsl.config.schema import DatasetConfig
 
 Splits = tuple[Split | Pictures, Split | Pictures]
 

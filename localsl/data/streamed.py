@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from localsl.core.initialization import stream
+from localsl.core.settings import LocalslError
 from localsl.data.batches import WHOLE, Normalisation, Part
 from localsl.data.pictures import Pictures, Transform, for_test, for_training
 from localsl.execution.processes import started
-from localsl.init import stream
-from localsl.schema import LocalslError
 
 if TYPE_CHECKING:
-    from localsl.settings import DatasetConfig
+    from localsl.config.schema import DatasetConfig
 
 # A batch is decoded in up to so many pieces, none of fewer pictures than the second number: several processes
 # have the first one ready soon, and few pictures are held that nobody asks for yet.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from localsl.objectives import Batch, Part
-from localsl.paths import Found, path_losses
+from localsl.core.objectives import Batch, Part
+from localsl.core.paths import Found, path_losses
 
 
 class Compiled:

@@ -15,8 +15,8 @@ from localsl.execution.graphs import Graphs
 from localsl.execution.processes import started
 
 if TYPE_CHECKING:
-    from localsl.network import LocalNetwork
-    from localsl.settings import Config
+    from localsl.config.schema import Config
+    from localsl.core.network import LocalNetwork
 
 
 def chosen(name: str) -> torch.device:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from localsl.core.settings import ConfigError, LocalslError, Problem, first_line
 from localsl.data.batches import Part
-from localsl.schema import ConfigError, LocalslError, Problem, first_line
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 T = TypeVar("T")
 

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localsl import display, tracking
+from localsl.cli import display
+from localsl.runs import tracking
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 HOW = ("compile", "cuda_graph", "deterministic")
 KEYS = ("method", "aux", "depth", "backbone", "K", "image_size", "batch_size", "precision")

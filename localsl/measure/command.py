@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl import provenance, tracking
+from localsl.config.building import build_network
+from localsl.core.network import count_parameters
 from localsl.data import sources
 from localsl.execution import devices
 from localsl.measure.flops import flops
 from localsl.measure.footprint import allocated, footprint
 from localsl.measure.records import FAST, allocated_bytes, cost_id, measured, recorded
 from localsl.measure.speed import SCOPE, quartiles, speed
-from localsl.network import build_network, count_parameters
+from localsl.runs import provenance, tracking
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 GIB = 2**30
 

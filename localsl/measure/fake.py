@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from localsl import optim
-from localsl.network import LocalNetwork, build_network
-from localsl.optim import Optimizer
+from localsl.config.building import build_network
+from localsl.core.network import LocalNetwork
+from localsl.train import optim
+from localsl.train.optim import Optimizer
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 
 @dataclass(frozen=True)

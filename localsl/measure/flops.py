@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from localsl.engine import train_step
+from localsl.config.building import build_network
+from localsl.core.network import LocalNetwork
+from localsl.core.objectives import Reconstruction, Similarity
 from localsl.measure.fake import fake_run
-from localsl.network import LocalNetwork, build_network
-from localsl.objectives import Reconstruction, Similarity
+from localsl.train.step import train_step
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 POOLING = nn.AdaptiveAvgPool2d | nn.AvgPool2d
 

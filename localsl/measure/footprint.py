@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from localsl import optim
-from localsl.engine import train_step, training_forward
+from localsl.config.building import build_network
 from localsl.execution import devices
 from localsl.measure.fake import FakeRun, fake_run
-from localsl.measure.memory import LiveBytes, key
-from localsl.network import build_network
+from localsl.train import optim
+from localsl.train.peak_memory import LiveBytes, key
+from localsl.train.step import train_step, training_forward
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 
 @dataclass(frozen=True)

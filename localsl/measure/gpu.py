@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from localsl import optim
-from localsl.config import compose
-from localsl.engine import train_step, training_forward
+from localsl.config.building import build_network
+from localsl.config.validation import compose
 from localsl.execution import devices
 from localsl.measure.bench import slug
 from localsl.measure.footprint import batch_of_zeros
-from localsl.network import build_network
+from localsl.train import optim
+from localsl.train.step import train_step, training_forward
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, str(ROOT / "run.py")]

@@ -9,22 +9,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from localsl import optim
+from localsl.config.building import build_network
+from localsl.config.schema import Config, OwnSettings
 from localsl.data import Split, sources
 from localsl.data.batches import TrainBatches
-from localsl.engine import Totals, counted_step, train_epoch, training_forward
 from localsl.execution import devices
 from localsl.execution.compiled import Compiled
-from localsl.methods import bp
-from localsl.network import build_network
-
-if TYPE_CHECKING:
-    from localsl.settings import Config
+from localsl.train import optim
+from localsl.train.step import Totals, counted_step, train_epoch, training_forward
 
 SCOPE = "from asking for one batch to asking for the next: augmentation on the device, forward and backward of "
 SCOPE += "every module, momentum layers, update and running totals; without loading, evaluation and records"
@@ -137,7 +133,7 @@ def speed(cfg: Config) -> Speed:
 
 def backpropagation(cfg: Config) -> Config:
     """The same network, data and optimizer, trained end to end; one module asks nothing of `aux` and `ema`."""
-    return replace(cfg, method=bp.Settings(name="bp", rule="bp"))
+    return replace(cfg, method=OwnSettings(name="bp", rule="bp"))
 
 
 def noise(cfg: Config) -> Split:

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
+from localsl.core.partition import Partition
+from localsl.core.settings import Problem
 from localsl.methods.base import HeadMethod
-from localsl.schema import Problem
-
-if TYPE_CHECKING:
-    from localsl.settings import Config
 
 
 @dataclass(kw_only=True)
-class Settings(HeadMethod):
-    """An augmented classifier on each module's output, `aux.depth` layers deep in the first module."""
+class AugLocal(HeadMethod):
+    """An augmented classifier on each module's output, `depth` layers deep in the first module."""
 
-    def problems(self, cfg: Config) -> Iterator[Problem]:
+    aux_net: ClassVar[str] = "auglocal"
+
+    head: str = "auglocal"
+    depth: int | None = 6
+
+    def problems(self, partition: Partition) -> Iterator[Problem]:
         """The augmented network is what the rule is."""
-        yield from super().problems(cfg)
-        if cfg.aux.head != "auglocal":
-            what = "auglocal's networks are built by aux.selection"
-            yield Problem("aux_net", cfg.aux.head, what, "type aux_net=auglocal")
+        yield from super().problems(partition)
+        if self.head != "auglocal":
+            what = "AugLocal's networks are built by aux.selection"
+            yield Problem("aux_net", self.head, what, "type aux_net=auglocal")

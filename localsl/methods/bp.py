@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from localsl.methods.base import Method
-
-if TYPE_CHECKING:
-    from localsl.settings import Config
+from localsl.core.objectives import Objective
+from localsl.core.partition import Partition
+from localsl.core.plan import Plan
+from localsl.methods.base import Method, output
 
 
 @dataclass(kw_only=True)
-class Settings(Method):
+class BP(Method):
     """End-to-end backpropagation, the baseline of every table."""
 
     single_module: ClassVar[bool] = True
-    auxiliary: ClassVar[bool] = False
 
-    def groups(self, cfg: Config) -> list[range]:
+    def groups(self, partition: Partition) -> list[range]:
         """Everything is one module."""
-        return [range(len(cfg.backbone.local_layers()))]
+        return [range(len(partition.layers))]
+
+    def objectives(self, plan: Plan) -> list[Objective]:
+        """The output's cross-entropy."""
+        return [output(plan)]

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from localsl.core.partition import Partition
+from localsl.core.settings import Problem
 from localsl.methods.base import HeadMethod
-from localsl.schema import Problem
-
-if TYPE_CHECKING:
-    from localsl.settings import Config
 
 
 @dataclass(kw_only=True)
-class Settings(HeadMethod):
+class DGL(HeadMethod):
     """A classifier on each module's output, and nothing else."""
 
-    def problems(self, cfg: Config) -> Iterator[Problem]:
+    def problems(self, partition: Partition) -> Iterator[Problem]:
         """Other terms would make it another rule."""
-        yield from super().problems(cfg)
-        if any(cfg.aux.lambda_reconstruction or []) or any(cfg.aux.lambda_similarity):
-            what = "dgl's modules have a classifier only"
-            yield Problem("aux_net", cfg.aux.head, what, "type method=infopro or method=predsim")
+        yield from super().problems(partition)
+        if any(self.lambda_reconstruction or []) or any(self.lambda_similarity):
+            what = "DGL's modules have a classifier only"
+            yield Problem("aux_net", self.head, what, "type method=infopro or method=predsim")

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
+from localsl.core.partition import Partition
+from localsl.core.settings import Problem
 from localsl.methods.base import HeadMethod
-from localsl.schema import Problem
-
-if TYPE_CHECKING:
-    from localsl.settings import Config
 
 
 @dataclass(kw_only=True)
-class Settings(HeadMethod):
-    """A classifier (`aux.loss=softmax` or `contrastive`) and a decoder on each module's output."""
+class InfoPro(HeadMethod):
+    """A classifier (`loss="softmax"` or `"contrastive"`) and a decoder on each module's output."""
 
-    def problems(self, cfg: Config) -> Iterator[Problem]:
+    aux_net: ClassVar[str] = "infopro"
+
+    head: str = "1c2f"
+    lambda_ce: list[float] | None = None
+    lambda_reconstruction: list[float] | None = None
+    lambda_over: str | None = None
+
+    def problems(self, partition: Partition) -> Iterator[Problem]:
         """Without the decoder it would be another rule."""
-        yield from super().problems(cfg)
-        if not any(cfg.aux.lambda_reconstruction or []):
-            yield Problem(
-                "aux_net",
-                cfg.aux.head,
-                "infopro's modules have a decoder, so aux.lambda_reconstruction cannot be 0",
-                "type aux_net=infopro, or method=dgl aux_net=dgl_1c2f for the classifier alone",
-            )
+        yield from super().problems(partition)
+        if not any(self.lambda_reconstruction or []):
+            what = "InfoPro's modules have a decoder, so aux.lambda_reconstruction cannot be 0"
+            instead = "type aux_net=infopro, or method=dgl aux_net=dgl_1c2f for the classifier alone"
+            yield Problem("aux_net", self.head, what, instead)

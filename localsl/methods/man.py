@@ -11,65 +11,66 @@ of the weights that the losses were computed with, and the optimizer steps after
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Self
 
-from localsl.aux_nets import lambdas
 from localsl.aux_nets.momentum import MomentumLayer
+from localsl.aux_nets.settings import AuxSettings
 from localsl.aux_nets.terms import Terms
-from localsl.methods.base import Method, output, with_lambdas
-from localsl.objectives import Objective, Part
-from localsl.schema import Problem, one_of, ruled
-
-if TYPE_CHECKING:
-    from localsl.plan import Plan
-    from localsl.settings import Config
+from localsl.core.objectives import Objective, Part
+from localsl.core.partition import Partition
+from localsl.core.plan import Plan
+from localsl.core.settings import Problem, one_of, ruled
+from localsl.methods.base import FollowingMethod, output, published_weights, released_weights
+from localsl.methods.dgl import DGL
 
 
 @dataclass(kw_only=True)
-class Settings(Method):
-    """Momentum auxiliary networks on a base (`aux_net`), as `ema` describes them.
+class MAN(FollowingMethod):
+    """Momentum auxiliary networks on a base.
 
     Attributes:
-        lambdas: InfoPro's weights where null: `published` for InfoPro itself, or the `released` MAN's.
+        lambdas: InfoPro's weights where None: `published` for InfoPro itself, or the `released` MAN's.
     """
 
-    momentum: ClassVar[bool] = True
+    base: AuxSettings = field(default_factory=DGL)
+    gradient: bool | None = True
+    bias: str = "block"
+    bias_start: str = "own"
+    lambdas: str = ruled(one_of("published", "released"), default="published", always=True)
 
-    lambdas: str = ruled(one_of("published", "released"))
+    def resolved(self, partition: Partition) -> Self:
+        """With InfoPro's loss weights filled in, and values without an effect at their defaults."""
+        base = self.base.scaled(partition.architecture.scale)
+        published = self.lambdas == "published"
+        base = published_weights(base, partition) if published else released_weights(base, "next_stage")
+        return replace(self.canonical(), base=base)  # pyright: ignore[reportReturnType]
 
-    def resolved(self, cfg: Config) -> Config:
-        """With InfoPro's loss weights filled in."""
-        cfg = replace(cfg, ema=cfg.ema.resolved())
-        if self.lambdas == "published":
-            return super().resolved(cfg)
-        return with_lambdas(cfg, lambdas.released(cfg), "next_stage")
-
-    def problems(self, cfg: Config) -> Iterator[Problem]:
+    def problems(self, partition: Partition) -> Iterator[Problem]:
         """Something must map a module's features to the next layer's shape."""
-        yield from super().problems(cfg)
-        if cfg.aux.head == "auglocal":
+        yield from super().problems(partition)
+        if self.base.head == "auglocal":
             what = "the base is DGL's, InfoPro's or PredSim's"
             yield Problem("aux_net", "auglocal", what, "type aux_net=dgl")
-        for key, value in (("layers", cfg.ema.layers), ("moves", cfg.ema.moves)):
+        for key, value in (("layers", self.layers), ("moves", self.moves)):
             if value != "all":
                 what = "is a choice of MLAAN's leap bridges; MAN has one layer a module, which moves"
                 yield Problem(f"ema.{key}", value, what, f"type ema.{key}=all")
-        for key, value in (("gradient", cfg.ema.gradient), ("start", cfg.ema.start)):
+        for key, value in (("gradient", self.gradient), ("start", self.start)):
             if value is None:
                 what = "is left to the released MLAAN's code there"
                 yield Problem(f"ema.{key}", value, what, "type ema=man or ema=man_released")
-        if cfg.ema.source == "none" and cfg.ema.bias != "block":
-            what = f"with ema.bias={cfg.ema.bias} nothing is left of the momentum network"
-            yield Problem("ema.source", "none", what, f"type method={cfg.aux.head}, or ema.bias=block")
+        if self.source == "none" and self.bias != "block":
+            what = f"with ema.bias={self.bias} nothing is left of the momentum network"
+            yield Problem("ema.source", "none", what, "type ema.bias=block, or the base as the method")
 
     def objectives(self, plan: Plan) -> list[Objective]:
         """The base's terms behind a copy of the next module's first layer, for every module but the last."""
-        terms, ema = Terms(plan), plan.cfg.ema
+        terms = Terms(plan, self.base)
         objectives = []
         for module in range(plan.modules - 1):
             after = plan.end(module) + 1
             site = plan.site(module, after)
-            bridge = MomentumLayer(plan.backbone.layers[after], site.channels, ema, ema.m)
+            bridge = MomentumLayer(plan.backbone.layers[after], site.channels, self, self.m)
             objectives.append(Objective([Part(terms.at(site, plan.layers[after].stage), bridge)]))
         return [*objectives, output(plan)]

@@ -11,23 +11,23 @@ Values left null in method=mlaan_released are the released code's for the base a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
-from localsl.aux_nets import lambdas, leap
+from localsl.aux_nets import leap
+from localsl.aux_nets.settings import AuxSettings
 from localsl.aux_nets.terms import Terms
-from localsl.methods.base import Method, with_lambdas
-from localsl.objectives import Contrastive, CrossEntropy, Objective, Part
-from localsl.schema import Problem, ends, number, one_of, ruled
-
-if TYPE_CHECKING:
-    from localsl.plan import Plan
-    from localsl.settings import Config
+from localsl.core.objectives import Contrastive, CrossEntropy, Objective, Part
+from localsl.core.partition import Partition
+from localsl.core.plan import Plan
+from localsl.core.settings import Problem, ends, number, one_of, ruled
+from localsl.methods.base import FollowingMethod, published_weights, released_weights
+from localsl.methods.dgl import DGL
 
 
 @dataclass(kw_only=True)
-class Settings(Method):
-    """Cascades and leap bridges on a base (`aux_net`; `linear` is the papers' row without a base).
+class MLAAN(FollowingMethod):
+    """Cascades and leap bridges on a base; the papers' row without a base has linear classifiers.
 
     Attributes:
         cascade: k, how many consecutive modules a cascade has; 1 for none.
@@ -41,73 +41,74 @@ class Settings(Method):
             its own and through the cascade, with `weights` (the released MLM).
         independent_head: the `base`'s, or always `contrastive` InfoPro 1c2f, as released on InfoPro.
         batchnorm: whether running statistics move `once` a step, or with `every` forward (released).
-        lambdas: InfoPro's weights where null: `published` for InfoPro itself, or the `released` MLAAN's.
+        lambdas: InfoPro's weights where None: `published` for InfoPro itself, or the `released` MLAAN's.
     """
 
-    momentum: ClassVar[bool] = True
+    aux_net: ClassVar[str] = "linear"
 
-    cascade: int | None = ruled(number(1))
-    leap: bool
-    weights: list[float] | None = ruled(ends())
-    leap_on: str = ruled(one_of("independent", "cascaded", "both"))
-    early_independent: bool
-    output: str | None = ruled(one_of("cascade", "both"))
-    independent_head: str | None = ruled(one_of("base", "contrastive"))
-    batchnorm: str = ruled(one_of("once", "every"))
-    lambdas: str = ruled(one_of("published", "released"))
+    base: AuxSettings = field(default_factory=lambda: DGL(head="0c1f"))
+    gradient: bool | None = True
+    cascade: int | None = ruled(number(1), default=3, always=True)
+    leap: bool = ruled(default=True, always=True)
+    weights: list[float] | None = ruled(ends(), default_factory=lambda: [1.0, 1.0], always=True)
+    leap_on: str = ruled(one_of("independent", "cascaded", "both"), default="independent", always=True)
+    early_independent: bool = ruled(default=True, always=True)
+    output: str | None = ruled(one_of("cascade", "both"), default="cascade", always=True)
+    independent_head: str | None = ruled(one_of("base", "contrastive"), default="base", always=True)
+    batchnorm: str = ruled(one_of("once", "every"), default="once", always=True)
+    lambdas: str = ruled(one_of("published", "released"), default="published", always=True)
 
     @property
-    def batchnorm_every_forward(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def batchnorm_every_forward(self) -> bool:
         """Whether each of several forwards of a layer in one step moves BatchNorm's running statistics."""
         return self.batchnorm == "every"
 
-    def resolved(self, cfg: Config) -> Config:
-        """With the released code's choice for the base and the scale filled in wherever a value is null."""
-        decoder = any(cfg.aux.lambda_reconstruction or [1.0])
-        linear, imagenet = cfg.aux.head == "0c1f", cfg.aux.scale == "imagenet"
-        cascade = self.cascade or (2 if linear and self.leap and not imagenet else 3)
-        alone = cascade == 1
-        mlm = not self.leap
-        method = replace(
-            self,
-            cascade=cascade,
-            weights=self.weights or ([0.01, 0.99] if mlm and not decoder else [0.001, 0.999]),
-            output=self.output or ("both" if mlm or imagenet else "cascade"),
-            independent_head=self.independent_head
-            or ("contrastive" if decoder and self.leap and not alone else "base"),
-        )
-        ema = cfg.ema
-        if ema.gradient is None:
-            ema = replace(ema, gradient=decoder and not alone)
-        if ema.moves is None:
-            ema = replace(ema, moves="last_twice" if alone or imagenet else "last")
-        if ema.start is None:
-            ema = replace(ema, start="fresh" if imagenet else "copy")
-        cfg = replace(cfg, method=method, ema=ema.resolved())
+    def resolved(self, partition: Partition) -> Self:
+        """With the released code's choice for the base and the scale filled in wherever a value is None."""
+        base = self.base.scaled(partition.architecture.scale)
+        filled = replace(self, **self._released(base))
         if self.lambdas == "published":
-            return with_lambdas(cfg, lambdas.published(cfg), "module")
-        return with_lambdas(cfg, lambdas.released(cfg), "stage" if self.leap else "module")
+            base = published_weights(base, partition)
+        else:
+            base = released_weights(base, "stage" if self.leap else "module")
+        return replace(filled.canonical(), base=base)  # pyright: ignore[reportReturnType]
 
-    def problems(self, cfg: Config) -> Iterator[Problem]:
+    def _released(self, base: AuxSettings) -> dict[str, Any]:
+        """What MLAAN's code does for this base, of the values that are None."""
+        decodes, linear, imagenet = base.decodes, base.head == "0c1f", base.scale == "imagenet"
+        cascade = self.cascade or (2 if linear and self.leap and not imagenet else 3)
+        alone, mlm = cascade == 1, not self.leap
+        choices: dict[str, Any] = {
+            "cascade": cascade,
+            "weights": [0.01, 0.99] if mlm and not decodes else [0.001, 0.999],
+            "output": "both" if mlm or imagenet else "cascade",
+            "independent_head": "contrastive" if decodes and self.leap and not alone else "base",
+            "gradient": decodes and not alone,
+            "moves": "last_twice" if alone or imagenet else "last",
+            "start": "fresh" if imagenet else "copy",
+        }
+        return {name: value for name, value in choices.items() if getattr(self, name) is None}
+
+    def problems(self, partition: Partition) -> Iterator[Problem]:
         """Cascades longer than the network, bridges of nothing."""
-        yield from super().problems(cfg)
-        modules = len(self.groups(cfg))
+        yield from super().problems(partition)
+        modules = len(self.groups(partition))
         assert self.cascade is not None
         if self.cascade > modules:
-            what = f"a cascade cannot be longer than the {modules} modules of K={cfg.K}"
+            what = f"a cascade cannot be longer than the {modules} modules of K={partition.K}"
             yield Problem("method.cascade", self.cascade, what, f"type method.cascade={min(3, modules)}")
         if self.cascade == 1 and not self.leap:
             what = "neither cascades nor leap bridges are left"
             yield Problem("method.leap", False, what, "type method=dgl, or method.cascade=3")
-        if cfg.aux.head == "auglocal":
+        if self.base.head == "auglocal":
             yield Problem("aux_net", "auglocal", "the base is none, DGL or InfoPro", "type aux_net=linear")
-        if self.leap and cfg.ema.source == "none" and cfg.ema.bias != "block":
-            what = f"with ema.bias={cfg.ema.bias} a leap bridge has no layers"
+        if self.leap and self.source == "none" and self.bias != "block":
+            what = f"with ema.bias={self.bias} a leap bridge has no layers"
             yield Problem("ema.source", "none", what, "type ema.bias=block for layers without averages")
 
     def objectives(self, plan: Plan) -> list[Objective]:
         """Independent and cascaded parts of every module."""
-        terms = Terms(plan)
+        terms = Terms(plan, self.base)
         local = [self._objective(plan, terms, module) for module in range(plan.modules - 1)]
         return [*local, self._output(plan)]
 
@@ -131,9 +132,8 @@ class Settings(Method):
         site = plan.site(module, len(plan.layers) - 1) if leaps else own
         made = terms.at(site, plan.layers[own.layer].stage)
         if name == "independent" and self.independent_head == "contrastive":
-            head = terms.infopro("1c2f", site, plan.cfg.aux.feature_dim)
-            made = [*made[:-1], Contrastive(head, made[-1].weight)]
-        bridge = leap.bridge(plan, module, self._momentum(plan, module)) if leaps else None
+            made = [*made[:-1], Contrastive(terms.contrastive_head(site), made[-1].weight)]
+        bridge = leap.bridge(plan, module, self, self._momentum(plan, module)) if leaps else None
         return Part(made, bridge, weight=weight, name=name)
 
     def _output(self, plan: Plan) -> Objective:
@@ -144,10 +144,10 @@ class Settings(Method):
         return Objective([independent, Part([ce], None, self._cascade, self._weights[1], "cascaded")])
 
     def _momentum(self, plan: Plan, module: int) -> float:
-        ema, is_last = plan.cfg.ema, module == plan.modules - 2
-        if ema.moves == "last":
-            return ema.m if is_last else 1.0
-        return ema.m**2 if ema.moves == "last_twice" and is_last else ema.m
+        is_last = module == plan.modules - 2
+        if self.moves == "last":
+            return self.m if is_last else 1.0
+        return self.m**2 if self.moves == "last_twice" and is_last else self.m
 
     @property
     def _cascade(self) -> int:

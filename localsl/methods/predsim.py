@@ -8,20 +8,18 @@ it for its tables: two heads on a module's output, weights 0.99 (similarity) and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
+from localsl.core.objectives import Objective
+from localsl.core.partition import Partition
+from localsl.core.plan import Plan
+from localsl.core.settings import Problem, number, ruled
 from localsl.methods.base import HeadMethod
-from localsl.objectives import Objective
-from localsl.schema import Problem, number, ruled
-
-if TYPE_CHECKING:
-    from localsl.plan import Plan
-    from localsl.settings import Config
 
 
 @dataclass(kw_only=True)
-class Settings(HeadMethod):
+class PredSim(HeadMethod):
     """A classifier and a similarity-matching loss on each module's output.
 
     Attributes:
@@ -30,15 +28,20 @@ class Settings(HeadMethod):
             see all channels (PredSim's own code).
     """
 
+    aux_net: ClassVar[str] = "predsim"
+
+    head: str = "predsim"
+    lambda_ce: list[float] | None = field(default_factory=lambda: [0.01, 0.01])
+    lambda_similarity: list[float] = field(default_factory=lambda: [0.99, 0.99])
     output_weight: float = ruled(number(above=0), default=1.0)
     dropout: float = ruled(number(0, below=1), default=0.0)
 
-    def problems(self, cfg: Config) -> Iterator[Problem]:
+    def problems(self, partition: Partition) -> Iterator[Problem]:
         """Without the similarity it would be another rule."""
-        yield from super().problems(cfg)
-        if not any(cfg.aux.lambda_similarity):
-            what = "predsim's modules have a similarity loss"
-            yield Problem("aux_net", cfg.aux.head, what, "type aux_net=predsim")
+        yield from super().problems(partition)
+        if not any(self.lambda_similarity):
+            what = "PredSim's modules have a similarity loss"
+            yield Problem("aux_net", self.head, what, "type aux_net=predsim")
 
     def objectives(self, plan: Plan) -> list[Objective]:
         """The base's, with dropout between them."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from localsl.schema import LocalslError
+from localsl.core.settings import LocalslError
 from localsl.tables import sweeps
 
 # What a table's section draws. Metrics are columns of metrics.csv, those of modules by a pattern; a scatter

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from localsl import identity, optim
-from localsl.config import compose
+from localsl.config.building import build_network
+from localsl.config.validation import compose
 from localsl.data import sources
-from localsl.engine import train_step
 from localsl.measure.flops import training_flops
 from localsl.measure.speed import backpropagation
-from localsl.network import build_network
+from localsl.runs import identity
 from localsl.tables import records
+from localsl.train import optim
+from localsl.train.step import train_step
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 
 def work(configs: Sequence[Config]) -> str:

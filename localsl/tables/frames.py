@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from localsl import tracking
-from localsl.tables import published, render
-from localsl.tables.published import KEYS
+from localsl.published import numbers as published
+from localsl.published.numbers import KEYS
+from localsl.runs import tracking
+from localsl.tables import render
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBERS = ["paper_mean", "paper_std", "ours_mean", "ours_std", "n", "difference", "best_mean", "best_std"]

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from localsl import display, identity
+from localsl.cli import display
+from localsl.runs import identity
 from localsl.tables import records
 from localsl.tables.sweeps import Job, Request
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 
 def status(request: Request, jobs: Sequence[Job], configs: Sequence[Config]) -> str:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from localsl import identity, lock, tracking
 from localsl.measure.records import measured, recorded
+from localsl.runs import identity, lock, tracking
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 # Of one user's machine, and no part of a result.
 PLACES = ("data_dir", "output_dir", "results_dir", "logger")

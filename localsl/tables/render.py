@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localsl import provenance, tracking
-from localsl.composition import field_of
-from localsl.identity import SETTING, leaves
+from localsl.config.composition import field_of
+from localsl.config.schema import leaves
 from localsl.measure.records import TIMES, allocated_bytes, costly, everywhere
+from localsl.published.numbers import KEYS, Number
+from localsl.runs import provenance, tracking
+from localsl.runs.identity import SETTING
 from localsl.tables import records, reductions, structures, sweeps
-from localsl.tables.published import KEYS, Number
 from localsl.tables.records import Run
 from localsl.tables.sweeps import MEASURED_ALONE, MEASURED_BY_TRAINING, Cell, Request, Table
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 COLUMNS = [*KEYS, "metric", "paper_mean", "paper_std", "ours_mean", "ours_std", "n", "difference"]
 COLUMNS += [

@@ -18,10 +18,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from localsl import display, identity, provenance, tracking
+from localsl.cli import display
+from localsl.published.numbers import KEYS
+from localsl.runs import identity, provenance, tracking
 from localsl.tables import curves, render
 from localsl.tables.curves import Axes, Curve
-from localsl.tables.published import KEYS
 from localsl.tables.records import Run
 from localsl.tables.render import Row
 from localsl.tables.sweeps import MEASURED_ALONE, Cell, Table

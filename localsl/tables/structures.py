@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from localsl.config import compose
-from localsl.network import build_network
-from localsl.tables.published import KEYS
+from localsl.config.building import build_network
+from localsl.config.validation import compose
+from localsl.published.numbers import KEYS
 from localsl.tables.sweeps import Cell
 
 

@@ -18,14 +18,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from localsl.composition import field_of
-from localsl.identity import EXCLUDED, SETTING
-from localsl.schema import ConfigError, Problem
-from localsl.tables import published
-from localsl.tables.published import KEYS, Number
+from localsl.config.composition import field_of
+from localsl.core.settings import ConfigError, Problem
+from localsl.published import numbers as published
+from localsl.published.numbers import KEYS, Number
+from localsl.runs.identity import EXCLUDED, SETTING
 
 if TYPE_CHECKING:
-    from localsl.settings import Config
+    from localsl.config.schema import Config
 
 SWEEPS = Path(__file__).resolve().parent.parent.parent / "sweeps"
 

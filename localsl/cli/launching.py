@@ -1,0 +1,87 @@
+"""Hydra's launchers: what is wrong with a choice, how many jobs run at once, and what share each gets."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import joblib
+import torch
+from omegaconf import DictConfig
+
+from localsl.config.composition import field_of
+from localsl.core.settings import Problem
+from localsl.execution.processes import started
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What jobs that run beside each other on this machine share.
+
+    Attributes:
+        cores: as many as this process may use, by its affinity and its container's quota.
+        gpus: as many as jobs see.
+        at_once: jobs that run at the same time.
+        processes: of a job.
+        batch: jobs that are given to the launcher at a time; None is all of them.
+    """
+
+    cores: int
+    gpus: int
+    at_once: int
+    batch: int | None
+    processes: int = 1
+
+    def share(self, typed: Sequence[str], index: int) -> list[str]:
+        """Threads and GPU of the job with this index, unless typed."""
+        keys = {field_of(override) for override in typed}
+        running = self.at_once * self.processes
+        threads = [] if "threads" in keys else [f"threads={max(1, self.cores // running)}"]
+        one_gpu = "device" not in keys and self.gpus >= 2 and self.processes == 1
+        return threads + ([f"device=cuda:{index % self.gpus}"] if one_gpu else [])
+
+
+def machine(hydra: DictConfig, jobs: int) -> Machine | None:
+    """How this many jobs share the machine; None where the launcher runs one at a time, or runs them elsewhere.
+
+    Args:
+        hydra: Hydra's own configuration.
+    """
+    cores, batch = joblib.cpu_count(), hydra.sweeper.get("max_batch_size")
+    launcher, chosen = hydra.launcher, hydra.runtime.choices["hydra/launcher"]
+    if chosen == "joblib":
+        at_once = joblib.effective_n_jobs(launcher.n_jobs)
+        return Machine(cores, torch.cuda.device_count(), min(at_once, batch or jobs, jobs), batch)
+    if chosen == "submitit_local":  # it has no queue, and starts all that it is given
+        several = processes(hydra)
+        batch = batch or (cores if several == 1 else 1)  # several have all GPUs of the machine
+        return Machine(cores, launcher.gpus_per_node or 0, min(batch, jobs), batch, several)
+    return None
+
+
+def processes(hydra: DictConfig) -> int:
+    """How many processes the launcher starts for each job."""
+    return (hydra.launcher.get("nodes") or 1) * (hydra.launcher.get("tasks_per_node") or 1)
+
+
+def problems(hydra: DictConfig, sizes: Iterable[int | None] = ()) -> Iterator[Problem]:
+    """What would end the launcher, leave jobs without one, or start other numbers of processes than theirs."""
+    if started().size > 1:
+        instead = "type python run.py -m hydra/launcher=submitit_local"
+        yield Problem("-m", "", "torchrun is for one run", instead)
+    several = processes(hydra)
+    for size in sorted({size or 1 for size in sizes} - {several}):
+        what = f"the launcher starts {several} for each job"
+        keys = f"hydra.launcher.tasks_per_node={size} hydra/launcher=submitit_local, or submitit_slurm"
+        yield Problem("processes", size, what, f"type {keys if several == 1 else f'processes={several}'}")
+    batch = hydra.sweeper.get("max_batch_size")
+    if batch is not None and not (isinstance(batch, int) and batch >= 1):
+        what = "must be a whole number of at least 1"
+        yield Problem("hydra.sweeper.max_batch_size", batch, what, "null leaves it to the launcher")
+    if hydra.launcher.get("n_jobs") == 0:
+        what = "no job would ever start"
+        yield Problem("hydra.launcher.n_jobs", 0, what, "-1 is one a core, -2 one fewer")
+    if hydra.runtime.choices["hydra/launcher"] == "submitit_slurm" and shutil.which("srun") is None:
+        what = "this machine has no srun, and so no slurm"
+        yield Problem("hydra/launcher", "submitit_slurm", what, "type it on a cluster's login node")

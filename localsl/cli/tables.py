@@ -1,0 +1,153 @@
+"""What a command line with `sweep=` prints before and after its runs, and the tables and figures it renders."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from localsl.cli import display
+from localsl.cli.command_line import Line
+from localsl.core.settings import ConfigError, Problem
+from localsl.runs import tracking
+from localsl.tables import overview, records, render, report
+from localsl.tables.records import Run
+from localsl.tables.render import Composed, Row
+from localsl.tables.sweeps import Request, Table
+
+
+def shown(line: Line) -> str | None:
+    """What `show=` asks of a sweep, which then runs nothing; None where it is to be run."""
+    show = line.base.show if line.base else None
+    if line.request is None or show not in ("jobs", "status", "tables", "report"):
+        return None
+    if show == "report" and any(table.analysis for table in line.request.tables):
+        raise ConfigError([Problem("show", "report", "is a page of tables", "type sweep=all, or show=tables")])
+    if show in ("tables", "report"):
+        return _told(_rendered(line)) if show == "tables" else str(_rendered(line).report())
+    return (
+        overview.status(line.request, line.jobs, line.configs)
+        if show == "status"
+        else _work(line, line.request)
+    )
+
+
+@contextmanager
+def around(line: Line) -> Iterator[None]:
+    """Prints what is about to be run and, however that ends, how it ended.
+
+    An error on the way out never takes the place of the one that the runs ended with, nor of its exit code.
+    """
+    print(_before(line), end="", flush=True)
+    try:
+        yield
+    except BaseException:
+        try:
+            print(_after(line), end="")
+        except Exception as error:
+            print(f"and nothing was rendered: {type(error).__name__}: {error}", file=sys.stderr)
+        raise
+    print(_after(line), end="")
+
+
+def _before(line: Line) -> str:
+    if line.request is None or _shows(line):
+        return ""
+    return f"{_work(line, line.request)}\n"
+
+
+def _work(line: Line, request: Request) -> str:
+    from localsl.tables import estimate  # imports that no other command line waits for
+
+    asked = set(request.to_run)
+    configs = [cfg for job, cfg in zip(line.jobs, line.configs, strict=True) if job in asked]
+    return f"{overview.status(request, line.jobs, line.configs)}\n{estimate.work(configs)}"
+
+
+def _after(line: Line) -> str:
+    """How several runs ended: their tables rendered, or the runs side by side."""
+    if _shows(line):
+        return ""
+    if line.request is not None:
+        return f"\n{_told(_rendered(line))}\n"
+    first = line.configs[0] if line.configs else None
+    if first is None or len(line.configs) < 2 or first.measure is not None or first.analysis.kind != "none":
+        return ""
+    return f"\n{display.summary(tracking.planned_runs(line.configs))}\n"
+
+
+def _shows(line: Line) -> bool:
+    return bool(line.base and line.base.show)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The tables and figures of a sweep, rendered to a folder."""
+
+    folder: Path
+    tables: list[Table]
+    made: dict[str, list[Row]]
+    written: dict[str, list[Path]]
+    runs: list[Run]
+    figures: list[dict[str, Any]]
+    problems: list[Problem]
+
+    def table(self) -> str:
+        """What was written, a line a table or figure."""
+        lines = list(self.figures)
+        for name, rows in self.made.items():
+            kinds = ",".join(path.suffix for path in self.written[name])
+            files = f"{self.folder / name}{{{kinds}}}"
+            measured = sum(row["ours_mean"] != "" for row in rows)
+            lines.append({"table": name, "rows": len(rows), "measured": measured, "written to": files})
+        return display.table(lines)
+
+    def report(self) -> Path:
+        """All of it on one page."""
+        return report.write(self.folder, self.tables, self.made, self.runs)
+
+
+def _told(rendered: Rendered) -> str:
+    """What was written.
+
+    Raises:
+        ConfigError: with what keeps figures from being drawn, once the rest is told.
+    """
+    if rendered.problems:
+        print(rendered.table())
+        raise ConfigError(rendered.problems)
+    return rendered.table()
+
+
+def _rendered(line: Line) -> Rendered:
+    """Render the tables and figures of a sweep, and keep the records behind them.
+
+    Runs of the smoke schedule, of the embedded digits, or of anything but the cells' own networks and rules are
+    no results: their tables go to OUTPUT_DIR/results, from the sweep's own runs. The others go to RESULTS_DIR,
+    from all records kept there. Figures go there too, but are of the sweep's own runs only.
+    """
+    assert line.request is not None
+    assert line.base is not None
+    rehearsals = any(c.schedule.name == "smoke" or c.dataset.name == "digits" for c in line.configs)
+    if rehearsals or line.request.varied:
+        folder, runs = Path(line.base.output_dir) / "results", records.of(line.configs)
+    else:
+        folder = Path(line.base.results_dir)
+        records.keep(line.configs)
+        runs = records.under(folder / "runs")
+    configs = {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)}
+    composed = Composed(line.request, configs)
+    tables = [table for table in line.request.tables if not table.analysis]
+    made = {table.name: render.rows(table, composed, runs) for table in tables}
+    written = {table.name: render.write(folder, table, made[table.name]) for table in tables}
+    figures, problems = [], []
+    for figure in (table for table in line.request.tables if table.analysis):
+        from localsl.analysis import figures as drawing  # imports that no table waits for
+
+        told, found = drawing.figure(figure, line, folder)
+        figures.append(told)
+        problems += found
+    return Rendered(folder, tables, made, written, runs, figures, problems)

@@ -1,0 +1,231 @@
+"""How a configuration is composed, and the checks of what a user typed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, cast, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from localsl import backbones, methods
+from localsl.backbones import BackboneConfig
+from localsl.config import building, consistency
+from localsl.config.composition import REFUSED, Composition, by_hydra, field_of, hydras_keys, key_of, options
+from localsl.config.schema import Config, OwnSettings, fields, leaves, own_settings
+from localsl.core.settings import ConfigError, Problem, first_line
+from localsl.data import sources
+from localsl.execution.processes import started
+from localsl.methods.base import Method
+
+__all__ = ["Config", "ConfigError", "compose", "validate"]
+
+
+def compose(overrides: Sequence[str] = (), composition: Composition | None = None) -> Config:
+    """The validated configuration for a list of command-line overrides such as ["method=dgl", "K=16"].
+
+    Args:
+        composition: shared by many configurations, it spares them the reading of the same files.
+
+    Raises:
+        ConfigError: with every problem found: overrides that do not compose, unknown keys, wrong
+            types, values out of range, and values that do not go together.
+    """
+    hydra = composition or Composition()
+    kept, raw, problems, replaced = _composable(list(overrides), hydra)
+    config, wrong = _typed(raw)
+    while config is None:  # set the wrong values aside, so that problems behind them are told too
+        problems += [problem for problem in wrong if problem not in problems]
+        keys = {problem.key.lstrip("+") for problem in wrong}
+        before, kept = kept, [o for o in kept if not any(_touches(o, key) for key in keys)]
+        if kept == before:
+            raise ConfigError(problems)
+        config, wrong = _typed(hydra(kept))
+    if not replaced:  # with another choice in its place, what does not go together says nothing
+        config, more = _resolved(config)
+        told = {problem.key for problem in problems}
+        problems += [problem for problem in more if problem.key not in told]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def validate(raw: DictConfig, *, to_run: bool = True) -> Config:
+    """The typed configuration of one that Hydra composed, checked as `compose` does.
+
+    Args:
+        to_run: false for one of a run that is done: whether this machine could train it is not asked.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    config, problems = _typed(raw)
+    if config is not None:
+        config, problems = _resolved(config, to_run)
+    if config is None or problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _composable(
+    overrides: list[str], hydra: Composition
+) -> tuple[list[str], DictConfig, list[Problem], set[str]]:
+    """The overrides that Hydra takes and what they make, a problem for each other, and the groups whose choice
+    was refused.
+    """
+    deletions = [o for o in overrides if o.startswith("~") and not o.startswith("~hydra")]
+    problems = [Problem(o, "", "nothing can be left out of a configuration") for o in deletions]
+    overrides = [o for o in overrides if o not in deletions]
+    with contextlib.suppress(*REFUSED):
+        return overrides, hydra(overrides), problems, set()
+    kept: list[str] = []
+    replaced = set()
+    # Choices first: they decide which keys there are.
+    for override in sorted(overrides, key=lambda o: not (key_of(o) in hydra.groups or "/" in key_of(o))):
+        try:
+            hydra([*kept, override])
+        except REFUSED as error:
+            if key_of(override) in hydra.groups:
+                replaced.add(field_of(override))
+            elif key_of(override).split(".")[0] in replaced:
+                continue  # it may be a key of the choice that was meant
+            problems.append(_refusal(override, kept, error))
+        else:
+            kept.append(override)
+    return kept, hydra(kept), problems, replaced
+
+
+def _touches(override: str, key: str) -> bool:
+    """Whether an override sets this value, or something around or inside it."""
+    typed = field_of(override)
+    return typed == key or typed.startswith(f"{key}.") or key.startswith(f"{typed}.")
+
+
+def _refusal(override: str, kept: list[str], error: Exception) -> Problem:
+    key, equals, value = override.partition("=")
+    name = key_of(override)
+    if not equals or not name:
+        return Problem(override, "", "must be key=value")
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as parse_error:
+        instead = "put quotes around the value" if value else ""
+        return Problem(key, value, f"cannot be read ({first_line(parse_error)})", instead)
+    if parsed.is_sweep_override():
+        return Problem(key, value, "several values are a sweep", "add -m to run them all")
+    choices = options(name)
+    if choices:
+        return Problem(key, value, f"one of {', '.join(choices)}", _nearest(value, choices, f"{name}="))
+    known = _known(name, kept)
+    if name not in known:
+        return _unknown(key, value, known)
+    return Problem(key, value, first_line(error))
+
+
+def _known(name: str, overrides: list[str]) -> list[str]:
+    """The keys among which one was looked for: Hydra's own, or the run's."""
+    if name.startswith(("hydra/", "hydra.")):
+        return hydras_keys(overrides)
+    return [path for path, _ in leaves(OmegaConf.to_container(by_hydra(overrides)))]
+
+
+def _unknown(key: str, value: Any, known: list[str]) -> Problem:
+    name = key.lstrip("+")
+    near = _nearest(name, known)
+    here = [k for k in known if k.rpartition(".")[0] == name.rpartition(".")[0]]
+    instead = near or (f"known here: {', '.join(here)}" if here else "python run.py --help lists all keys")
+    return Problem(key, value, "unknown key", instead)
+
+
+def _nearest(name: str, known: list[str], prefix: str = "") -> str:
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {prefix}{match[0]}?" if match else ""
+
+
+def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
+    """The configuration as dataclasses, or None and what is wrong with single values."""
+    try:
+        container = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        return None, [Problem(str(error.full_key), "", first_line(error))]
+    given = dict(leaves(container))
+    rule, family = given.get("method.rule"), given.get("backbone.family")
+    if rule not in methods.names():
+        return None, [Problem("method.rule", rule, f"one of {', '.join(methods.names())}")]
+    if family not in backbones.families():
+        return None, [Problem("backbone.family", family, f"one of {', '.join(backbones.families())}")]
+    classes = methods.find(rule), backbones.find(family)
+    schema = copy.deepcopy(_schema(*classes))
+    known = dict(fields(*classes))
+    problems = []
+    for path, value in given.items():
+        if path not in known:
+            problems.append(_unknown(f"+{path}", value, list(known)))
+            continue
+        rule = known[path].metadata.get("rule")
+        try:
+            OmegaConf.update(schema, path, value)
+            typed = OmegaConf.select(schema, path)
+            if rule is not None and typed is not None and not rule.holds(typed):
+                problems.append(Problem(path, value, rule.allowed, rule.instead))
+        except REFUSED:
+            instead = rule.instead if rule is not None else ""
+            problems.append(Problem(path, value, f"must be {_in_words(known[path].type)}", instead))
+    for path, field in known.items():
+        if path not in given and field.default is field.default_factory is dataclasses.MISSING:
+            problems.append(Problem(path, "", "has no value and needs one"))
+    if problems:
+        return None, problems
+    config = OmegaConf.to_object(schema)
+    assert isinstance(config, Config)
+    return config, []
+
+
+@cache
+def _schema(method: type[Method], backbone: type[BackboneConfig]) -> DictConfig:
+    """The schema of a configuration of this rule and family, without values; not to be changed."""
+    schema = OmegaConf.structured(Config)
+    chosen = {OwnSettings: own_settings(method), BackboneConfig: backbone}
+    for name, kind in get_type_hints(Config).items():
+        if dataclasses.is_dataclass(kind):
+            schema[name] = OmegaConf.structured(chosen.get(cast(type, kind), kind))
+    return schema
+
+
+def _in_words(kind: Any) -> str:
+    """A type as a user would say it, from an annotation such as "int | None"."""
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    words |= {"list[float]": "a list of numbers", "list[int]": "a list of whole numbers"}
+    words |= {"list[str]": "a list of names", "None": "null"}
+    text = kind.__name__ if isinstance(kind, type) else str(kind)
+    return " or ".join(words.get(part, part) for part in text.split(" | "))
+
+
+def _resolved(config: Config, to_run: bool = True) -> tuple[Config, list[Problem]]:
+    """The configuration with what the data and the method fill in, and what does not go together."""
+    problems = []
+    try:
+        config = dataclasses.replace(config, dataset=sources.described(config.dataset, config.data_dir))
+    except ConfigError as error:
+        problems += error.problems
+    here = started().size
+    if config.processes is None:
+        config = dataclasses.replace(config, processes=here)
+    if to_run:
+        problems += consistency.problems(config, here)
+    unfit = list(config.backbone.problems())
+    if not unfit:
+        single = config.method.single_module
+        unfit = list(building.partition_of(config).problems(single_module=single))
+    if not unfit:  # what follows asks for the layers and the cuts
+        config = building.resolved(config)
+        unfit = building.problems(config)
+    problems += unfit
+    return config, problems

@@ -1,0 +1,216 @@
+"""The one network class: a backbone cut into gradient-isolated modules, each with its own objective.
+
+A local rule differs from backpropagation in one thing only: where the graph is cut, and what loss sits at
+each cut. Backpropagation is the case of one module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from localsl.core.following import FollowingLayer
+from localsl.core.initialization import reset, seeded
+from localsl.core.objectives import Batch, Objective, weighted_sum
+from localsl.core.paths import PathLosses, Segmented, frozen_statistics, path_losses
+from localsl.core.plan import Plan
+
+
+@dataclass(frozen=True)
+class LocalLoss:
+    """The loss of one gradient-isolated module for one batch.
+
+    Attributes:
+        module: index of the module that it ends, from 0.
+        total: scalar, the sum of weights[k] * terms[k]: to be backpropagated before the next is asked for.
+        terms: unweighted losses by name.
+        weights: by the same names.
+        correct: right answers of the module's classifier in the batch, an integer scalar left on the device;
+            of several classifiers the last one's, of none None.
+    """
+
+    module: int
+    total: Tensor
+    terms: dict[str, Tensor]
+    weights: dict[str, float]
+    correct: Tensor | None
+
+
+@dataclass(frozen=True)
+class LocalModule:
+    """A run of local layers between two cuts, and what trains it."""
+
+    index: int
+    layers: range
+    objective: Objective = field(repr=False)
+
+
+class LocalNetwork(nn.Module):
+    """A backbone, its partition into modules, and the auxiliary networks that train them.
+
+    Calling it runs the backbone alone: images (N, 3, H, W), normalised, to logits (N, classes).
+    `state_dict()` has the backbone under `backbone.` whatever the rule, the rest under `auxiliary.`.
+    """
+
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(
+        self,
+        plan: Plan,
+        objectives: list[Objective],
+        *,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        batchnorm_every_forward: bool = True,
+        segments: int = 0,
+    ):
+        """A network of a plan.
+
+        Args:
+            objectives: one per module.
+            mean, std: per channel, by which images were normalised, in units of a pixel's whole range [0, 1].
+            batchnorm_every_forward: whether each of several forwards of a layer in one step moves its statistics.
+            segments: in how many pieces a module's forward is recomputed in its backward; 0 for none.
+        """
+        super().__init__()
+        self.backbone = plan.backbone
+        self.names = [layer.name for layer in plan.layers]
+        classifier = plan.backbone.classifier
+        self.auxiliary = nn.ModuleList(objective.networks(but=classifier) for objective in objectives)
+        self.local_modules = [
+            LocalModule(index, layers, objective)
+            for index, (layers, objective) in enumerate(zip(plan.groups, objectives, strict=True))
+        ]
+        self._momentum_layers = [m for m in self.auxiliary.modules() if isinstance(m, FollowingLayer)]
+        self._classes = plan.num_classes
+        for name, values in (("_mean", mean), ("_std", std)):
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+        self._count_every_forward = batchnorm_every_forward
+        self._segments = segments
+        self.path_losses: PathLosses = path_losses  # or the same compiled
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the plain backbone; no auxiliary network runs."""
+        return self.backbone(images)
+
+    def local_losses(self, images: Tensor, targets: Tensor) -> Iterator[LocalLoss]:
+        """The loss of every module that has one, in turn, each on a graph of its own.
+
+        The caller backpropagates each before asking for the next. That frees the module's graph before the
+        next one is built, which is all the memory that local learning saves: summing the losses would need
+        more than backpropagation does.
+
+        Args:
+            images: normalised, (N, 3, H, W).
+            targets: class indices, (N,) int64.
+        """
+        batch = Batch(images, targets, self._mean, self._std, self._classes)
+        reach = max((p.span for m in self.local_modules for p in m.objective.parts), default=1)
+        inputs = {0: images}  # of the modules that a later graph can begin with, detached
+        for module in self.local_modules:
+            yield from self._losses(module, inputs, batch)
+            inputs.pop(module.index - reach + 1, None)
+
+    def _losses(self, module: LocalModule, inputs: dict[int, Tensor], batch: Batch) -> Iterator[LocalLoss]:
+        """Run one module, leave its detached output in `inputs`, and yield its loss if it has one."""
+        index, parts = module.index, module.objective.parts
+        terms, correct, features = {}, None, None
+        for part in parts:
+            part.prepare(batch)
+            start = index - part.span + 1
+            passed = self.local_modules[start : index + 1]
+            # A module's first forward is the one of its own turn: the others see the same batch again.
+            again = passed[:-1] if part is parts[0] else passed
+            frozen = [] if self._count_every_forward else [x for m in again for x in self.layers_of(m)]
+            with frozen_statistics(frozen):
+                features, found, right = self.path_losses(self._path(passed), part, inputs[start], batch)
+            terms |= found
+            correct = correct if right is None else right
+        if features is None:
+            with torch.no_grad():
+                features = nn.Sequential(*self.layers_of(module))(inputs[index])
+        inputs[index + 1] = F.dropout2d(features.detach(), module.objective.dropout, self.training)
+        if parts:
+            weights = module.objective.weights
+            loss = LocalLoss(index, weighted_sum(terms, weights), terms, weights, correct)
+            del features, terms  # what the loss no longer needs must not outlive its backward
+            yield loss
+
+    def layers_of(self, module: LocalModule) -> list[nn.Module]:
+        """The backbone's layers of a module."""
+        return [self.backbone.layers[i] for i in module.layers]
+
+    def _path(self, modules: list[LocalModule]) -> nn.Module:
+        layers = [layer for module in modules for layer in self.layers_of(module)]
+        return Segmented(layers, self._segments) if self._segments else nn.Sequential(*layers)
+
+    def update_ema(self) -> None:
+        """Move every momentum layer towards the layer it follows: once per step, after the last backward and
+        before the optimizer's step, so that it sees the weights that the losses were computed with.
+        """
+        for layer in self._momentum_layers:
+            layer.update()
+
+    def modules_table(self) -> list[dict[str, Any]]:
+        """One row a module: its layers, its auxiliary networks and the parameters of both.
+
+        The classifier's parameters are the last module's. Parameters are counted that gradients train.
+        """
+        rows = []
+        for module in self.local_modules:
+            aux = cast(nn.ModuleDict, self.auxiliary[module.index])
+            own = sum(count_parameters(layer) for layer in self.layers_of(module))
+            if module is self.local_modules[-1]:
+                own += count_parameters(self.backbone.classifier)
+            rows.append(
+                {
+                    "module": module.index,
+                    "layers": " ".join(self.names[i] for i in module.layers),
+                    "aux": " + ".join(summary(network) for network in aux.values()) or "-",
+                    "parameters": own,
+                    "aux_parameters": count_parameters(aux),
+                }
+            )
+        return rows
+
+
+def summary(network: nn.Module) -> str:
+    """What kind of auxiliary network this is, in a few words."""
+    if isinstance(network, nn.Sequential) and type(network) is nn.Sequential:
+        return " ".join(summary(layer) for layer in network)
+    told = getattr(network, "summary", None)
+    return f"{type(network).__name__} ({told()})" if callable(told) else type(network).__name__
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def build(
+    plan: Plan, objectives: Callable[[Plan], list[Objective]], seed: int, **settings: Any
+) -> LocalNetwork:
+    """The network of a plan with the initial weights of its auxiliary networks, a function of the seed.
+
+    Each module's auxiliary networks have random numbers of their own. Torch's random state is left as it was.
+
+    Args:
+        objectives: makes one objective per module of the plan.
+        settings: what `LocalNetwork` takes beside them.
+    """
+    with seeded(seed, "unused"):  # building draws numbers too: they are drawn again below
+        network = LocalNetwork(plan, objectives(plan), **settings)
+    for index, auxiliary in enumerate(network.auxiliary):
+        with seeded(seed, "auxiliary", index):
+            reset(auxiliary)
+            plan.architecture.start_auxiliary(auxiliary)
+        for layer in auxiliary.modules():
+            if isinstance(layer, FollowingLayer):
+                layer.start()
+    return network

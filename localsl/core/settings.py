@@ -1,0 +1,149 @@
+"""What a configuration problem is, and how a field states what it allows beside its type."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class LocalslError(Exception):
+    """An error that a user can act on: printed without a traceback, ends the process with `exit_code`.
+
+    Of several processes of a run all raise one that is `alike`.
+    """
+
+    exit_code = 1
+    alike = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a configuration: the key, its value, what is allowed, what to type instead."""
+
+    key: str
+    value: Any
+    allowed: str
+    instead: str = ""
+
+    def __str__(self) -> str:
+        value = "null" if self.value is None else self.value
+        start = self.key if self.value == "" else f"{self.key}={value}"
+        return f"{start}: {self.allowed}" + (f"; {self.instead}" if self.instead else "")
+
+
+class ConfigError(LocalslError):
+    """Everything found wrong with a configuration, at once. Exit code 2.
+
+    Attributes:
+        problems: one `Problem` per mistake.
+    """
+
+    exit_code = 2
+    alike = True
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = list(problems)
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count > 1 else ''} in the configuration:"
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+    def __reduce__(
+        self,
+    ):  # launchers pickle the error of a job; the message alone would not rebuild it
+        return type(self), (self.problems,)
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, short enough for a problem."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What values a field allows, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    allowed: str
+    instead: str = ""
+
+
+def ruled(rule: Rule | None = None, *, always: bool = False, **kwargs: Any) -> Any:
+    """A dataclass field whose values must satisfy `rule`; None passes where the type allows it.
+
+    A value that equals its default is no part of a run's identity, unless it is `always`: a field can then be
+    added, and recorded runs keep their ids.
+    """
+    return field(metadata={"rule": rule, "always": always}, **kwargs)
+
+
+def derived() -> Any:
+    """A dataclass field that is found out, never typed."""
+    rule = Rule(lambda v: False, "is counted, not typed", "leave it out")
+    return field(default=None, metadata={"rule": rule})
+
+
+def name() -> Rule:
+    """What can be part of a folder's name."""
+    return Rule(
+        lambda v: re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", v) is not None,
+        "must be letters, digits, '_', '-' and '.'",
+    )
+
+
+def one_of(*values: str) -> Rule:
+    """Exactly these values."""
+    return Rule(lambda v: v in values, f"one of {', '.join(values)}")
+
+
+def number(
+    at_least: float = -math.inf,
+    *,
+    at_most: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    instead: str = "",
+) -> Rule:
+    """A finite number in a range."""
+    words = [
+        f"{name} {limit:g}"
+        for name, limit in (
+            ("at least", at_least),
+            ("at most", at_most),
+            ("above", above),
+            ("below", below),
+        )
+        if math.isfinite(limit)
+    ]
+    return Rule(
+        lambda v: math.isfinite(v) and at_least <= v <= at_most and above < v < below,
+        f"must be a finite number {' and '.join(words)}".rstrip(),
+        instead,
+    )
+
+
+def triple(above: float = -math.inf) -> Rule:
+    """Three numbers, one per colour channel."""
+    words = f" above {above:g}" if math.isfinite(above) else ""
+    return Rule(
+        lambda v: len(v) == 3 and all(math.isfinite(x) and x > above for x in v),
+        f"must be three numbers{words}, one per colour channel",
+    )
+
+
+def ends() -> Rule:
+    """Two numbers: the first module's value and the last's."""
+    return Rule(
+        lambda v: len(v) == 2 and all(math.isfinite(x) for x in v),
+        "must be two numbers, [first module, last module]",
+    )
+
+
+def ascending() -> Rule:
+    """Epochs, each later than the one before; or none."""
+    return Rule(
+        lambda v: all(a < b for a, b in zip([0, *v], v, strict=False)),
+        "must be numbers of epochs, each above the one before",
+    )

@@ -1,0 +1,70 @@
+"""When each parameter of a network may be updated within a step: after the last loss that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from localsl.core.following import FollowingLayer
+from localsl.core.network import LocalModule, LocalNetwork
+
+
+@dataclass
+class Update:
+    """What a module's loss was the last to read.
+
+    Attributes:
+        momentum_layers: to be moved first, by weights that are not yet updated.
+        parameters: to be updated then.
+    """
+
+    momentum_layers: list[FollowingLayer] = field(default_factory=list)
+    parameters: list[nn.Parameter] = field(default_factory=list)
+
+
+_known: WeakKeyDictionary[LocalNetwork, dict[int, Update]] = WeakKeyDictionary()
+
+
+def per_module(network: LocalNetwork) -> dict[int, Update]:
+    """The updates of a step by the module whose loss they follow; together they are the single update.
+
+    Found once for a network.
+
+    A momentum layer moves together with the layer that it follows, right before that layer's update, and is
+    itself updated no earlier: its average is taken before its gradient is, as in the single update.
+    """
+    if network not in _known:
+        _known[network] = _found(network)
+    return _known[network]
+
+
+def _found(network: LocalNetwork) -> dict[int, Update]:
+    last: dict[nn.Parameter, int] = {}
+    for module in network.local_modules:
+        for read in _read(network, module):
+            last |= dict.fromkeys(read.parameters(), module.index)
+    layers = [
+        m for m in network.auxiliary.modules() if isinstance(m, FollowingLayer) and m.follower is not None
+    ]
+    updates: dict[int, Update] = {}
+    for layer in layers:
+        assert layer.follower is not None
+        moved = max(last[p] for p in (*layer.live.parameters(), *layer.follower.parameters()))
+        last |= dict.fromkeys([*layer.live.parameters(), *layer.follower.parameters()], moved)
+        updates.setdefault(moved, Update()).momentum_layers.append(layer)
+    for parameter in network.parameters():
+        updates.setdefault(last[parameter], Update()).parameters.append(parameter)
+    return updates
+
+
+def _read(network: LocalNetwork, module: LocalModule) -> Iterator[nn.Module]:
+    """What runs in a module's turn; a module without a loss is read by a later one's cascade."""
+    for part in module.objective.parts:
+        for index in range(module.index - part.span + 1, module.index + 1):
+            yield from network.layers_of(network.local_modules[index])
+        if part.bridge is not None:
+            yield part.bridge
+        yield from (term.network for term in part.terms)

@@ -1,0 +1,1 @@
+"""Numbers and constants of the papers, as data."""

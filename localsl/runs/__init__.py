@@ -1,0 +1,1 @@
+"""Runs: their identity, files, loggers, provenance, and one run from configuration to record."""

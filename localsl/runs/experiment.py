@@ -1,0 +1,266 @@
+"""One run from a validated configuration to its record: data, network, epochs, figures."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import traceback
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from localsl import data
+from localsl.cli import display
+from localsl.config.building import build_network, method_of
+from localsl.core import objectives
+from localsl.core.network import LocalNetwork, count_parameters
+from localsl.core.settings import LocalslError
+from localsl.execution import devices, processes
+from localsl.execution.compiled import Compiled
+from localsl.execution.processes import Team
+from localsl.runs import identity, lock, provenance, tracking
+from localsl.train import signals
+from localsl.train.epochs import Diverged, Training
+
+if TYPE_CHECKING:
+    from localsl.config.schema import Config
+
+# Of errors that name no file, those that are not of a write to one: what a machine refuses to give to a
+# process, and the other end of a pipe or connection that is gone.
+ELSEWHERE = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EPIPE, errno.ECONNRESET)
+
+
+def run(cfg: Config) -> dict[str, Any] | None:
+    """Train and record the run of a configuration; a finished one is only told again.
+
+    Returns:
+        its record, of which only the status "held" where another process is at it and `cfg.held` is "skip";
+        None if only something to be shown was asked for, and of the processes beside the one that measures.
+
+    Raises:
+        ConfigError: if the data set, or what an analysis is of, is not to be had.
+        Diverged: if a module's loss stops being finite.
+    """
+    if cfg.show == "runs":
+        print(display.summary(tracking.found_runs(cfg.output_dir)))
+        return None
+    if cfg.show == "bench":
+        from localsl.measure.bench import bench
+
+        print(bench(cfg))
+        return None
+    if cfg.show == "modules":
+        print(describe(cfg, build_network(cfg)))
+        return None
+    if cfg.measure is not None:
+        from localsl.measure import command  # imports of its own that a training run does not wait for
+
+        # Of the processes that a launcher started for each of its jobs, one measures.
+        return command.run(cfg) if processes.started().rank == 0 else None
+    if cfg.analysis.kind != "none":
+        from localsl.analysis import command as command
+
+        return command.run(cfg)
+    device = devices.chosen(cfg.device)
+    devices.prepare(device, cfg.deterministic)
+    with processes.joined(cfg, device) as team, ExitStack() as held:
+        record = team.tell(lambda: _finished(cfg))
+        if record is not None:
+            return record
+        devices.use_threads(cfg)
+        images = team.in_turn(lambda: data.load(cfg))
+        record = team.tell(lambda: _held(cfg, held) or _finished(cfg))
+        return record or _train(cfg, images, device, team)
+
+
+def _held(cfg: Config, stack: ExitStack) -> dict[str, Any] | None:
+    """Hold the run's folder as long as `stack` is open; else the record of a run that others are at."""
+    try:
+        stack.enter_context(lock.exclusive(cfg))
+    except lock.Held:
+        print(f"another process is at this run, and it is left to it: {identity.run_directory(cfg)}")
+        return {"status": "held"}
+    return None
+
+
+def _finished(cfg: Config) -> dict[str, Any] | None:
+    folder = tracking.finished(cfg)
+    record = tracking.read(folder / "record.json") if folder else None
+    if record is not None:
+        print(f"This run is done: {folder} (delete the folder to run it again)")
+        print(closing(record))
+    return record
+
+
+def describe(cfg: Config, network: LocalNetwork) -> str:
+    """The table of modules, and what is worth knowing before a run starts."""
+    rows = network.modules_table()
+    backbone = sum(row["parameters"] for row in rows)
+    auxiliary = sum(row["aux_parameters"] for row in rows)
+    size = cfg.dataset.image_size
+    lines = [
+        f"{cfg.method.name} on {cfg.backbone.name}, {cfg.dataset.name} {size}x{size}, "
+        f"{len(rows)} module{'s' if len(rows) > 1 else ''}",
+        display.table(rows),
+        f"parameters: {backbone:,} in the backbone, {auxiliary:,} in auxiliary networks",
+    ]
+    weightless = objectives.weightless([module.objective for module in network.local_modules])
+    if weightless:
+        lines.append(f"warning: all loss weights are 0 in module {', '.join(map(str, weightless))}")
+    if cfg.processes and cfg.processes > 1:
+        share = cfg.batch_size // cfg.processes
+        lines.append(f"{cfg.processes} processes, {share} images of each batch for one")
+    if cfg.method.single_module:
+        lines.append(f"{cfg.method.name} trains one module whatever K says")
+    if cfg.schedule.warmup_epochs >= cfg.schedule.epochs:
+        warmup = f"schedule.warmup_epochs={cfg.schedule.warmup_epochs}"
+        lines.append(f"note: {warmup} covers all {cfg.schedule.epochs} epochs")
+    return "\n".join(lines)
+
+
+def closing(record: dict[str, Any]) -> str:
+    """A finished run in a few lines."""
+    last, best, compiled = record["last"], record["best"], record.get("compiled")
+    told = f"compiled {compiled['graphs']} graphs in {compiled['seconds']:.1f} s\n" if compiled else ""
+    top5 = [figures.get("test_top5_accuracy") for figures in (last, best)]
+    within = "" if None in top5 else f"top-5 accuracy {top5[0]:.2f} % and {top5[1]:.2f} %\n"
+    return told + (
+        f"test accuracy {last['test_accuracy']:.2f} % at the last epoch, "
+        f"{best['test_accuracy']:.2f} % at the best ({best['epoch']})\n{within}"
+        f"peak memory {display.mebibytes(record['peak_memory_bytes'])} ({record['peak_memory_scope']}), "
+        f"{record['seconds']:.1f} s"
+    )
+
+
+def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> dict[str, Any]:
+    network = build_network(cfg)
+    print(describe(cfg, network), flush=True)
+    try:
+        training = Training(cfg, network, images, device, team)
+        resumed = training.resume()
+        tracker = tracking.Tracker(cfg, training.rows) if team.leader else tracking.Untracked()
+    except (OSError, torch.OutOfMemoryError) as error:
+        raise _explained(error, cfg) or error from error
+    if resumed:
+        more = f" and {training.steps} steps" if training.steps else ""
+        print(f"going on after {training.epochs} of {cfg.schedule.epochs} epochs{more}", flush=True)
+    else:
+        _tell_of_other_lengths(cfg)
+    record: dict[str, Any] = {
+        "status": "running",
+        "id": identity.run_id(cfg),
+        "method": cfg.method.name,
+        "dataset": cfg.dataset.name,
+        "backbone": cfg.backbone.name,
+        "K": cfg.K,
+        "modules": len(network.local_modules),
+        "seed": cfg.seed,
+        "precision": cfg.precision,
+        "schedule": cfg.schedule.name,
+        "epochs": cfg.schedule.epochs,
+        "processes": team.size,
+        "images": {"train": len(images.train), "test": len(images.test)},
+        "parameters": {
+            "backbone": count_parameters(network.backbone),
+            "with_auxiliary": count_parameters(network),
+        },
+        "last": None,
+        "best": None,
+        **provenance.environment(device),
+    }
+    together, stop = False, signals.Stop()  # whether all processes end for the same reason
+    try:
+        tracker.start(record)
+        with signals.heeded(stop), contextlib.closing(training.train(stop)) as rows:
+            for row in rows:
+                tracker.row(row)
+        record["status"] = "done"
+    except Diverged:
+        record["status"], together = "diverged", True
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        record["status"], together = "interrupted", stop.granted
+        raise
+    except BaseException as error:
+        record["status"] = "failed"
+        record["error"] = f"{type(error).__name__}: {error}"
+        record["traceback"] = traceback.format_exc()
+        explained = _explained(error, cfg)
+        if explained is None:
+            raise
+        raise explained from error
+    finally:
+        record["last"], record["best"] = training.last, training.best
+        record["warnings"] = training.warnings
+        record["seconds"] = training.elapsed
+        record["peak_memory_bytes"] = training.memory.bytes
+        record["peak_memory_scope"] = training.memory.scope
+        if isinstance(network.path_losses, Compiled):
+            record["compiled"] = network.path_losses.compilations()
+        _close(tracker, record)
+        if together:
+            team.most(0)  # torchrun would end the process that records once another has ended
+    training.close()
+    print(closing(record))
+    print(f"written to {identity.run_directory(cfg)}")
+    asked = team.most(stop.asked or 0)  # after the last safe point: the run is done, and nothing is to follow
+    if asked:
+        stop.grant(asked)
+    return record
+
+
+def _tell_of_other_lengths(cfg: Config) -> None:
+    """Name runs that are this one but for its number of epochs, and say why it does not go on from them."""
+    for file in sorted(identity.run_directory(cfg).parent.glob(f"seed={cfg.seed}-*/config.yaml")):
+        try:
+            values: Any = OmegaConf.to_container(OmegaConf.load(file))
+            differing = identity.differing(asdict(cfg), values)
+        except (OSError, LookupError, TypeError, ValueError, YAMLError):
+            continue  # not a run's, or of another version
+        if differing == ["schedule.epochs"]:
+            print(f"note: {file.parent} is this run with {values['schedule']['epochs']} epochs.")
+            print("Its learning rates differ from the first epoch on, so that this one starts afresh.")
+
+
+def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
+    """What to do about an error that is the machine's; None for any other."""
+    folder = identity.run_directory(cfg)
+    goes_on = "the same command goes on from the last checkpoint"
+    if isinstance(error, torch.OutOfMemoryError):
+        from localsl.measure.footprint import footprint  # not needed but here
+
+        need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"
+        whole = cfg.compile or cfg.sync_batchnorm or method_of(cfg).checkpoint_segments(1)
+        left = [] if cfg.memory == "lean" or whole else ["memory=lean"]
+        left += [] if cfg.optimizer.per_module else ["optimizer.per_module=true"]
+        lower = f"lower batch_size={cfg.batch_size}" + (f", or type {', '.join(left)}" if left else "")
+        return LocalslError(f"out of memory in a training step ({need}): {lower}")
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        lower = "for want of memory, lower dataset.workers or batch_size; dataset.workers=0 starts none"
+        return LocalslError(f"a process that decodes pictures died ({error}): {lower}; {goes_on}")
+    if isinstance(error, OSError):
+        what, file = error.strerror or error, error.filename
+        # A write names no file.
+        written = error.errno not in ELSEWHERE if file is None else folder in Path(os.fsdecode(file)).parents
+        if written:
+            what = f"the run's folder {folder} cannot be written ({what}); make room, and {goes_on}"
+            return LocalslError(what)
+        return LocalslError(f"{what}; {goes_on}" if file is None else f"{file}: {what}; {goes_on}")
+    return None
+
+
+def _close(tracker: tracking.Tracker, record: dict[str, Any]) -> None:
+    """Write the record; where that fails too, what ended the run is the error to tell."""
+    try:
+        tracker.close(record)
+    except OSError as error:
+        print(f"the record cannot be written ({error.strerror or error})", file=sys.stderr)
+        if record["status"] == "done":
+            raise

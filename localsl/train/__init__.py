@@ -1,0 +1,1 @@
+"""Training: one step, epochs, evaluation, optimizers, schedules, checkpoints."""

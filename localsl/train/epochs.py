@@ -1,0 +1,278 @@
+"""What changes while a run trains, the course of its epochs, and how it goes on from a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from localsl.cli.display import Progress
+from localsl.core.initialization import stream
+from localsl.core.settings import ConfigError, LocalslError, Problem
+from localsl.data import Data, feed
+from localsl.execution import devices
+from localsl.execution.processes import ALONE, Team
+from localsl.train import health, optim
+from localsl.train.checkpoint import Checkpoints
+from localsl.train.optim import learning_rate
+from localsl.train.peak_memory import PeakMemory
+from localsl.train.signals import Stop
+from localsl.train.step import (
+    Evaluation,
+    ModuleMeans,
+    Totals,
+    autocast,
+    counted_step,
+    evaluate,
+    train_epoch,
+    training_forward,
+)
+
+if TYPE_CHECKING:
+    from localsl.config.schema import Config
+    from localsl.core.network import LocalNetwork
+
+T = TypeVar("T")
+
+
+class Diverged(LocalslError):
+    """A loss is no longer a finite number. Exit code 3."""
+
+    exit_code = 3
+    alike = True
+
+
+class Training:
+    """A network in training.
+
+    Attributes:
+        epochs, steps: whole epochs done, and steps of the next.
+        rows: the lines of metrics.csv so far.
+        warnings: of modules that do not learn.
+        last, best: test figures of the last epoch and of the best, None before the first.
+        seconds: training took so far, before this process went on with it.
+        memory: the peak so far.
+    """
+
+    def __init__(
+        self, cfg: Config, network: LocalNetwork, images: Data, device: torch.device, team: Team = ALONE
+    ):
+        self._cfg, self._network, self._team = cfg, network, team
+        devices.place(network, cfg, device)
+        self._optimizer = optim.build(network.parameters(), cfg.optimizer)
+        layout = devices.layout(cfg)
+        self._train = feed.train_batches(images.train, cfg, device, layout, team.part)
+        self._test = feed.test_batches(images.test, cfg, device, layout, team.part)
+        self._images = len(images.train)
+        self._forward = autocast(cfg.precision, device)
+        self._training_forward = training_forward(cfg, device)
+        self._graphs = devices.graphs(cfg)
+        self._device = device
+        self._totals = Totals(network)
+        self._checkpoints = Checkpoints(cfg)
+        steps, epochs = len(self._train), cfg.schedule.epochs
+        self.memory = PeakMemory(network, self._optimizer, steps, epochs, cfg.compile)
+        self.epochs = self.steps = 0
+        self.rows: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        self.last: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None
+        self.seconds = 0.0
+        self._norms: health.Norms | None = None
+        self._began = time.perf_counter()
+
+    def resume(self) -> bool:
+        """Go on from the run's newest checkpoint that is whole; false where there is none.
+
+        Raises:
+            ConfigError: if processes do not find the same.
+        """
+        state = self._team.in_turn(lambda: self._checkpoints.newest(set_aside=True))
+        found = self._team.gather(None if state is None else (state["epochs"], state["steps"]))
+        if len(set(found)) > 1:
+            what = "its processes do not see the same checkpoints in it"
+            raise ConfigError(
+                [Problem("output_dir", self._cfg.output_dir, what, "type a folder that all share")]
+            )
+        if state is None:
+            return False
+        own = state["processes"][self._team.rank]
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._totals.restore(own["totals"])
+        self.epochs, self.steps, self.rows = state["epochs"], state["steps"], state["rows"]
+        self.warnings = state["warnings"]
+        self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
+        peak, alike = state["peak_memory_bytes"], state["peak_memory_scope"] == self.memory.scope
+        if not alike:
+            print(
+                f"note: begun on another kind of device than {self._device.type}: equal only but for rounding"
+            )
+        self.memory.go_on(self.epochs * len(self._train) + self.steps, peak if alike else None)
+        torch.set_rng_state(own["random"])
+        if self._device.type == "cuda" and own["cuda_random"] is not None:
+            torch.cuda.set_rng_state(own["cuda_random"], self._device)
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, which must be between two steps, if the run has any.
+
+        Raises:
+            Diverged: if weights, statistics or the optimizer's state are not finite: no run could go on so.
+        """
+        if self._cfg.checkpoint.every is None:
+            return
+        if not self._finite():
+            raise Diverged(f"diverged: weights are no longer finite after {self.epochs} epochs")
+        cuda = self._device.type == "cuda"
+        own = {
+            "totals": self._totals.state(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self._device) if cuda else None,
+        }
+        state = {
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "processes": self._team.gather(own),  # all else is the same in each
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "rows": self.rows,
+            "warnings": self.warnings,
+            "last": self.last,
+            "best": self.best,
+            "seconds": self.elapsed,
+            "peak_memory_bytes": self.memory.bytes,
+            "peak_memory_scope": self.memory.scope,
+        }
+        self._team.tell(lambda: self._checkpoints.save(state, self.epochs, self.steps))
+
+    def _finite(self) -> bool:
+        """Whether all that a checkpoint would hold is, and every loss of the epoch was."""
+        states = (value for state in self._optimizer.state_dict() for value in state.values())
+        flags = [t.isfinite().all() for t in (*self._network.state_dict().values(), *states)]
+        return not self._team.most(not (bool(torch.stack(flags).all()) and self._totals.finite()))
+
+    def close(self) -> None:
+        """Keep one checkpoint, of the end."""
+        if self._team.leader:
+            self._checkpoints.keep(1)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, over all processes that took part."""
+        return self.seconds + time.perf_counter() - self._began
+
+    def train(self, stop: Stop) -> Generator[dict[str, Any]]:
+        """Train the epochs that are left: a line of metrics.csv after each.
+
+        Checkpoints are written at the end of epochs, as `cfg.checkpoint` says, and when a stop was asked for.
+
+        Raises:
+            Diverged: if a loss stops being finite.
+            KeyboardInterrupt, SystemExit: as `stop` obeys.
+        """
+        cfg, steps = self._cfg, len(self._train)
+        progress = Progress(cfg.schedule.epochs, steps, self.epochs * steps + self.steps, self._team.leader)
+        try:
+            while self.epochs < cfg.schedule.epochs:
+                row = self._epoch(progress, stop)
+                yield row
+                assert self.best is not None
+                progress.epoch(row, self.best["test_accuracy"])
+                if cfg.checkpoint.due(self.epochs) or self.epochs == cfg.schedule.epochs:
+                    self.save()
+        finally:
+            progress.close()
+            self._train.close()
+            self._test.close()
+
+    def _epoch(self, progress: Progress, stop: Stop) -> dict[str, Any]:
+        cfg, epoch = self._cfg, self.epochs + 1
+        self._optimizer.lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
+        if not self.steps:
+            self._totals = Totals(self._network)
+            # Of dropout, which is of each process's own images.
+            others = [self._team.rank] if self._team.rank else []
+            torch.manual_seed(stream(cfg.seed, "training", epoch, *others))
+        began, skipped = time.perf_counter(), self.steps
+        batches = progress.steps(self._heeding(stop, self._train.epoch(cfg.seed, epoch, skipped)))
+        forward, graphs = self._training_forward, self._graphs
+        step = counted_step(self._network, self._optimizer, self._totals, forward, graphs, self._team)
+        train_epoch(self._network, step, batches, self._totals, self._around_step)
+        images = max(0, self._images - skipped * cfg.batch_size)
+        means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
+        images_per_s = images / (time.perf_counter() - began)
+        heeded = self._heeding(stop, self._test)
+        test = evaluate(self._network, heeded, self._forward, cfg.dataset.top5, self._team)
+        _check_finite([*(mean.loss for mean in means), test.loss], epoch, lr)
+        self.epochs, self.steps = epoch, 0
+        self.last = {"epoch": epoch, **test.accuracies, "test_loss": test.loss}
+        if self.best is None or test.accuracy > self.best["test_accuracy"]:
+            self.best = self.last
+        self.rows.append(_row(epoch, lr, means, test, images_per_s))
+        self._warn()
+        return self.rows[-1]
+
+    def _warn(self) -> None:
+        classes = self._cfg.dataset.num_classes
+        for text in health.complaints(self._network, self.rows, classes, self._norms):
+            if text not in self.warnings:
+                self.warnings.append(text)
+                if self._team.leader:
+                    print(f"warning: {text}, after {self.epochs} epochs", file=sys.stderr)
+
+    @contextmanager
+    def _around_step(self) -> Iterator[None]:
+        # Only the epoch's last step is looked at, and only where it lets go of its gradients.
+        watched = self._optimizer.per_module and self.steps + 1 == len(self._train)
+        with self.memory.step(), health.gradient_norms(self._network) if watched else nullcontext() as norms:
+            yield
+        self._norms = norms
+        self.steps += 1
+
+    def _heeding(self, stop: Stop, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; before each, a safe point to stop at: where one process was asked to, all do."""
+        for batch in batches:
+            asked = self._team.most(stop.asked or 0)  # a signal may come in while it waits for the others
+            if asked:
+                with suppress(Diverged):  # the last checkpoint is then from before it broke
+                    self.save()
+                stop.grant(asked)
+            yield batch
+
+
+def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:
+    """Of every module in training, and last of the network in evaluation."""
+    names = [*(f"loss of module {i}" for i in range(len(losses) - 1)), "test loss"]
+    for name, loss in zip(names, losses, strict=True):
+        if loss is not None and not math.isfinite(loss):
+            what = f"the {name} is {loss} in epoch {epoch} at learning rate {lr:g}"
+            raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
+
+
+def _row(
+    epoch: int,
+    lr: float,
+    means: list[ModuleMeans],
+    test: Evaluation,
+    images_per_s: float,
+) -> dict[str, Any]:
+    """A line of metrics.csv; training figures without a number are the output module's."""
+    row = {
+        "epoch": epoch,
+        "lr": lr,
+        "train_loss": means[-1].loss,
+        "train_accuracy": means[-1].accuracy,
+        "test_loss": test.loss,
+        **test.accuracies,
+        "images_per_s": images_per_s,
+    }
+    for index, mean in enumerate(means):
+        row[f"module_{index}_loss"] = mean.loss
+        row[f"module_{index}_accuracy"] = mean.accuracy
+    return row

@@ -1,0 +1,92 @@
+"""Modules that do not learn: gradient isolation hides a dead one behind a network that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+if TYPE_CHECKING:
+    from localsl.core.network import LocalModule, LocalNetwork
+
+# Epochs without learning before something is said, and how much above chance is still chance.
+PATIENCE = 3
+MARGIN = 1.1
+
+# A loss that is not below this part of its first epoch's has not fallen.
+FALLEN = 0.999
+
+# A gradient this much smaller than the weights that it is for moves nothing in float32.
+VANISHED = 1e-9
+
+Norms = Mapping[nn.Parameter, Tensor]
+
+
+def complaints(
+    network: LocalNetwork, rows: list[dict[str, Any]], classes: int, norms: Norms | None = None
+) -> list[str]:
+    """Modules that do not learn, as far as `PATIENCE` epochs tell, and whose gradients vanish.
+
+    A classifier is judged by its accuracy, a module without one by its loss.
+
+    Args:
+        network: after an epoch's last step, its gradients still there where they are kept.
+        rows: the lines of metrics.csv so far.
+        classes: of the data set.
+        norms: of the gradients that are not kept.
+    """
+    found = [text for module in network.local_modules if (text := _stuck(module, rows, classes)) is not None]
+    return found + [f"the gradients of module {module} vanish" for module in _vanished(network, norms or {})]
+
+
+def _stuck(module: LocalModule, rows: list[dict[str, Any]], classes: int) -> str | None:
+    last = [row[f"module_{module.index}_accuracy"] for row in rows[-PATIENCE:]]
+    accuracies = [accuracy for accuracy in last if accuracy is not None]
+    if len(last) < PATIENCE:
+        return None
+    if accuracies:
+        at_chance = max(accuracies) < MARGIN * 100 / classes
+        return f"module {module.index} stays at chance" if at_chance else None
+    losses: list[Any] = [row.get(f"module_{module.index}_loss") for row in rows]
+    if losses[0] is None or len(losses) <= PATIENCE or min(losses[-PATIENCE:]) < FALLEN * losses[0]:
+        return None
+    return f"the loss of module {module.index} does not fall"
+
+
+@contextmanager
+def gradient_norms(network: nn.Module) -> Iterator[Norms]:
+    """Norms of the gradients that are made inside, for steps that let go of them."""
+    norms: dict[nn.Parameter, Tensor] = {}
+
+    def see(parameter: Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        assert parameter.grad is not None
+        norms[parameter] = parameter.grad.norm()
+
+    hooks = [p.register_post_accumulate_grad_hook(see) for p in network.parameters() if p.requires_grad]
+    try:
+        yield norms
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def _vanished(network: LocalNetwork, seen: Norms) -> list[int]:
+    """Modules whose layers have gradients, all of them nothing beside the weights."""
+    norms, modules = [], []
+    for module in network.local_modules:
+        parameters = [p for layer in network.layers_of(module) for p in layer.parameters()]
+        kept = [p.grad for p in parameters if p.grad is not None]
+        gradients = kept or [seen[p] for p in parameters if p in seen]
+        if gradients:
+            modules.append(module.index)
+            norms.append(torch.stack([get_total_norm(gradients), get_total_norm(parameters)]))
+    if not norms:
+        return []
+    ratios = [gradient <= VANISHED * weight for gradient, weight in torch.stack(norms).tolist()]
+    return [module for module, vanished in zip(modules, ratios, strict=True) if vanished]

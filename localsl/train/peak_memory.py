@@ -1,0 +1,141 @@
+"""Peak memory of training: the allocator's on a GPU, counted live tensors on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from localsl.train.optim import Optimizer
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors alive while it is active, those handed to it at the start included.
+
+    A storage counts once, however many tensors view it, from the operation that returns it until nothing
+    refers to it: activations saved for backward count, a kernel's own workspace does not.
+
+    Attributes:
+        peak: bytes.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor] = ()):
+        super().__init__()
+        self.peak = 0
+        self._bytes = 0  # of storages not yet found dead
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        for tensor in tensors:
+            self._count(tensor)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; True would import the compiler at the first operation
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf)
+        return out
+
+    def _count(self, tensor: Tensor) -> None:
+        this, storage = key(tensor), tensor.untyped_storage()
+        size = storage.nbytes()
+        if this in self._alive or not size:  # an address is not used again while it is weakly referred to
+            return
+        self._alive[this] = StorageWeakRef(storage), size
+        self._bytes += size
+        if self._bytes > self.peak and self.now > self.peak:
+            self.peak = self._bytes
+            self.at_peak()
+
+    @property
+    def now(self) -> int:
+        """Bytes alive. Weak references are asked: their callbacks would run inside the garbage collector."""
+        for this in [this for this, (reference, _) in self._alive.items() if reference.expired()]:
+            self.forget(this)
+        return self._bytes
+
+    def forget(self, this: int) -> None:
+        """Called for a storage that is found dead."""
+        self._bytes -= self._alive.pop(this)[1]
+
+    def at_peak(self) -> None:
+        """Called whenever the peak rises."""
+
+    def alive(self) -> dict[int, int]:
+        """Bytes of every storage alive, by `key`; to be asked in `at_peak`, when none is dead."""
+        return {this: size for this, (_, size) in self._alive.items()}
+
+
+def key(tensor: Tensor) -> int:
+    """What tensors share that view one storage, as long as it lives."""
+    return tensor.untyped_storage()._cdata
+
+
+class PeakMemory:
+    """The peak of a run's training steps, data set left out: it lies on the device beside them.
+
+    On CUDA the allocator's `max_memory_allocated` over all of training, less the data set. On a CPU the
+    live tensors of one step on a full batch, the second step where it can be, when the optimizer's state
+    exists: parameters, gradients, momentum and activations, without kernels' workspaces. `scope` says which.
+    """
+
+    def __init__(
+        self, network: nn.Module, optimizer: Optimizer, steps: int, epochs: int, compiled: bool = False
+    ):
+        """`steps` is an epoch's, of which the last may be of a smaller batch; of compiled ones, whose kernels
+        have tensors of their own, a CPU's are not counted.
+        """
+        self._before: int | None = None if compiled else 0
+        self._network, self._optimizer = network, optimizer
+        self._device = next(network.parameters()).device
+        self._steps = steps
+        self._trace_at = None if compiled else 1 if steps > 2 else steps if epochs > 1 else 0
+        self._step = 0
+        self._live: LiveBytes | None = None
+        self._resident = 0
+        if self._device.type == "cuda":
+            state = sum(t.nbytes for t in self._state())
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._resident = torch.cuda.memory_allocated(self._device) - state
+
+    def step(self) -> AbstractContextManager:
+        """Wraps one training step."""
+        step, self._step = self._step, self._step + 1
+        if self._device.type != "cuda" and step == self._trace_at:
+            self._live = LiveBytes(self._state())
+            return self._live
+        return nullcontext()
+
+    def go_on(self, steps: int, peak: int | None) -> None:
+        """Count from a peak that was measured over the run's first `steps` steps; anew where it is None."""
+        self._step, self._before = steps, peak
+        if peak is None and self._trace_at is not None:
+            smaller = self._steps > 1 and steps % self._steps == self._steps - 1  # an epoch's last batch
+            self._trace_at = max(self._trace_at, steps + smaller)
+
+    @property
+    def scope(self) -> str:
+        """What `bytes` counts."""
+        if self._device.type == "cuda":
+            return "CUDA allocator's peak over training, without the data set"
+        return "live tensors of one training step, without the data set"
+
+    @property
+    def bytes(self) -> int | None:
+        """The peak so far; None where it is not counted."""
+        if self._device.type == "cuda":
+            return max(self._before or 0, torch.cuda.max_memory_allocated(self._device) - self._resident)
+        return self._live.peak if self._live else self._before
+
+    def _state(self) -> list[Tensor]:
+        tensors: list[Tensor] = [*self._network.parameters(), *self._network.buffers()]
+        tensors += [p.grad for p in self._network.parameters() if p.grad is not None]
+        return tensors + [value for state in self._optimizer.state.values() for value in state.values()]
