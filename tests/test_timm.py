@@ -25,13 +25,15 @@ def described(name):
 
 def test_resnets_layers():
     assert described("resnet18") == (
-        "stem:64/4 1.0:64/1 1.1:64/1 2.0:128/2 2.1:128/1 3.0:256/2 3.1:256/1 4.0:512/2 4.1:512/1"
+        "conv1:64/4 layer1.0:64/1 layer1.1:64/1 layer2.0:128/2 layer2.1:128/1 "
+        "layer3.0:256/2 layer3.1:256/1 layer4.0:512/2 layer4.1:512/1"
     )
 
 
 def test_a_network_without_blocks_is_cut_at_its_convolutions():
     assert described("vgg11_bn") == (
-        "1.0:64/1 2.0:128/2 3.0:256/2 3.1:256/1 4.0:512/2 4.1:512/1 5.0:512/2 5.1:512/1"
+        "features.0:64/1 features.4:128/2 features.8:256/2 features.11:256/1 "
+        "features.15:512/2 features.18:512/1 features.22:512/2 features.25:512/2"
     )
 
 
@@ -61,9 +63,7 @@ def test_the_pieces_are_the_whole(name):
     ("name", "words"),
     [
         ("resnet19", "did you mean backbone=timm/resnet18?"),
-        ("vit_tiny_patch16_224", "cannot be cut into blocks: its parts do not run one after another"),
-        ("hrnet_w18_small", "cannot be cut into blocks"),
-        ("swin_tiny_patch4_window7_224", "fewer than two convolutional blocks"),
+        ("hrnet_w18_small", "cannot be cut: 'stage2' does not return one tensor"),
     ],
 )
 def test_what_has_no_blocks_is_refused(name, words):
@@ -109,13 +109,14 @@ def test_auxiliary_layers_are_copies_behind_what_makes_shapes_fit():
     assert [p.shape for p in block.parameters()] == [p.shape for p in live.parameters()]
     assert not {p.data_ptr() for p in block.parameters()} & {p.data_ptr() for p in live.parameters()}
     # A block that halves the image itself needs no pooling.
-    assert [type(m) for m in cfg.backbone.layer_like(3, 64, 2)] == [nn.Sequential]
+    (alone,) = cfg.backbone.layers_like(2, [3], [2])
+    assert [type(m) for m in alone] == [nn.Sequential]
 
 
 def test_copies_that_are_to_keep_the_size_do():
     """Of the block that begins a stage, which halves it, the next one of its width is copied."""
     settings = compose(["backbone=timm/resnet18", "K=1"]).backbone
-    copied = settings.layer_like(3, 128, 1)
+    (copied,) = settings.layers_like(4, [3], [1])
     assert copied(torch.randn(2, 128, 16, 16)).shape == (2, 128, 16, 16)
 
 

@@ -87,7 +87,10 @@ class MomentumLayer(FollowingLayer):
         self.follower = None if settings.source == "none" else copy.deepcopy(live)
         if self.follower is not None:
             self.follower.requires_grad_(bool(settings.gradient))
-        biases = {"block": lambda: copy.deepcopy(live), "channel": lambda: ChannelBias(channels)}
+        biases = {
+            "block": lambda: copy.deepcopy(live).requires_grad_(True),
+            "channel": lambda: ChannelBias(channels),
+        }
         self.bias = biases.get(settings.bias, lambda: None)()
         self._copies = settings.start == "copy"
         self._bias_copies = self._copies and settings.bias_start == "follower"

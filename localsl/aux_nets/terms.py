@@ -29,7 +29,7 @@ class Terms:
         ratio = self._ratio(site.module, stage)
         terms: list[Term] = []
         if any(aux.lambda_similarity):
-            kernel = 1 if site.layout == "tokens" else 3
+            kernel = 1 if not site.has_grid else 3
             projection = nn.Conv2d(site.channels, site.channels, kernel, padding=kernel // 2, bias=False)
             terms.append(Similarity(_taking(site, projection), between(aux.lambda_similarity, ratio)))
         if any(aux.lambda_reconstruction):
@@ -56,11 +56,11 @@ class Terms:
         """A head without a depth, for images (N, C, H, W)."""
         if name == "dgl_big":
             return BigDGLHead(site.channels, self._outputs)
-        if name == "dgl" and site.layout == "tokens":
+        if name == "dgl" and not site.has_grid:
             return DGLTokenHead(site.channels, self._outputs)
         if name == "dgl":
             return DGLHead(site.channels, self._first_size(site), self._outputs)
-        if name == "predsim" and site.layout == "tokens":
+        if name == "predsim" and not site.has_grid:
             return PooledHead(site.channels, self._outputs, self._aux.zero_start)
         if name == "predsim":
             aux = self._aux

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from localsl.core.initialization import normal_fan_out
 from localsl.core.layers import pooled
 
-# How features are laid out: images (N, C, H, W), maps with channels last (N, H, W, C), tokens (N, T, C).
-LAYOUTS = ("image", "map", "tokens")
+# How features are laid out: images (N, C, H, W), maps (N, H, W, C), tokens (N, T, C), vectors (N, C).
+LAYOUTS = ("image", "map", "tokens", "vector")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ class Backbone(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.classifier(x)
+
+    def refresh(self) -> None:
+        """Called before a step: for backbones whose layers hold references to another network's weights."""
 
 
 class Architecture:

@@ -48,6 +48,37 @@ class TokensAsImage(nn.Module):
         return x.transpose(1, 2).unsqueeze(3)
 
 
+class VectorAsImage(nn.Module):
+    """Vectors (N, C) to images of one pixel, (N, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, 1, 1), a view."""
+        return x[:, :, None, None]
+
+
+class ChannelsLast(nn.Module):
+    """Images (N, C, H, W) to maps (N, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C), a view."""
+        return x.permute(0, 2, 3, 1)
+
+
+class ImageAsTokens(nn.Module):
+    """Images (N, C, H, W) to tokens (N, H W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H W, C)."""
+        return x.flatten(2).transpose(1, 2)
+
+
 def as_image(layout: str) -> list[nn.Module]:
     """What makes images (N, C, H, W) of features of a layout; nothing where they are images."""
-    return {"image": [], "map": [ChannelsFirst()], "tokens": [TokensAsImage()]}[layout]
+    to_image = {"map": ChannelsFirst, "tokens": TokensAsImage, "vector": VectorAsImage}
+    return [to_image[layout]()] if layout in to_image else []
+
+
+def from_image(layout: str) -> list[nn.Module]:
+    """What makes features of a layout of images (N, C, H, W); nothing where they are images."""
+    to_layout = {"map": ChannelsLast, "tokens": ImageAsTokens, "vector": nn.Flatten}
+    return [to_layout[layout]()] if layout in to_layout else []

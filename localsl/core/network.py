@@ -110,6 +110,7 @@ class LocalNetwork(nn.Module):
             images: normalised, (N, 3, H, W).
             targets: class indices, (N,) int64.
         """
+        self.backbone.refresh()
         batch = Batch(images, targets, self._mean, self._std, self._classes)
         reach = max((p.span for m in self.local_modules for p in m.objective.parts), default=1)
         inputs = {0: images}  # of the modules that a later graph can begin with, detached
@@ -135,7 +136,7 @@ class LocalNetwork(nn.Module):
         if features is None:
             with torch.no_grad():
                 features = nn.Sequential(*self.layers_of(module))(inputs[index])
-        inputs[index + 1] = F.dropout2d(features.detach(), module.objective.dropout, self.training)
+        inputs[index + 1] = _dropped(features.detach(), module.objective.dropout, self.training)
         if parts:
             weights = module.objective.weights
             loss = LocalLoss(index, weighted_sum(terms, weights), terms, weights, correct)
@@ -178,6 +179,14 @@ class LocalNetwork(nn.Module):
                 }
             )
         return rows
+
+
+def _dropped(features: Tensor, probability: float, training: bool) -> Tensor:
+    """Features with whole channels of images, and single values of anything else, dropped in training."""
+    if not probability:
+        return features
+    drop = F.dropout2d if features.ndim == 4 else F.dropout
+    return drop(features, probability, training)
 
 
 def summary(network: nn.Module) -> str:

@@ -25,6 +25,11 @@ class Site:
     size: int
     layout: str = "image"
 
+    @property
+    def has_grid(self) -> bool:
+        """Whether features have a height and a width, so that 3x3 convolutions make sense."""
+        return self.layout in ("image", "map")
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -34,7 +34,7 @@ class Problem:
         return f"{start}: {self.allowed}" + (f"; {self.instead}" if self.instead else "")
 
 
-class ConfigError(LocalslError):
+class ConfigError(LocalslError, ValueError):
     """Everything found wrong with a configuration, at once. Exit code 2.
 
     Attributes:
@@ -77,6 +77,17 @@ def ruled(rule: Rule | None = None, *, always: bool = False, **kwargs: Any) -> A
     added, and recorded runs keep their ids.
     """
     return field(metadata={"rule": rule, "always": always}, **kwargs)
+
+
+def wrong_values(settings: Any) -> Iterator[Problem]:
+    """The fields of a dataclass whose values do not satisfy their rules."""
+    for entry in fields(settings):
+        # A subclass with another default has a field without the rule.
+        declared = (vars(cls).get("__dataclass_fields__", {}).get(entry.name) for cls in type(settings).__mro__)
+        rules = (field.metadata.get("rule") for field in declared if field is not None)
+        rule, value = next(filter(None, rules), None), getattr(settings, entry.name)
+        if rule is not None and value is not None and not rule.holds(value):
+            yield Problem(entry.name, value, rule.allowed, rule.instead)
 
 
 def derived() -> Any:

@@ -129,7 +129,10 @@ class HeadMethod(AuxSettings, Method):
 
     def resolved(self, partition: Partition) -> Self:
         """With the network's scale, its pyramid, and InfoPro's weights where they are None."""
-        return published_weights(self.scaled(partition.architecture.scale), partition)  # pyright: ignore[reportReturnType]
+        method = published_weights(self.scaled(partition.architecture.scale), partition)
+        if self.pyramid is None and self.depth and len(self.groups(partition)) == 2:
+            method.pyramid = 0.0  # which runs from the first auxiliary network to the last, and there is one
+        return method  # pyright: ignore[reportReturnType]
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
         """Depths and strategies that cannot be built."""
@@ -228,15 +231,12 @@ def head_problems(aux: AuxSettings, partition: Partition) -> Iterator[Problem]:
     elif aux.multiplier is not None and (aux.depth is None or not used & set(CONVOLUTIONS)):
         what = "is the width of convolutional heads of a depth, and these are none"
         yield Problem("aux.multiplier", aux.multiplier, what, "leave aux.multiplier out")
-    if all(layer.layout != "tokens" for layer in partition.layers):
+    if all(layer.layout in ("image", "map") for layer in partition.layers):
         return
     name = partition.architecture.name
     if aux.decodes:
         what = f"InfoPro's decoder restores an image from image features, and those of {name} are tokens"
         yield Problem("aux.lambda_reconstruction", aux.lambda_reconstruction, what, "take another method")
-    convolutional = (
-        aux.head[0] in "12" if aux.depth is None else aux.head != "auglocal" or used & set(CONVOLUTIONS)
-    )
-    if convolutional:
+    if aux.head[0] in "12" if aux.depth is None else used & set(CONVOLUTIONS):
         what = f"has 3x3 convolutions, and the features of {name} are tokens"
         yield Problem("aux.head", aux.head, what, "take dgl, linear (0c1f) or auglocal")

@@ -1,0 +1,270 @@
+"""How any network can be cut: its forward pass as a chain of steps, each of which takes what the last one gave.
+
+A module's own forward is traced symbolically with its children as black boxes (torch.fx). Between two points of
+that trace where a single tensor passes lies a step: a child module, or what stands between two of them, such as
+a flattening, as a small graph of its own. Sequences and stages are opened in turn; residual blocks remain whole.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import fx, nn
+
+from localsl.core.settings import LocalslError
+
+HEAVY = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+
+
+class Uncuttable(LocalslError, ValueError):
+    """A network that cannot be cut, or not there; the message says why."""
+
+
+class Glue(nn.Module):
+    """Operations of a module's forward between two of its children, on one tensor.
+
+    Attributes:
+        path: the name of the module whose forward they are of.
+    """
+
+    def __init__(self, owner: nn.Module, path: str, graph: fx.Graph):
+        super().__init__()
+        self.path = path
+        self.operations = fx.GraphModule(owner, graph, "Glue")
+
+    def forward(self, x: Any) -> Any:
+        """What the operations make of `x`."""
+        return self.operations(x)
+
+    def refresh(self, model: nn.Module) -> None:
+        """Take the present parameters and buffers of the model: moving it may have replaced them."""
+        owner = model.get_submodule(self.path)
+        for node in self.operations.graph.nodes:
+            if node.op == "get_attr":
+                place, _, name = node.target.rpartition(".")
+                of, source = self.operations.get_submodule(place), owner.get_submodule(place)
+                for kind in ("_parameters", "_buffers"):
+                    if name in getattr(source, kind):
+                        getattr(of, kind)[name] = getattr(source, kind)[name]
+
+
+@dataclass
+class Step:
+    """A part of the forward pass between two points that a single tensor passes.
+
+    Attributes:
+        name: of its module in the network; of glue that of its last operation.
+        module: one of the network's modules, or `Glue`.
+    """
+
+    name: str
+    module: nn.Module
+
+    @cached_property
+    def inner(self) -> list[Step]:
+        """Its own steps, if it is a chain."""
+        kind = type(self.module)
+        builtin = kind.__module__.startswith("torch.nn") and not isinstance(self.module, nn.Sequential)
+        if isinstance(self.module, Glue) or builtin or not any(True for _ in self.module.children()):
+            return []
+        try:
+            return _chain(self.module, self.name)
+        except Untraceable:
+            return []
+
+    @cached_property
+    def heavy(self) -> int:
+        """How many convolutions and linear layers it has."""
+        return sum(isinstance(m, HEAVY) for m in self.module.modules())
+
+    @cached_property
+    def opens(self) -> bool:
+        """Whether its steps rather than itself are what a network is made of: a sequence, or a stage of blocks."""
+        if isinstance(self.module, nn.Sequential):
+            return bool(self.inner)
+        if self.heavy < 2 or any(isinstance(step.module, Glue) and step.heavy for step in self.inner):
+            return False  # one layer, or a residual block
+        in_blocks = sum(step.heavy for step in _flat(self.inner, ()) if step.heavy > 1)
+        return in_blocks > 0.6 * self.heavy
+
+
+def steps(model: nn.Module, cuts: Iterable[str] = ()) -> list[Step]:
+    """The chain of a network's steps, opened down to its blocks, and further where a name in `cuts` lies inside.
+
+    Raises:
+        Uncuttable: if the network is no chain of at least two steps, or not at one of the cuts.
+    """
+    cuts = list(cuts)
+    try:
+        chain = _chain(model, "")
+    except Untraceable as reason:
+        raise Uncuttable(f"{type(model).__name__} cannot be cut: {reason}") from reason
+    found = list(_flat(chain, cuts))
+    ends = {step.name for step in found}
+    for cut in cuts:
+        if cut not in ends and not _ends_with(found, cut):
+            raise Uncuttable(_refusal(model, found, cut))
+    if len(found) < 2:
+        raise Uncuttable(f"{type(model).__name__} cannot be cut: its parts do not run one after another")
+    return found
+
+
+def position(found: list[Step], cut: str) -> int:
+    """The index of the step that a cut follows: the step of that name, or the last one inside it."""
+    inside = [i for i, step in enumerate(found) if step.name == cut or step.name.startswith(f"{cut}.")]
+    return inside[-1]
+
+
+def _ends_with(found: list[Step], cut: str) -> bool:
+    """Whether the chain was opened inside the module of this name, so that its output is a step's."""
+    return bool(cut) and any(step.name.startswith(f"{cut}.") for step in found)
+
+
+def _flat(chain: Iterable[Step], cuts: Iterable[str]) -> Iterator[Step]:
+    for step in chain:
+        asked = any(cut.startswith(f"{step.name}.") for cut in cuts)
+        if step.opens or (asked and step.inner):
+            yield from _flat(step.inner, cuts)
+        else:
+            yield step
+
+
+class Untraceable(Exception):
+    """A module whose own forward cannot be followed."""
+
+
+class _Level(fx.Tracer):
+    """Follows one module's forward, with its children as black boxes."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+def traced(module: nn.Module) -> fx.Graph:
+    """A module's own forward with one input, all other arguments at their defaults.
+
+    Raises:
+        Untraceable: if it depends on values, or needs more than one argument.
+    """
+    forward = inspect.signature(type(module).forward)
+    _, first, *others = [*forward.parameters.values(), None]
+    more = [p for p in others if p is not None and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    variadic = first is not None and first.kind in (first.VAR_POSITIONAL, first.VAR_KEYWORD)
+    if first is None or variadic or any(p.default is p.empty for p in more):
+        raise Untraceable(f"the forward of {type(module).__name__} does not take one tensor")
+    tracer = _Level()
+    try:
+        graph = tracer.trace(module, {p.name: p.default for p in more})
+    except Exception as error:  # whatever the forward does with something that is no tensor
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        raise Untraceable(f"the forward of {type(module).__name__} cannot be traced ({text})") from error
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for extra in placeholders[1:]:
+        for user in [*extra.users, extra]:
+            for assertion in [*user.users, user]:  # torch.fx asserts that they have their defaults
+                if not assertion.users and assertion in graph.nodes:
+                    graph.erase_node(assertion)
+    return graph
+
+
+def _constant(node: fx.Node) -> bool:
+    """Whether a value depends on no input, so that each step can make it again."""
+    return node.op == "get_attr" or (
+        node.op != "placeholder" and bool(node.all_input_nodes) and all(map(_constant, node.all_input_nodes))
+    )
+
+
+def _crossing(nodes: list[fx.Node], at: int) -> list[fx.Node]:
+    """The values that are made at or before a node of a graph and used after it."""
+    later = set(nodes[at + 1 :])
+    return [n for n in nodes[: at + 1] if not _constant(n) and any(user in later for user in n.users)]
+
+
+def _chain(module: nn.Module, path: str) -> list[Step]:
+    """The steps of a module's own forward, each opened as far as it can be."""
+    graph = traced(module)
+    nodes = [
+        node
+        for node in graph.nodes
+        if node.op != "output" and not (node.op == "call_function" and not node.users)
+    ]
+    (result,) = (node.args[0] for node in graph.nodes if node.op == "output")
+    if not isinstance(result, fx.Node):
+        raise Untraceable(f"the forward of {type(module).__name__} does not return one tensor")
+    order = {node: i for i, node in enumerate(nodes)}
+    ends = [i for i in range(len(nodes) - 1) if _crossing(nodes, i) == [nodes[i]]]
+    if result is not nodes[-1]:
+        ends = [i for i in ends if i < order[result]]
+    found, before = [], nodes[0]
+    for end in [*(i for i in ends if i), order[result]]:
+        found.append(_step(module, path, nodes[order[before] + 1 : end + 1], before))
+        before = nodes[end]
+    return found
+
+
+def _step(owner: nn.Module, path: str, nodes: list[fx.Node], before: fx.Node) -> Step:
+    last, prefix = nodes[-1], f"{path}." if path else ""
+    working = [node for node in nodes if not _constant(node)]
+    name = f"{prefix}{last.target if last.op == 'call_module' else last.name}"
+    if len(working) == 1 and last.op == "call_module" and last.args == (before,) and not last.kwargs:
+        return Step(name, owner.get_submodule(str(last.target)))
+    graph = fx.Graph()
+    known: dict[fx.Node, fx.Node] = {before: graph.placeholder("x")}
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in known:
+            known[node] = graph.node_copy(node, copied)
+        return known[node]
+
+    graph.output(copied(last))
+    return Step(name, Glue(owner, path, graph))
+
+
+def _refusal(model: nn.Module, found: list[Step], cut: str) -> str:
+    """Why a network cannot be cut after a module: it is not there, or something else passes the cut."""
+    names = dict(model.named_modules())
+    if cut not in names or not cut:
+        import difflib
+
+        near = difflib.get_close_matches(cut, list(names), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"cannot cut after {cut!r}: {type(model).__name__} has no module of this name{hint}"
+    inside = max((s.name for s in found if cut.startswith(f"{s.name}.")), key=len, default="")
+    while True:
+        owner = names[inside]
+        rest = cut.removeprefix(f"{inside}." if inside else "")
+        try:
+            graph = traced(owner)
+        except Untraceable as reason:
+            return f"cannot cut after {cut!r}, inside {inside or type(model).__name__!r}: {reason}"
+        nodes = [node for node in graph.nodes if node.op != "output"]
+        targets = [str(node.target) if node.op == "call_module" else "" for node in nodes]
+        if rest in targets:
+            break
+        child = next((t for t in targets if t and rest.startswith(f"{t}.")), None)
+        if child is None:
+            return (
+                f"cannot cut after {cut!r}: the forward of {inside or type(model).__name__!r} does not call it"
+            )
+        inside = f"{inside}.{child}" if inside else child
+    at = len(targets) - 1 - targets[::-1].index(rest)
+    others = [node for node in _crossing(nodes, at) if node is not nodes[at]]
+    where = repr(inside) if inside else type(model).__name__
+    if not others:
+        return f"cannot cut after {cut!r}: nothing of {where} comes after it, or {where} itself cannot be left"
+    other, later = others[0], set(nodes[at + 1 :])
+    user = next(n for n in nodes if n in later and n in other.users)
+    given = f"the input of {where}" if other.op == "placeholder" else f"the output of {_called(other, inside)}"
+    return f"cannot cut after {cut!r}: {_called(user, inside)} also takes {given}"
+
+
+def _called(node: fx.Node, inside: str) -> str:
+    """What computes a value, in words."""
+    if node.op == "call_module":
+        return repr(f"{inside}.{node.target}" if inside else str(node.target))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return f"'{name}' in {inside!r}" if inside else f"'{name}' in its forward"
