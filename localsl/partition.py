@@ -91,8 +91,8 @@ def layer_wise(cfg: Config) -> bool:
 
 
 def joins_last(cfg: Config) -> bool:
-    """Whether the last d layers form one module: as typed, or as AugLocal's code does, for small images with one
-    module a layer.
+    """Whether the last d layers form one module: as typed, or, as in AugLocal's code, for small images with
+    one module a layer.
     """
     if cfg.partition.join_last is None:
         return cfg.aux.scale != "imagenet" and layer_wise(cfg)

@@ -11,6 +11,8 @@ from typing import Any
 
 from localsl import display, tracking
 from localsl.command_line import Line
+from localsl.composition import Composition
+from localsl.config import compose
 from localsl.schema import ConfigError, Problem
 from localsl.tables import overview, records, render, report
 from localsl.tables.records import Run
@@ -138,6 +140,9 @@ def _rendered(line: Line) -> Rendered:
         records.keep(line.configs)
         runs = records.under(folder / "runs")
     configs = {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)}
+    cells = (cell for table in line.request.tables for cell in table.cells)
+    composition = Composition()
+    configs |= {o: compose(o, composition) for cell in cells for o in line.request.former_overrides(cell)}
     composed = Composed(line.request, configs)
     tables = [table for table in line.request.tables if not table.analysis]
     made = {table.name: render.rows(table, composed, runs) for table in tables}

@@ -69,6 +69,8 @@ class Cell:
         numbers: what the paper prints for it, one a metric.
         drawn: whether it is part of a figure.
         defaults: of the setting, what sets the cell apart though it need not be typed.
+        formerly: what is typed to get an earlier default, whose recorded runs are shown, marked, until there
+            are runs of the present one.
     """
 
     keys: tuple[str, ...]
@@ -77,6 +79,7 @@ class Cell:
     numbers: tuple[Number, ...]
     drawn: bool = False
     defaults: tuple[str, ...] = ()
+    formerly: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:
@@ -157,6 +160,10 @@ class Request:
     def overrides(self, cell: Cell) -> list[tuple[str, ...]]:
         """The runs of a cell without their seeds: one for each combination of what was typed."""
         return [_merged(cell.overrides, typed) for typed in self.typed]
+
+    def former_overrides(self, cell: Cell) -> list[tuple[str, ...]]:
+        """The same in the earlier form of a cell that has one. Sweeps run none of them."""
+        return [(*overrides, *cell.formerly) for overrides in self.overrides(cell) if cell.formerly]
 
     @cached_property
     def jobs(self) -> list[Job]:
@@ -313,8 +320,8 @@ def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -
         keys = {key: typed.get(override, "") for key, override in TOLD.items()}
         keys |= {key: str(value) for key, value in grid.get("keys", {}).items()}
         ordered = tuple(keys.get(key, "") for key in KEYS)
-        printed, defaults = tuple(numbers.get(ordered, [])), tuple(grid.get("defaults", "").split())
-        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), printed, defaults=defaults)
+        more = {name: tuple(grid.get(name, "").split()) for name in ("defaults", "formerly")}
+        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])), **more)
 
 
 def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
