@@ -55,7 +55,7 @@ MEASURED_ALONE = {  # by `measure=`
 ASIDE = {name for name in (*SETTING, *EXCLUDED) if not name.startswith("dataset.sgd")}
 
 # Figures that need no more of a run than its record: analyses whose runs may lack a checkpoint.
-BY_RECORD = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff")
+BY_RECORD = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff", "analysis=accuracy")
 
 
 @dataclass(frozen=True)
@@ -291,9 +291,13 @@ def _files(pattern: str) -> list[str]:
 
 
 def read(name: str) -> Table:
-    """The table or figure of a file, each cell of a table tied to its published numbers."""
+    """The table or figure of a file, each cell of a table tied to its published numbers. A figure that says only
+    `same_as: mlaan/fig4` is that one under its own name.
+    """
     values = OmegaConf.to_container(OmegaConf.load(SWEEPS / f"{name}.yaml"))
     assert isinstance(values, dict)
+    if "same_as" in values:
+        return replace(read(values["same_as"]), name=name)
     if "analysis" in values:
         return _figure(name, values)  # pyright: ignore[reportArgumentType]
     numbers: dict[tuple[str, ...], list[Number]] = {}
