@@ -103,7 +103,8 @@ def _all_composed(wanted: list[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], 
 
 def _launch_problems(overrides: Sequence[str], configs: Iterable[Config]) -> list[Problem]:
     own = [override for override in overrides if field_of(override).startswith(("hydra/", "hydra."))]
-    sizes = {cfg.processes for cfg in configs}
+    # What a run on several processes costs is measured by one.
+    sizes = {cfg.processes for cfg in configs if cfg.measure is None}
     with contextlib.suppress(*REFUSED):  # told with the configurations
         return list(launching.problems(hydras_own(own), sizes)) if own or sizes - {1} else []
     return []

@@ -361,6 +361,24 @@ def test_memory_is_a_gpus_where_it_was_measured_on_one(on_gpu, ours, of):
     assert (row["modules"], row["device"]) == (16, "H100")
 
 
+def test_memory_that_a_paper_sums_is_that_of_all_processes():
+    """Of one process where it does not, and measured without starting any."""
+    request = sweeps.requested(["sweep=auglocal/table4"])
+    cell = next(cell for cell in request.tables[0].cells if "processes=8" in cell.overrides)
+    asked = sweeps.measuring(cell.overrides, "memory")
+    record = {"figures": {"peak_bytes": 2e9}, "scope": "live", "precision": "fp32", "batch_size": 1024}
+    record |= {"measure": "memory", "device": "CPU", "versions": {"torch": "2"}, "commit": None}
+    for processes, ours in ((8, "16.00"), (1, "2.00")):
+        row = render._measured(cell.numbers[0], record | {"processes": processes}, "")
+        assert row["ours_mean"] == ours
+        assert ("of one of 8 processes, times 8" in row["measured_on"]) == (processes == 8)
+    of_mlaan = sweeps.read("mlaan/table3").cells[0].numbers[0]
+    assert render._measured(of_mlaan, record | {"processes": 8}, "")["ours_mean"] == "2.00"
+    line = check_command_line(["-m", "sweep=auglocal/table4"])  # no launcher of eight is asked for
+    assert [cfg.processes for cfg in line.configs if cfg.measure == "memory"].count(8) == 4
+    assert asked in [job.overrides for job in line.jobs]
+
+
 def test_what_was_typed_beside_a_measured_table_is_told_and_not_mixed():
     table = sweeps.read("mlaan/table3")
     cell = next(cell for cell in table.cells if cell.unbuilt is None)

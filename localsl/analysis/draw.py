@@ -87,8 +87,8 @@ def savings(panels: Panels) -> Figure:
 
 
 def tradeoff(panels: Panels) -> Figure:
-    """Error over memory, a point a rule, the mean over its runs: below and to the left is better. The error is the
-    top-5 one where all runs of a panel have it, as on ImageNet.
+    """Error over memory, a point a rule, the mean over its runs: below and to the left is better. The error is
+    the top-5 one where all runs of a panel have it, as on ImageNet.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(7 * len(panels), 4.4), squeeze=False)
     for rows, axis in zip(panels, axes[0], strict=True):
@@ -119,7 +119,7 @@ def accuracies(panels: Panels) -> Figure:
         values: dict[str, list[float]] = {}
         for row in rows:
             values.setdefault(row["label"], []).append(float(row["test_accuracy"]))
-        for index, (label, found) in enumerate(values.items()):
+        for index, found in enumerate(values.values()):
             spread = statistics.stdev(found) if len(found) > 1 else None
             axis.bar(index, statistics.fmean(found), yerr=spread, color=f"C{index % 10}")
         axis.set_xticks(range(len(values)), list(values), rotation=45, ha="right", fontsize=7)

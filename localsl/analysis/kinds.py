@@ -150,8 +150,8 @@ def savings(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.dev
 
 
 def tradeoff(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
-    """Test error at the last epoch, top-5 error where it was counted, and the peak memory of a training step, in
-    bytes. The record of a run is enough: no checkpoint is read.
+    """Test error at the last epoch, top-5 error where it was counted, and the peak memory of a training step,
+    in bytes. The record of a run is enough: no checkpoint is read.
 
     Raises:
         ConfigError: if the memory of a run was not counted, or not as that of the first.

@@ -44,6 +44,9 @@ COLUMNS += ["precision", "train_images", "test_images", "modules", "runs", "devi
 # In a row's measured_on: what follows was typed beside the table, and may cost other than the cells do.
 TYPED = "; typed: "
 
+# The published note of memory that adds up all GPUs; of others a record's is of one process.
+SUMMED = "summed over GPUs"
+
 # A row's status begins with it where its runs are of an earlier default than the cell's (`Cell.formerly`).
 EARLIER = "earlier form: "
 
@@ -174,6 +177,9 @@ def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
 
 def _measured(number: Number, record: dict[str, Any], typed: str) -> Row:
     value, scope = VALUES[number.metric](record)
+    processes = record.get("processes") or 1  # the first records have none
+    if number.note == SUMMED and processes > 1:
+        value, scope = value * processes, f"{scope}, of one of {processes} processes, times {processes}"
     return {
         "ours_mean": f"{value:.2f}",
         "difference": f"{value - float(number.value):+.2f}",

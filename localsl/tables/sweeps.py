@@ -291,8 +291,9 @@ def _files(pattern: str) -> list[str]:
 
 
 def read(name: str) -> Table:
-    """The table or figure of a file, each cell of a table tied to its published numbers. A figure that says only
-    `same_as: mlaan/fig4` is that one under its own name.
+    """The table or figure of a file, each cell of a table tied to its published numbers.
+
+    A figure that says only `same_as: mlaan/fig4` is that one under its own name.
     """
     values = OmegaConf.to_container(OmegaConf.load(SWEEPS / f"{name}.yaml"))
     assert isinstance(values, dict)
