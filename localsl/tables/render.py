@@ -88,9 +88,11 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
         for number in cell.numbers:
             measure = MEASURED_ALONE.get(number.metric)
             costs = list(composed.measuring(cell, measure)) if measure else []
-            of_cell = _rows_of(number, cell, table.seeds, settings, costs)
+            of_cell = _rows_of(number, cell, table.seeds_of(cell), settings, costs)
             if former and number.metric in MEASURED_BY_TRAINING:
-                of_former = [_marked(row, cell) for row in _rows_of(number, cell, table.seeds, former, costs)]
+                of_former = [
+                    _marked(row, cell) for row in _rows_of(number, cell, table.seeds_of(cell), former, costs)
+                ]
                 of_cell = [*of_cell, *of_former] if settings else of_former
             made += of_cell
     return reductions.add(made)
@@ -123,7 +125,8 @@ def _rows_of(
     number: Number, cell: Cell, seeds: int, settings: list[list[Run]], costs: list[tuple[Config, str]]
 ) -> list[Row]:
     row = dict.fromkeys(COLUMNS, "") | dict(zip(KEYS, number.keys, strict=True))
-    row |= {"metric": number.metric, "paper_mean": number.value, "paper_std": number.std, "note": number.note}
+    row |= {"metric": number.metric, "paper_mean": number.value, "paper_std": number.std}
+    row["note"] = "; ".join(filter(None, (number.note, cell.note)))
     if cell.unbuilt is not None:
         return [row | {"status": f"not built: {cell.unbuilt}"}]
     if number.metric == "structure":

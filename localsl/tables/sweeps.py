@@ -71,6 +71,8 @@ class Cell:
         defaults: of the setting, what sets the cell apart though it need not be typed.
         formerly: what is typed to get an earlier default, whose recorded runs are shown, marked, until there
             are runs of the present one.
+        seeds: runs of it, where the grid says so; None: as many as of the table's other cells.
+        note: what a reader of its rows has to know.
     """
 
     keys: tuple[str, ...]
@@ -80,6 +82,8 @@ class Cell:
     drawn: bool = False
     defaults: tuple[str, ...] = ()
     formerly: tuple[str, ...] = ()
+    seeds: int | None = None
+    note: str = ""
 
     @property
     def trains(self) -> bool:
@@ -119,6 +123,10 @@ class Table:
     plot: dict[str, Any] | None
     cells: list[Cell] = field(repr=False)
     analysis: tuple[str, ...] = ()
+
+    def seeds_of(self, cell: Cell) -> int:
+        """Runs of one of its cells."""
+        return cell.seeds or self.seeds
 
     @property
     def paper(self) -> str:
@@ -170,7 +178,7 @@ class Request:
         """All runs, those that several cells share once."""
         asking: dict[tuple[tuple[str, ...], int | None], list[str]] = {}
         for table in self.tables:
-            for run in (run for cell in table.cells for run in self._runs(cell, table.seeds)):
+            for run in (run for cell in table.cells for run in self._runs(cell, table.seeds_of(cell))):
                 tables = asking.setdefault(run, [])
                 if table.name not in tables:
                     tables.append(table.name)
@@ -325,7 +333,8 @@ def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -
         keys = {key: typed.get(override, "") for key, override in TOLD.items()}
         keys |= {key: str(value) for key, value in grid.get("keys", {}).items()}
         ordered = tuple(keys.get(key, "") for key in KEYS)
-        more = {name: tuple(grid.get(name, "").split()) for name in ("defaults", "formerly")}
+        more: dict[str, Any] = {k: tuple(grid.get(k, "").split()) for k in ("defaults", "formerly")}
+        more |= {"seeds": grid.get("seeds"), "note": grid.get("note", "")}
         yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])), **more)
 
 
