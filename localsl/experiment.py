@@ -114,6 +114,7 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
         lines.append(f"{cfg.processes} processes, {share} images of each batch for one")
     if cfg.method.single_module:
         lines.append(f"{cfg.method.name} trains one module whatever K says")
+    lines += cfg.method.notes(cfg)
     if cfg.schedule.warmup_epochs >= cfg.schedule.epochs:
         warmup = f"schedule.warmup_epochs={cfg.schedule.warmup_epochs}"
         lines.append(f"note: {warmup} covers all {cfg.schedule.epochs} epochs")

@@ -65,6 +65,10 @@ class Method:
             yield Problem("aux.depth", cfg.aux.depth, what, "leave aux.depth out")
         yield from _head_problems(cfg.aux)
 
+    def notes(self, cfg: Config) -> Iterator[str]:
+        """What is worth knowing of a configuration before it runs, as sentences."""
+        return iter(())
+
     def groups(self, cfg: Config) -> list[range]:
         """The local layers of each module."""
         return partition.cut(cfg)
@@ -162,6 +166,15 @@ class HeadMethod(Method):
                 f"the pyramid needs three modules or more, and K={cfg.K} with aux.depth={aux.depth} makes two"
             )
             yield Problem("aux.pyramid", aux.pyramid, what, "type aux.pyramid=0, or another K")
+
+    def notes(self, cfg: Config) -> Iterator[str]:
+        """Of a rule that is not AugLocal, that `aux.depth` brings more of AugLocal than heads of that depth."""
+        if cfg.aux.depth is not None and cfg.aux.head != "auglocal":
+            joined = (
+                f", and the last {cfg.aux.depth} layers are one module" if partition.joins_last(cfg) else ""
+            )
+            pyramid = f"the depth of heads falls with aux.pyramid={cfg.aux.pyramid}"
+            yield f"note: aux.depth makes this a baseline of AugLocal's Table 9: {pyramid}{joined}"
 
     def groups(self, cfg: Config) -> list[range]:
         """The groups of the partition; with a depth d the last d layers may be one (`partition.join_last`)."""
