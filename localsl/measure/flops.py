@@ -128,6 +128,7 @@ def training_flops(cfg: Config) -> int:
     segments = cfg.method.checkpoint_segments(cfg)
     with _Shapes() as counter:
         for index, objective in enumerate(objectives):
+            x = inputs[index]
             for part in objective.parts or [None]:
                 start = index - part.span + 1 if part else index
                 layers = [backbone.layers[i] for group in groups[start : index + 1] for i in group]

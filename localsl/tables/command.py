@@ -60,8 +60,9 @@ def _before(line: Line) -> str:
 
 def _work(line: Line) -> str:
     """Prints what there is to run, as soon as it is known; returns what it costs in all."""
-    asked, told = set(line.jobs), overview.runs(line.jobs, line.configs)
-    if line.request is not None:
+    if line.request is None:
+        asked, told = set(line.jobs), overview.runs(line.jobs, line.configs)
+    else:
         asked, told = set(line.request.to_run), overview.status(line.request, line.jobs, line.configs)
     print(told, flush=True)
     from localsl.tables import estimate  # imports that no other command line waits for
