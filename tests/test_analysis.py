@@ -336,6 +336,29 @@ def test_points_of_the_tradeoff_are_means_over_seeds():
     assert [text.get_text() for text in axis.texts] == ["bp", "dgl"]
 
 
+def test_a_panel_of_top5_errors_shows_them():
+    of = {"dataset": "imagenet", "backbone": "tiny", "epochs": 3, "train_images": 60, "batch_size": 30}
+    rows = [of | {"label": "bp", "test_error": 30.0, "top5_error": 10.0, "peak_memory_bytes": 2**20}]
+    (axis,) = draw.tradeoff([rows]).axes
+    assert axis.lines[0].get_xydata()[0].tolist() == [1, 10]
+    assert axis.get_ylabel() == "top-5 error (%)"
+
+
+def test_accuracies_end_to_end(trained, ids, monkeypatch):
+    assert analysed(monkeypatch, trained, "accuracy", [ids["bp"], ids["dgl"]]) == 0
+    rows = rows_of("there/it.csv")
+    assert [(row["label"], row["run"]) for row in rows] == [("bp", ids["bp"]), ("dgl", ids["dgl"])]
+    assert Path("there/it.png").exists()
+
+
+def test_bars_of_accuracy_are_means_over_seeds():
+    of = {"dataset": "digits", "backbone": "tiny"}
+    points = (("bp", "90.0"), ("bp", "94.0"), ("dgl", "70.0"))
+    rows = [of | {"label": label, "test_accuracy": accuracy} for label, accuracy in points]
+    (axis,) = draw.accuracies([rows]).axes
+    assert [bar.get_height() for bar in axis.patches] == [92, 70]
+
+
 def test_memory_counted_in_two_ways_is_not_compared(trained, ids, tmp_path):
     copy = tmp_path / "other"
     shutil.copytree(next(trained.glob("digits/dgl-tiny-K4/*")), copy)

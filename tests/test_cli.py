@@ -182,3 +182,20 @@ def test_real_cifar10(method, at_least, real_cifar10):
     subprocess.run(line, check=True, env=os.environ | {"LOCALSL_DATA": str(real_cifar10)}, timeout=900)
     (record,) = records()
     assert record["last"]["test_accuracy"] >= at_least
+
+
+def test_a_depth_of_another_rule_is_told_to_bring_the_pyramid(monkeypatch, capsys):
+    for rule, told in (("dgl", 1), ("auglocal", 0)):
+        assert typed(monkeypatch, "show=modules", f"method={rule}", "aux.depth=3") == 0
+        assert capsys.readouterr().out.count("aux.depth makes this a baseline of AugLocal's Table 9") == told
+
+
+def test_a_plain_sweep_lists_its_runs_and_their_price(monkeypatch, capsys):
+    assert typed(monkeypatch, "-m", "method=bp,dgl", "K=4", "show=jobs") == 0
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines() if "show=jobs" in line] == ["missing", "missing"]
+    assert "2 runs to do: about" in told
+    assert [*Path("outputs").rglob("*")] == [
+        Path("outputs/measured"),
+        Path("outputs/measured/training_flops.json"),
+    ]

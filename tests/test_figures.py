@@ -13,7 +13,7 @@ from tests.test_cli import typed
 
 
 def test_figures_are_asked_for_by_name_and_no_part_of_the_tables():
-    assert sweeps.named("man/figures") == ["man/fig4", "man/fig5", "man/fig6", "man/fig7"]
+    assert sweeps.named("man/figures") == ["man/fig1", "man/fig4", "man/fig5", "man/fig6", "man/fig7"]
     assert sweeps.named("fig3") == ["auglocal/fig3", "ours/fig3"]
     assert set(sweeps.named("figures")) == set(sweeps.figures())
     assert not set(sweeps.named("all")) & set(sweeps.figures())
@@ -31,10 +31,18 @@ def test_every_figure_composes_and_tells_its_runs_apart():
     for figure in asked:
         kind = compose(figure.analysis).analysis.kind
         required = {"checkpoint.required=true" in cell.overrides for cell in figure.cells}
-        assert required == {kind not in ("convergence", "pyramid", "tradeoff")}
+        assert required == {kind not in ("convergence", "pyramid", "tradeoff", "accuracy")}
         assert kind != "cka" or any("method=bp" in cell.overrides for cell in figure.cells)
         labels = {(cell.label, *cell.keys[1:4]) for cell in figure.cells}
         assert len(labels) == len(figure.cells) or kind == "pyramid"
+
+
+def test_the_preprints_figures_are_mlaans():
+    preprint = [name for name in sweeps.figures() if name.startswith("mlaan_preprint/")]
+    assert [name.split("/")[1] for name in preprint] == ["fig1", "fig4", "fig5", "fig6"]
+    for name in preprint:
+        own, mlaans = sweeps.read(name), sweeps.read(name.replace("_preprint", ""))
+        assert (own.name, own.cells, own.analysis) == (name, mlaans.cells, mlaans.analysis)
 
 
 FIGURE = """

@@ -67,7 +67,7 @@ def test_one_job_at_a_time_and_a_clusters_jobs_share_nothing(launcher):
 
 def test_cores_are_those_of_the_processs_affinity():
     code = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}}); "
-    code += "from localsl.composition import hydras_own; from localsl.launching import machine; "
+    code += "from localsl.config.composition import hydras_own; from localsl.cli.launching import machine; "
     code += "print(machine(hydras_own(['hydra/launcher=joblib']), 9))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert found.stdout.startswith("Machine(cores=1, "), found.stderr

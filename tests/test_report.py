@@ -83,7 +83,7 @@ class Tables(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tables, self.open, self.ids = {}, [], []
+        self.tables, self.heads, self.open, self.ids = {}, [], [], []
         self.feed(text)
         assert self.open == []
         assert len(self.ids) == len(set(self.ids))
@@ -95,6 +95,7 @@ class Tables(HTMLParser):
             self.rows = self.tables.setdefault(attrs["aria-label"], [])
         if tag == "tr":
             self.rows.append([])
+            self.heads += [self.rows[-1]] if "thead" in self.open else []
         if tag in ("td", "th"):
             self.rows[-1].append("")
         if tag not in ("meta", "path", "use"):
@@ -109,8 +110,14 @@ class Tables(HTMLParser):
             self.rows[-1][-1] += data
 
     def of(self, label):
-        head, *rows = self.tables[label]
-        return [dict(zip(head, row, strict=True)) for row in rows]
+        """The rows of all tables with this label, each by its own head."""
+        found, head = [], []
+        for row in self.tables[label]:
+            if any(row is other for other in self.heads):
+                head = row
+            else:
+                found.append(dict(zip(head, row, strict=True)))
+        return found
 
 
 def test_without_results_every_published_number_is_there():

@@ -180,7 +180,7 @@ def test_a_sweep_fills_its_table(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "man/table4      6          0    12     0        0            0       12       0" in printed
     rows = rows_of(CSV)
-    assert [row["status"][:9] for row in rows] == ["2 of 5 se"] * 9
+    assert [row["status"][:9] for row in rows] == ["2 of 5 se"] * 3 + ["done"] * 6  # one seed on ImageNet
     by_seed = {(r["method"], r["seed"]): r for r in written()}
     assert len(by_seed) == 6  # all cells of man have the same name
     dgl = [100 - by_seed["dgl", seed]["last"]["test_accuracy"] for seed in (0, 1)]
@@ -272,6 +272,24 @@ def test_settings_never_share_a_row():
     assert "| ema=0,bias=0 | 14.08 / **10.00** |" in told
 
 
+def test_runs_of_an_earlier_default_are_shown_and_marked_until_there_are_others():
+    table = sweeps.read("man/table4")
+    cell = next(cell for cell in table.cells if cell.formerly)
+    request = sweeps.requested(["sweep=man/table4"])
+    (now,), (former,) = request.overrides(cell), request.former_overrides(cell)
+    assert former not in [job.overrides for job in request.jobs]
+    composed = Composed(request, {overrides: compose(overrides) for overrides in (now, former)})
+    runs = [finished([*former, f"schedule.epochs={epochs}"], 50) for epochs in (2, 3)]
+    runs.append(finished([*now, "schedule.epochs=3"], 60))
+    made = [row for row in render.rows(table, composed, runs) if row["ours_mean"]]
+    found = {row["epochs"]: (row["ours_mean"], row["status"], row["note"]) for row in made}
+    assert found.keys() == {2, 3}
+    assert found[3] == ("40.00", "1 of 5 seeds", "")
+    assert found[2][:2] == ("50.00", "earlier form: 1 of 5 seeds")
+    assert found[2][2].startswith("run with ema.bias_start=follower, an earlier default")
+    assert "/ **50.00** (earlier form) |" in render.markdown(table, made)
+
+
 def test_long_schedules_come_first_and_full_settings_before_checks():
     table = sweeps.read("man/table4")
     dgl, man = (table.cells[i].overrides for i in (0, 1))
@@ -343,6 +361,24 @@ def test_memory_is_a_gpus_where_it_was_measured_on_one(on_gpu, ours, of):
     (row,) = (row for row in made if row["ours_mean"])
     assert (row["ours_mean"], row["measured_on"]) == (ours, of)
     assert (row["modules"], row["device"]) == (16, "H100")
+
+
+def test_memory_that_a_paper_sums_is_that_of_all_processes():
+    """Of one process where it does not, and measured without starting any."""
+    request = sweeps.requested(["sweep=auglocal/table4"])
+    cell = next(cell for cell in request.tables[0].cells if "processes=8" in cell.overrides)
+    asked = sweeps.measuring(cell.overrides, "memory")
+    record = {"figures": {"peak_bytes": 2e9}, "scope": "live", "precision": "fp32", "batch_size": 1024}
+    record |= {"measure": "memory", "device": "CPU", "versions": {"torch": "2"}, "commit": None}
+    for processes, ours in ((8, "16.00"), (1, "2.00")):
+        row = render._measured(cell.numbers[0], record | {"processes": processes}, "")
+        assert row["ours_mean"] == ours
+        assert ("of one of 8 processes, times 8" in row["measured_on"]) == (processes == 8)
+    of_mlaan = sweeps.read("mlaan/table3").cells[0].numbers[0]
+    assert render._measured(of_mlaan, record | {"processes": 8}, "")["ours_mean"] == "2.00"
+    line = check_command_line(["-m", "sweep=auglocal/table4"])  # no launcher of eight is asked for
+    assert [cfg.processes for cfg in line.configs if cfg.measure == "memory"].count(8) == 4
+    assert asked in [job.overrides for job in line.jobs]
 
 
 def test_what_was_typed_beside_a_measured_table_is_told_and_not_mixed():

@@ -68,5 +68,6 @@ def _title(settings: AnalysisConfig) -> str:
         "convergence": "Convergence",
         "pyramid": "AugLocal's pyramid",
         "tradeoff": "Error against memory",
+        "accuracy": "Test accuracy",
     }
     return told[settings.kind]

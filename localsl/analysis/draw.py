@@ -87,13 +87,17 @@ def savings(panels: Panels) -> Figure:
 
 
 def tradeoff(panels: Panels) -> Figure:
-    """Test error over memory, a point a rule, the mean over its runs: below and to the left is better."""
+    """Error over memory, a point a rule, the mean over its runs: below and to the left is better. The error is
+    the top-5 one where all runs of a panel have it, as on ImageNet.
+    """
     figure, axes = plt.subplots(1, len(panels), figsize=(7 * len(panels), 4.4), squeeze=False)
     for rows, axis in zip(panels, axes[0], strict=True):
+        top5 = all("top5_error" in row for row in rows)
+        column, words = ("top5_error", "top-5 error (%)") if top5 else ("test_error", "test error (%)")
         for label in dict.fromkeys(row["label"] for row in rows):
             shown = [row for row in rows if row["label"] == label]
             memory = statistics.fmean(float(row["peak_memory_bytes"]) for row in shown) / 2**20
-            error = statistics.fmean(float(row["test_error"]) for row in shown)
+            error = statistics.fmean(float(row[column]) for row in shown)
             axis.plot(memory, error, "o", markersize=5)
             axis.annotate(label, (memory, error), (5, 4), textcoords="offset points", fontsize=7)
         epochs, images = (
@@ -102,9 +106,24 @@ def tradeoff(panels: Panels) -> Figure:
         axis.set(
             title=f"{rows[0]['dataset']}, {rows[0]['backbone']}: {images} images, {epochs} epochs",
             xlabel=f"peak memory of a training step, batch {rows[0]['batch_size']} (MiB)",
-            ylabel="test error (%)",
+            ylabel=words,
         )
         axis.margins(0.18, 0.12)  # room for the label to the right of the last point
+    return figure
+
+
+def accuracies(panels: Panels) -> Figure:
+    """A bar a rule, the mean over its runs, with one standard deviation where there are several."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), squeeze=False)
+    for rows, axis in zip(panels, axes[0], strict=True):
+        values: dict[str, list[float]] = {}
+        for row in rows:
+            values.setdefault(row["label"], []).append(float(row["test_accuracy"]))
+        for index, found in enumerate(values.values()):
+            spread = statistics.stdev(found) if len(found) > 1 else None
+            axis.bar(index, statistics.fmean(found), yerr=spread, color=f"C{index % 10}")
+        axis.set_xticks(range(len(values)), list(values), rotation=45, ha="right", fontsize=7)
+        axis.set(title=f"{rows[0]['dataset']}, {rows[0]['backbone']}", ylabel="test accuracy (%)")
     return figure
 
 
@@ -140,6 +159,7 @@ DRAWN: dict[str, Callable[[Panels], Figure]] = {
     "convergence": curves,
     "pyramid": savings,
     "tradeoff": tradeoff,
+    "accuracy": accuracies,
 }
 
 

@@ -151,8 +151,8 @@ def savings(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.dev
 
 
 def tradeoff(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
-    """Test error at the last epoch, and the peak memory of a training step, in bytes. The record of a run is
-    enough: no checkpoint is read.
+    """Test error at the last epoch, top-5 error where it was counted, and the peak memory of a training step,
+    in bytes. The record of a run is enough: no checkpoint is read.
 
     Raises:
         ConfigError: if the memory of a run was not counted, or not as that of the first.
@@ -166,12 +166,20 @@ def tradeoff(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.de
         if rows and scope != rows[0]["scope"]:
             what = f"memory is {scope} in {run.folder}, {rows[0]['scope']} in {runs[0].folder}"
             raise refused(what, "give runs of one kind of device")
-        found = {"test_error": f"{100 - record['last']['test_accuracy']:.2f}", "peak_memory_bytes": peak}
+        last = record["last"]
+        found = {"test_error": f"{100 - last['test_accuracy']:.2f}", "peak_memory_bytes": peak}
+        if "test_top5_accuracy" in last:
+            found["top5_error"] = f"{100 - last['test_top5_accuracy']:.2f}"
         found |= {"modules": record["modules"], "batch_size": run.cfg.batch_size, "lr": run.cfg.optimizer.lr}
         found |= {"precision": record["precision"], "seconds": round(record["seconds"])}
         found |= {"threads": record["threads"], "scope": scope, "device": record["device"]}
         rows.append(run.told() | found | {"commit": provenance.short(record["commit"])})
     return rows
+
+
+def accuracies(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
+    """Test accuracy at the last epoch. The record of a run is enough: no checkpoint is read."""
+    return [run.told() | {"modules": run.record["modules"]} for run in runs]
 
 
 KINDS: dict[str, Callable[[Sequence[Trained], AnalysisConfig, torch.device], list[Row]]] = {
@@ -181,6 +189,7 @@ KINDS: dict[str, Callable[[Sequence[Trained], AnalysisConfig, torch.device], lis
     "convergence": curves,
     "pyramid": savings,
     "tradeoff": tradeoff,
+    "accuracy": accuracies,
 }
 
 

@@ -76,7 +76,7 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     composed, problems = _all_composed(list(dict.fromkeys(wanted or [job.overrides for job in jobs])))
     if flags.multirun:
         problems += _launch_problems(flags.overrides, composed.values())
-    about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables", "report"}
+    about_sweeps = {cfg.show for cfg in composed.values()} & {"status", "tables", "report"}
     if request is None and about_sweeps:
         what = "is about the runs of a table"
         problems.append(Problem("show", about_sweeps.pop(), what, "type -m sweep=table1 too"))
@@ -103,7 +103,8 @@ def _all_composed(wanted: list[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], 
 
 def _launch_problems(overrides: Sequence[str], configs: Iterable[Config]) -> list[Problem]:
     own = [override for override in overrides if field_of(override).startswith(("hydra/", "hydra."))]
-    sizes = {cfg.processes for cfg in configs}
+    # What a run on several processes costs is measured by one.
+    sizes = {cfg.processes for cfg in configs if cfg.measure is None}
     with contextlib.suppress(*REFUSED):  # told with the configurations
         return list(launching.problems(hydras_own(own), sizes)) if own or sizes - {1} else []
     return []

@@ -11,28 +11,28 @@ from typing import Any
 
 from localsl.cli import display
 from localsl.cli.command_line import Line
+from localsl.config.composition import Composition
+from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem
 from localsl.runs import tracking
 from localsl.tables import overview, records, render, report
 from localsl.tables.records import Run
 from localsl.tables.render import Composed, Row
-from localsl.tables.sweeps import Request, Table
+from localsl.tables.sweeps import Table
 
 
 def shown(line: Line) -> str | None:
     """What `show=` asks of a sweep, which then runs nothing; None where it is to be run."""
     show = line.base.show if line.base else None
-    if line.request is None or show not in ("jobs", "status", "tables", "report"):
+    if show == "jobs":
+        return _work(line)
+    if line.request is None or show not in ("status", "tables", "report"):
         return None
     if show == "report" and any(table.analysis for table in line.request.tables):
         raise ConfigError([Problem("show", "report", "is a page of tables", "type sweep=all, or show=tables")])
     if show in ("tables", "report"):
         return _told(_rendered(line)) if show == "tables" else str(_rendered(line).report())
-    return (
-        overview.status(line.request, line.jobs, line.configs)
-        if show == "status"
-        else _work(line, line.request)
-    )
+    return overview.status(line.request, line.jobs, line.configs)
 
 
 @contextmanager
@@ -56,15 +56,22 @@ def around(line: Line) -> Iterator[None]:
 def _before(line: Line) -> str:
     if line.request is None or _shows(line):
         return ""
-    return f"{_work(line, line.request)}\n"
+    return f"{_work(line)}\n"
 
 
-def _work(line: Line, request: Request) -> str:
+def _work(line: Line) -> str:
+    """Prints what there is to run, as soon as it is known; returns what it costs in all."""
+    if line.request is None:
+        asked, told = set(line.jobs), overview.runs(line.jobs, line.configs)
+    else:
+        asked, told = set(line.request.to_run), overview.status(line.request, line.jobs, line.configs)
+    print(told, flush=True)
     from localsl.tables import estimate  # imports that no other command line waits for
 
-    asked = set(request.to_run)
     configs = [cfg for job, cfg in zip(line.jobs, line.configs, strict=True) if job in asked]
-    return f"{overview.status(request, line.jobs, line.configs)}\n{estimate.work(configs)}"
+    *lines, cost = estimate.work(configs)
+    print("\n".join(lines), end="\n" if lines else "")
+    return cost
 
 
 def _after(line: Line) -> str:
@@ -139,6 +146,9 @@ def _rendered(line: Line) -> Rendered:
         records.keep(line.configs)
         runs = records.under(folder / "runs")
     configs = {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)}
+    cells = (cell for table in line.request.tables for cell in table.cells)
+    composition = Composition()
+    configs |= {o: compose(o, composition) for cell in cells for o in line.request.former_overrides(cell)}
     composed = Composed(line.request, configs)
     tables = [table for table in line.request.tables if not table.analysis]
     made = {table.name: render.rows(table, composed, runs) for table in tables}

@@ -61,18 +61,25 @@ def problems(cfg: Config) -> Iterator[Problem]:
     yield from method.problems(partition_of(cfg))
 
 
+def planned(cfg: Config) -> tuple[Plan, Method]:
+    """The backbone of a configuration with its cuts, before auxiliary networks are built, and the rule."""
+    method, data = method_of(cfg), cfg.dataset
+    backbone = cfg.backbone.build(data.num_classes)
+    groups = method.groups(partition_of(cfg))
+    return Plan(cfg.backbone, backbone, groups, data.num_classes, data.image_size), method
+
+
 def build_network(cfg: Config) -> LocalNetwork:
     """The network of a configuration, with its initial weights: a function of `cfg` alone.
 
     The backbone's weights depend on the seed and the backbone only, so that rules start from the same
     network; each module's auxiliary networks have random numbers of their own.
     """
-    method, data = method_of(cfg), cfg.dataset
+    data = cfg.dataset
     with seeded(cfg.seed, "backbone"):
-        backbone = cfg.backbone.build(data.num_classes)
-    groups = method.groups(partition_of(cfg))
+        plan, method = planned(cfg)
     return build(
-        Plan(cfg.backbone, backbone, groups, data.num_classes, data.image_size),
+        plan,
         method.objectives,
         cfg.seed,
         mean=_fractions(data.mean),

@@ -148,7 +148,7 @@ class LoggerConfig:
     tags: list[str] = field(default_factory=list)
 
 
-KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid", "tradeoff")
+KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid", "tradeoff", "accuracy")
 
 
 @dataclass(kw_only=True)

@@ -161,6 +161,13 @@ class HeadMethod(AuxSettings, Method):
         groups = partition.groups()
         return joined(groups, self.depth) if self.depth and self.joins_last(partition) else groups
 
+    def notes(self, partition: Partition) -> Iterator[str]:
+        """Of a rule that is not AugLocal, that a depth brings more of AugLocal than heads of that depth."""
+        if self.depth is not None and self.head != "auglocal":
+            joins = f", and the last {self.depth} layers are one module" if self.joins_last(partition) else ""
+            pyramid = f"the depth of heads falls with aux.pyramid={self.pyramid}"
+            yield f"note: aux.depth makes this a baseline of AugLocal's Table 9: {pyramid}{joins}"
+
     def joins_last(self, partition: Partition) -> bool:
         """Whether the last d layers are one module: as set, or as AugLocal's code does."""
         typed = partition.settings.join_last

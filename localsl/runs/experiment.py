@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from localsl import data
 from localsl.cli import display
-from localsl.config.building import build_network, method_of
+from localsl.config.building import build_network, method_of, partition_of
 from localsl.core import objectives
 from localsl.core.network import LocalNetwork, count_parameters
 from localsl.core.settings import LocalslError
@@ -119,6 +119,7 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
         lines.append(f"{cfg.processes} processes, {share} images of each batch for one")
     if cfg.method.single_module:
         lines.append(f"{cfg.method.name} trains one module whatever K says")
+    lines += method_of(cfg).notes(partition_of(cfg))
     if cfg.schedule.warmup_epochs >= cfg.schedule.epochs:
         warmup = f"schedule.warmup_epochs={cfg.schedule.warmup_epochs}"
         lines.append(f"note: {warmup} covers all {cfg.schedule.epochs} epochs")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +16,7 @@ from localsl.config.validation import compose
 from localsl.data import sources
 from localsl.measure.flops import training_flops
 from localsl.measure.speed import backpropagation
-from localsl.runs import identity
+from localsl.runs import identity, tracking
 from localsl.tables import records
 from localsl.train import optim
 from localsl.train.step import train_step
@@ -23,44 +25,44 @@ if TYPE_CHECKING:
     from localsl.config.schema import Config
 
 
-def work(configs: Sequence[Config]) -> str:
-    """Floating-point operations and hours of the runs that are not done, as an estimate.
+def work(configs: Sequence[Config]) -> Iterator[str]:
+    """Lines on the runs that are not done: how many there are of each, and their operations; last the hours.
 
-    Hours at the rate of a step of backpropagation on this machine, in the first run's image size: local rules
-    have more and smaller operations, and take longer.
+    Hours at the rate of a step of backpropagation on this machine: local rules have more and smaller
+    operations, and take longer. What was counted is kept in OUTPUT_DIR/measured.
     """
     to_do = (cfg for cfg in configs if cfg.measure is None and records.state(cfg) != "done")
     # One that a figure asks for with its checkpoint, and another by its record alone, is trained once.
     left = list({identity.run_id(cfg): cfg for cfg in to_do}.values())
     if not left:
-        return "nothing left to train"
-    counted: dict[str, int] = {}
-    work: dict[str, list[float]] = {}
+        yield "nothing left to train"
+        return
+    by_name: dict[str, list[Config]] = {}
     for cfg in left:
-        # Counted at 32x32 and scaled by the area where images are larger: most of it is convolutions.
-        scale = max(1.0, cfg.dataset.image_size / 32)
-        small = replace(cfg.dataset, image_size=round(cfg.dataset.image_size / scale))
-        size = (small.image_size, small.num_classes)
-        network = repr((cfg.method, cfg.aux, cfg.ema, cfg.backbone, cfg.K, cfg.partition, size))
-        if network not in counted:
-            counted[network] = training_flops(replace(cfg, dataset=small))
-        images = sources.training_images(cfg.dataset) * cfg.schedule.epochs
         directory = identity.run_directory(cfg)
         name = f"{directory.parent.parent.name} {directory.parent.name} {identity.cell_id(cfg)}"
-        work.setdefault(name, []).append(scale**2 * counted[network] * images)
+        by_name.setdefault(name, []).append(cfg)
+    kept = Path(left[0].output_dir) / "measured" / "training_flops.json"
+    counted = dict(tracking.read(kept) or {})
+    known, total = len(counted), 0.0
+    yield "to run: times, floating-point operations each"
+    for name, alike in by_name.items():
+        cfg = alike[0]
+        size = (cfg.dataset.image_size, cfg.dataset.num_classes)
+        decisive = (cfg.method, cfg.aux, cfg.ema, cfg.backbone, cfg.K, cfg.partition, size)
+        network = identity.digest({"network": repr(decisive)})
+        if network not in counted:
+            counted[network] = training_flops(cfg)
+        each = counted[network] * sources.training_images(cfg.dataset) * cfg.schedule.epochs
+        total += each * len(alike)
+        yield f"  {len(alike)} x {each:8.1e}  {name}"
+    if len(counted) > known:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        tracking.write_atomically(kept, json.dumps(counted, indent=2) + "\n")
     rate = _rate(left[0])
-    lines = [
-        f"  {len(each)} x {sum(each) / len(each):8.1e}  {_hours(sum(each) / rate):>12}  {name}"
-        for name, each in work.items()
-    ]
-    total = sum(map(sum, work.values()))
-    return "\n".join(
-        [
-            "to run: times, floating-point operations each, time of all",
-            *lines,
-            f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, at least "
-            f"{_hours(total / rate)} at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here",
-        ]
+    yield (
+        f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, at least "
+        f"{_hours(total / rate)} at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here"
     )
 
 
@@ -69,11 +71,12 @@ def _hours(seconds: float) -> str:
 
 
 def _rate(cfg: Config) -> float:
-    reference = replace(backpropagation(cfg), backbone=compose(["backbone=resnet32"]).backbone)
+    small = replace(cfg.dataset, image_size=32)
+    reference = replace(backpropagation(cfg), backbone=compose(["backbone=resnet32"]).backbone, dataset=small)
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.device != "cpu" else "cpu")
     network = build_network(reference).to(device)
     optimizer = optim.build(network.parameters(), reference.optimizer)
-    size, batch = cfg.dataset.image_size, 128
+    size, batch = 32, 128 if device.type == "cuda" else 32
     images = torch.rand(batch, 3, size, size, device=device)
     targets = torch.zeros(batch, dtype=torch.int64, device=device)
     seconds = 0.0

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from localsl.config.schema import Config
 
 
+def runs(jobs: Sequence[Job], configs: Sequence[Config]) -> str:
+    """A line a run: its state, its id, and what is typed for it."""
+    lines = [
+        {"state": records.state(cfg), "run": identity.run_id(cfg), "typed": " ".join(job.typed)}
+        for job, cfg in zip(jobs, configs, strict=True)
+    ]
+    return display.table(lines)
+
+
 def status(request: Request, jobs: Sequence[Job], configs: Sequence[Config]) -> str:
     """A line a table: how many of its cells and runs there are, and how many of them are done."""
     states = {job: records.state(cfg) for job, cfg in zip(jobs, configs, strict=True)}

@@ -45,6 +45,12 @@ COLUMNS += ["precision", "train_images", "test_images", "modules", "runs", "devi
 # In a row's measured_on: what follows was typed beside the table, and may cost other than the cells do.
 TYPED = "; typed: "
 
+# The published note of memory that adds up all GPUs; of others a record's is of one process.
+SUMMED = "summed over GPUs"
+
+# A row's status begins with it where its runs are of an earlier default than the cell's (`Cell.formerly`).
+EARLIER = "earlier form: "
+
 Row = dict[str, Any]
 
 
@@ -58,6 +64,10 @@ class Composed:
     def of(self, cell: Cell) -> list[Config]:
         """The configurations of a cell's runs; none where it cannot be run yet."""
         return [self.configs[o] for o in self.request.overrides(cell) if o in self.configs]
+
+    def formerly(self, cell: Cell) -> list[Config]:
+        """Those of its runs in its earlier form; none where it has no such form."""
+        return [self.configs[o] for o in self.request.former_overrides(cell) if o in self.configs]
 
     def measuring(self, cell: Cell, measure: str) -> Iterator[tuple[Config, str]]:
         """Those of what measures them, and what was typed that changes what they cost."""
@@ -73,10 +83,19 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
     made = []
     for cell in table.cells:
         settings = _by_setting(cell, composed.of(cell), runs)
+        known = {group[0].setting for group in settings}
+        former = _by_setting(cell, composed.formerly(cell), runs)
+        former = [group for group in former if group[0].setting not in known]
         for number in cell.numbers:
             measure = MEASURED_ALONE.get(number.metric)
             costs = list(composed.measuring(cell, measure)) if measure else []
-            made += _rows_of(number, cell, table.seeds, settings, costs)
+            of_cell = _rows_of(number, cell, table.seeds_of(cell), settings, costs)
+            if former and number.metric in MEASURED_BY_TRAINING:
+                of_former = [
+                    _marked(row, cell) for row in _rows_of(number, cell, table.seeds_of(cell), former, costs)
+                ]
+                of_cell = [*of_cell, *of_former] if settings else of_former
+            made += of_cell
     return reductions.add(made)
 
 
@@ -107,7 +126,8 @@ def _rows_of(
     number: Number, cell: Cell, seeds: int, settings: list[list[Run]], costs: list[tuple[Config, str]]
 ) -> list[Row]:
     row = dict.fromkeys(COLUMNS, "") | dict(zip(KEYS, number.keys, strict=True))
-    row |= {"metric": number.metric, "paper_mean": number.value, "paper_std": number.std, "note": number.note}
+    row |= {"metric": number.metric, "paper_mean": number.value, "paper_std": number.std}
+    row["note"] = "; ".join(filter(None, (number.note, cell.note)))
     if cell.unbuilt is not None:
         return [row | {"status": f"not built: {cell.unbuilt}"}]
     if number.metric == "structure":
@@ -121,6 +141,13 @@ def _rows_of(
     if not settings:
         return [row | {"status": "missing"}]
     return [row | _ours(number, seeds, runs) for runs in settings]
+
+
+def _marked(row: Row, cell: Cell) -> Row:
+    """A row of runs of the cell's earlier form, which says so."""
+    told = f"run with {' '.join(cell.formerly)}, an earlier default; not run in the present form yet"
+    note = "; ".join(filter(None, (row["note"], told)))
+    return row | {"status": f"{EARLIER}{row['status']}", "note": note}
 
 
 def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
@@ -154,6 +181,9 @@ def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
 
 def _measured(number: Number, record: dict[str, Any], typed: str) -> Row:
     value, scope = VALUES[number.metric](record)
+    processes = record.get("processes") or 1  # the first records have none
+    if number.note == SUMMED and processes > 1:
+        value, scope = value * processes, f"{scope}, of one of {processes} processes, times {processes}"
     return {
         "ours_mean": f"{value:.2f}",
         "difference": f"{value - float(number.value):+.2f}",
@@ -290,7 +320,8 @@ def _grid(table: Table, shown: list[Row]) -> list[str]:
 def _cell(row: Row) -> str:
     paper = row["paper_mean"] + (f" ± {row['paper_std']}" if row["paper_std"] else "") + _less(row, "paper")
     ours = str(row["ours_mean"]) + (f" ± {row['ours_std']}" if row["ours_mean"] and row["ours_std"] else "")
-    return f"{paper} / **{ours}**{_less(row, 'ours')}" if ours else paper
+    mark = " (earlier form)" if row["status"].startswith(EARLIER) else ""
+    return f"{paper} / **{ours}**{mark}{_less(row, 'ours')}" if ours else paper
 
 
 def _less(row: Row, whose: str) -> str:

@@ -199,7 +199,8 @@ def _table(table: Table, made: list[Row], settings: dict[str, str]) -> str:
         lines.append(line | {"remarks": "; ".join(filter(None, (reason, row["note"])))})
     common = " · ".join(f"{k} {_metric(v) if k == 'metric' else v}" for k, v in shared.items() if v)
     used = [f"{settings[text]}: {text}" for text in dict.fromkeys(map(_setting, made)) if text]
-    about = _lines("about", common, *used, f"{table.seeds} seeds a cell; {table.name}.csv")
+    seeds = " or ".join(map(str, sorted({table.seeds_of(cell) for cell in table.cells}, reverse=True)))
+    about = _lines("about", common, *used, f"{seeds} seeds a cell; {table.name}.csv")
     number = table.name.split("/")[1].removeprefix("table")
     head = f'<h3 id="{table.name.replace("/", "-")}">Table {escape(number)}. {escape(table.title)}</h3>'
     return f"<article>{head}{about}{_grid(table.title, lines, 'ours')}</article>"

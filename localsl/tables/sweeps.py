@@ -55,7 +55,7 @@ MEASURED_ALONE = {  # by `measure=`
 ASIDE = {name for name in (*SETTING, *EXCLUDED) if not name.startswith("dataset.sgd")}
 
 # Figures that need no more of a run than its record: analyses whose runs may lack a checkpoint.
-BY_RECORD = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff")
+BY_RECORD = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff", "analysis=accuracy")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class Cell:
         numbers: what the paper prints for it, one a metric.
         drawn: whether it is part of a figure.
         defaults: of the setting, what sets the cell apart though it need not be typed.
+        formerly: what is typed to get an earlier default, whose recorded runs are shown, marked, until there
+            are runs of the present one.
+        seeds: runs of it, where the grid says so; None: as many as of the table's other cells.
+        note: what a reader of its rows has to know.
     """
 
     keys: tuple[str, ...]
@@ -77,6 +81,9 @@ class Cell:
     numbers: tuple[Number, ...]
     drawn: bool = False
     defaults: tuple[str, ...] = ()
+    formerly: tuple[str, ...] = ()
+    seeds: int | None = None
+    note: str = ""
 
     @property
     def trains(self) -> bool:
@@ -116,6 +123,10 @@ class Table:
     plot: dict[str, Any] | None
     cells: list[Cell] = field(repr=False)
     analysis: tuple[str, ...] = ()
+
+    def seeds_of(self, cell: Cell) -> int:
+        """Runs of one of its cells."""
+        return cell.seeds or self.seeds
 
     @property
     def paper(self) -> str:
@@ -158,12 +169,16 @@ class Request:
         """The runs of a cell without their seeds: one for each combination of what was typed."""
         return [_merged(cell.overrides, typed) for typed in self.typed]
 
+    def former_overrides(self, cell: Cell) -> list[tuple[str, ...]]:
+        """The same in the earlier form of a cell that has one. Sweeps run none of them."""
+        return [(*overrides, *cell.formerly) for overrides in self.overrides(cell) if cell.formerly]
+
     @cached_property
     def jobs(self) -> list[Job]:
         """All runs, those that several cells share once."""
         asking: dict[tuple[tuple[str, ...], int | None], list[str]] = {}
         for table in self.tables:
-            for run in (run for cell in table.cells for run in self._runs(cell, table.seeds)):
+            for run in (run for cell in table.cells for run in self._runs(cell, table.seeds_of(cell))):
                 tables = asking.setdefault(run, [])
                 if table.name not in tables:
                     tables.append(table.name)
@@ -284,9 +299,14 @@ def _files(pattern: str) -> list[str]:
 
 
 def read(name: str) -> Table:
-    """The table or figure of a file, each cell of a table tied to its published numbers."""
+    """The table or figure of a file, each cell of a table tied to its published numbers.
+
+    A figure that says only `same_as: mlaan/fig4` is that one under its own name.
+    """
     values = OmegaConf.to_container(OmegaConf.load(SWEEPS / f"{name}.yaml"))
     assert isinstance(values, dict)
+    if "same_as" in values:
+        return replace(read(values["same_as"]), name=name)
     if "analysis" in values:
         return _figure(name, values)  # pyright: ignore[reportArgumentType]
     numbers: dict[tuple[str, ...], list[Number]] = {}
@@ -313,8 +333,9 @@ def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -
         keys = {key: typed.get(override, "") for key, override in TOLD.items()}
         keys |= {key: str(value) for key, value in grid.get("keys", {}).items()}
         ordered = tuple(keys.get(key, "") for key in KEYS)
-        printed, defaults = tuple(numbers.get(ordered, [])), tuple(grid.get("defaults", "").split())
-        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), printed, defaults=defaults)
+        more: dict[str, Any] = {k: tuple(grid.get(k, "").split()) for k in ("defaults", "formerly")}
+        more |= {"seeds": grid.get("seeds"), "note": grid.get("note", "")}
+        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])), **more)
 
 
 def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
