@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -15,9 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from localsl.config import resources
 from localsl.config.schema import leaves
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = resources.folder("conf")
 
 # The groups whose values live under another name.
 PACKAGES = {"aux_net": "aux"}

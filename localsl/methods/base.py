@@ -29,7 +29,10 @@ class Method:
     """True for a rule that trains the whole network as one module: K then says nothing."""
 
     aux_net: ClassVar[str] = "none"
-    """The file of conf/aux_net that the command line takes for a rule without a file of its own in conf/method."""
+    """The file of conf/aux_net that the command line takes for a rule that conf/method has no file of."""
+
+    ema: ClassVar[str] = "none"
+    """Likewise the file of conf/ema."""
 
     @property
     def aux(self) -> AuxSettings | None:
@@ -193,6 +196,7 @@ class FollowingMethod(EmaSettings, Method):
     """
 
     aux_net: ClassVar[str] = "dgl"
+    ema: ClassVar[str] = "man"
 
     base: AuxSettings
 

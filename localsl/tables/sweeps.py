@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from localsl.config import resources
 from localsl.config.composition import field_of
 from localsl.core.settings import ConfigError, Problem
 from localsl.published import numbers as published
@@ -27,7 +27,7 @@ from localsl.runs.identity import EXCLUDED, SETTING
 if TYPE_CHECKING:
     from localsl.config.schema import Config
 
-SWEEPS = Path(__file__).resolve().parent.parent.parent / "sweeps"
+SWEEPS = resources.folder("sweeps")
 
 # Key columns that a run's overrides tell, and metrics that its record tells.
 TOLD = {
