@@ -34,13 +34,13 @@ class FurtherChoices(ConfigSource):
         """The values of one."""
         if config_path.startswith(TIMM):
             model = config_path.removeprefix(TIMM)
+            header: dict[str, str | None] = {"package": None}
             values: dict[str, Any] = {
                 "name": f"timm_{model}",
                 "family": "timm",
                 "scale": "imagenet",
                 "model": model,
             }
-            header = {"package": None}
         else:
             values, header = _method(config_path.removeprefix(METHOD)), {"package": "_global_"}
         return ConfigResult(self.provider, self.full_path(), OmegaConf.create(values), header)

@@ -8,7 +8,8 @@ from torchvision.transforms import functional as tv
 
 from localsl.config import compose
 from localsl.data import Split
-from localsl.data.batches import Draw, Part, TestBatches, TrainBatches
+from localsl.data.batches import Draw, TestBatches, TrainBatches
+from localsl.execution.processes import Part
 
 CPU = torch.device("cpu")
 

@@ -14,11 +14,10 @@ import torch
 from localsl.config import compose
 from localsl.core.settings import LocalslError
 from localsl.data.batches import TrainBatches
-from localsl.runs import experiment, tracking
+from localsl.runs import experiment, tracking, training
+from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.identity import kept_directory, run_directory
 from localsl.tables import records
-from localsl.train import epochs as training
-from localsl.train.checkpoint import Checkpoints
 from localsl.train.peak_memory import PeakMemory
 from tests.conftest import ROOT
 from tests.test_tracking import columns
@@ -110,7 +109,7 @@ def test_a_run_killed_after_its_last_checkpoint_trains_nothing_again(monkeypatch
     (run_directory(cfg) / "record.json").unlink()
     (run_directory(cfg) / "metrics.csv").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("localsl.train.epochs.train_epoch", lambda *_: pytest.fail("trained again"))
+        patch.setattr("localsl.runs.training.train_epoch", lambda *_: pytest.fail("trained again"))
         experiment.run(cfg)
     assert_same(left_by(cfg), before)
 

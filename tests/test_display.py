@@ -1,6 +1,6 @@
 """Tables of text."""
 
-from localsl.cli import display
+from localsl.runs import display
 
 
 def test_table_aligns():

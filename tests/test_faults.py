@@ -9,10 +9,9 @@ import torch
 
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
-from localsl.runs import experiment
+from localsl.runs import experiment, training
+from localsl.runs.checkpoint import Checkpoints, _digest
 from localsl.runs.identity import run_directory
-from localsl.train import epochs as training
-from localsl.train.checkpoint import Checkpoints, _digest
 from tests.test_checkpoint import TINY, left_by, terminated
 from tests.test_cli import records, typed
 

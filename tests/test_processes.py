@@ -16,16 +16,17 @@ from torch import distributed as dist
 from torch.multiprocessing import spawn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from localsl.cli import commands
 from localsl.cli.command_line import check_command_line
 from localsl.config import ConfigError, compose
 from localsl.data import Split
-from localsl.data.batches import WHOLE, Part, TestBatches, TrainBatches
+from localsl.data.batches import TestBatches, TrainBatches
 from localsl.execution import devices
-from localsl.execution.processes import ALONE, Team
+from localsl.execution.processes import ALONE, WHOLE, Part, Team
 from localsl.network import build_network
 from localsl.runs import experiment
+from localsl.runs.checkpoint import Checkpoints
 from localsl.train import optim
-from localsl.train.checkpoint import Checkpoints
 from localsl.train.step import Totals, evaluate, train_step, training_forward
 from tests.conftest import ROOT
 from tests.test_checkpoint import METHODS, TINY, assert_same, left_by, typed
@@ -226,12 +227,12 @@ def test_one_of_several_processes_measures_what_each_needs(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     cfg = compose(["measure=memory", "backbone=resnet20", "K=4", "batch_size=16"])
     monkeypatch.setenv("RANK", "1")
-    assert experiment.run(cfg) is None
+    assert commands.run(cfg) is None
     assert not Path("outputs").exists()
     monkeypatch.setenv("RANK", "0")
-    of_two = experiment.run(cfg)
+    of_two = commands.run(cfg)
     monkeypatch.delenv("WORLD_SIZE")
-    alone = experiment.run(compose(["measure=memory", "backbone=resnet20", "K=4", "batch_size=8"]))
+    alone = commands.run(compose(["measure=memory", "backbone=resnet20", "K=4", "batch_size=8"]))
     assert of_two is not None
     assert alone is not None
     assert of_two["figures"] == alone["figures"]

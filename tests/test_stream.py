@@ -18,8 +18,8 @@ from localsl.config import ConfigError, compose
 from localsl.core.initialization import stream
 from localsl.core.settings import LocalslError
 from localsl.data import feed, streamed
-from localsl.data.batches import WHOLE, Part
 from localsl.data.pictures import Pictures, in_memory
+from localsl.execution.processes import WHOLE, Part
 from localsl.runs import experiment, identity, tracking
 from tests.conftest import ROOT
 from tests.test_checkpoint import assert_same, left_by

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from localsl.config import ConfigError, compose
-from localsl.runs import experiment, tracking
+from localsl.runs import experiment, tracking, training
 from localsl.runs.identity import cell_id, kept_directory, run_directory, run_id
-from localsl.train import epochs as training
 
 TINY = ["schedule=smoke", "schedule.epochs=2", "K=2", "backbone=resnet20"]
 TINY += ["dataset.train_subset=40", "dataset.test_subset=20", "batch_size=20"]

@@ -19,7 +19,7 @@ from localsl.config.validation import validate
 from localsl.core.settings import ConfigError, Problem
 from localsl.execution import devices
 from localsl.runs import identity, tracking
-from localsl.train.checkpoint import Checkpoints
+from localsl.runs.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config, DatasetConfig

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import OverrideParseException
@@ -18,7 +16,7 @@ from localsl.config.schema import Config
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.tables import sweeps
-from localsl.tables.sweeps import Job, Request
+from localsl.tables.sweeps import Job, Line
 
 MANY = 40  # configurations that take longer to check than a user waits without wondering
 
@@ -34,23 +32,6 @@ def _quoted(runs: str) -> str:
     texts = runs.removeprefix("runs=").removeprefix("[").removesuffix("]").split(",")
     inside = [text.strip().replace("\\", "\\\\") for text in texts]
     return "runs=[{}]".format(",".join(f"'{text}'" for text in inside if text))
-
-
-@dataclass(frozen=True)
-class Line:
-    """What a command line stands for.
-
-    Attributes:
-        jobs: its runs; none where Hydra only prints something (`--cfg`, `--help` and their like).
-        configs: theirs, in the same order.
-        request: the tables that it asks for, or None.
-        base: what is the same for all jobs, such as folders; also where the tables have no job.
-    """
-
-    jobs: list[Job] = dataclasses.field(default_factory=list)
-    configs: list[Config] = dataclasses.field(default_factory=list)
-    request: Request | None = None
-    base: Config | None = None
 
 
 def check_command_line(arguments: Sequence[str]) -> Line:

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from localsl.cli import commands
 from localsl.cli import tables as command
 from localsl.cli.command_line import check_command_line, quoted
 from localsl.config import resources
@@ -22,14 +23,13 @@ from localsl.config.composition import CONF
 from localsl.config.validation import validate
 from localsl.core.settings import LocalslError
 from localsl.execution.processes import fail
-from localsl.runs import experiment
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> str | None:
     """One run; returns how it ended. In a sweep its error goes to the sweeper, which goes on."""
     try:
-        record = experiment.run(validate(cfg))
+        record = commands.run(validate(cfg))
     except LocalslError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise

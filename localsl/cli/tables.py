@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from localsl.cli import display
-from localsl.cli.command_line import Line
 from localsl.config.composition import Composition
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem
-from localsl.runs import tracking
+from localsl.runs import display, tracking
 from localsl.tables import overview, records, render, report
 from localsl.tables.records import Run
 from localsl.tables.render import Composed, Row
-from localsl.tables.sweeps import Table
+from localsl.tables.sweeps import Line, Table
 
 
 def shown(line: Line) -> str | None:
@@ -155,7 +153,7 @@ def _rendered(line: Line) -> Rendered:
     written = {table.name: render.write(folder, table, made[table.name]) for table in tables}
     figures, problems = [], []
     for figure in (table for table in line.request.tables if table.analysis):
-        from localsl.analysis import figures as drawing  # imports that no table waits for
+        from localsl.tables import figures as drawing  # imports that no table waits for
 
         told, found = drawing.figure(figure, line, folder)
         figures.append(told)

@@ -16,8 +16,9 @@ from localsl.aux_nets.momentum import EmaSettings
 from localsl.aux_nets.settings import AuxSettings
 from localsl.backbones.base import BackboneConfig
 from localsl.core.partition import PartitionSettings
-from localsl.core.settings import ascending, derived, number, one_of, ruled, triple
+from localsl.core.settings import derived, number, one_of, ruled, triple
 from localsl.methods.base import Method
+from localsl.train.optim import OptimizerSettings, ScheduleSettings
 
 
 @dataclass(kw_only=True)
@@ -80,32 +81,6 @@ class DatasetConfig:
     # Data that are not as published enter a run's identity by what they hold, not by where they lie.
     classes: list[str] | None = derived()
     files: list[int] | None = derived()
-
-
-@dataclass(kw_only=True)
-class OptimizerConfig:
-    """How gradients become updates (conf/optimizer)."""
-
-    name: str = ruled(one_of("sgd", "adam"))
-    lr: float = ruled(number(above=0, instead="the papers' is 0.8 for batches of 1024, 0.1 for 128"))
-    momentum: float = ruled(number(0, below=1))
-    beta2: float = ruled(number(0, below=1), default=0.0)
-    nesterov: bool
-    weight_decay: float = ruled(number(0))
-    per_module: bool = False
-
-
-@dataclass(kw_only=True)
-class ScheduleConfig:
-    """Epochs and learning rate (conf/schedule)."""
-
-    name: str
-    epochs: int = ruled(number(1, at_most=10**6))
-    warmup_epochs: int = ruled(number(0))
-    warmup_lr: float = ruled(number(0))
-    milestones: list[int] = ruled(ascending(), default_factory=list)
-    decay: float = ruled(number(above=0, at_most=1), default=1.0)
-    zero_based: bool = False
 
 
 @dataclass(kw_only=True)
@@ -178,8 +153,8 @@ class Config:
     backbone: BackboneConfig
     aux: AuxSettings
     ema: EmaSettings
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
     logger: LoggerConfig
     partition: PartitionSettings
     checkpoint: CheckpointConfig

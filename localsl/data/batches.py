@@ -12,6 +12,7 @@ from torch import Tensor
 
 from localsl.core.initialization import stream
 from localsl.data import Split
+from localsl.execution.processes import WHOLE, Part
 
 if TYPE_CHECKING:
     from localsl.config.schema import DatasetConfig
@@ -40,34 +41,6 @@ class Draw:
         corners = torch.randint(0, 2 * dataset.padding + 1, (2, count), generator=random)
         flip = torch.rand(count, generator=random) < 0.5
         return cls(order, corners[0], corners[1], flip & dataset.flip)
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one of `size` processes takes of every training batch, and of the test images."""
-
-    rank: int = 0
-    size: int = 1
-
-    def of_epoch(self, count: int, batch_size: int) -> list[Tensor]:
-        """Positions in an epoch's order, a tensor a batch: equal parts for all processes.
-
-        The last batch is filled up with the epoch's first images where it cannot be parted, as torch's
-        DistributedSampler does.
-        """
-        filled = torch.arange(-(-count // self.size) * self.size) % count
-        return [batch.chunk(self.size)[self.rank] for batch in filled.split(batch_size)]
-
-    def of_all(self, count: int, batch_size: int) -> list[slice]:
-        """Images of a batch each, none of which another process takes; as many for all, some maybe empty."""
-        return [
-            slice(begin + size * self.rank // self.size, begin + size * (self.rank + 1) // self.size)
-            for begin in range(0, count, batch_size)
-            for size in (min(batch_size, count - begin),)
-        ]
-
-
-WHOLE = Part()
 
 
 class Normalisation:

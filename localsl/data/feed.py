@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from localsl.data import Split
-from localsl.data.batches import Part, TestBatches, TrainBatches
+from localsl.data.batches import TestBatches, TrainBatches
 from localsl.data.pictures import Pictures
+from localsl.execution.processes import Part
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config

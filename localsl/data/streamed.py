@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from localsl.core.initialization import stream
 from localsl.core.settings import LocalslError
-from localsl.data.batches import WHOLE, Normalisation, Part
+from localsl.data.batches import Normalisation
 from localsl.data.pictures import Pictures, Transform, for_test, for_training
-from localsl.execution.processes import started
+from localsl.execution.processes import WHOLE, Part, started
 
 if TYPE_CHECKING:
     from localsl.config.schema import DatasetConfig

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from localsl.core.network import LocalNetwork
 from localsl.execution.compiled import Compiled
 from localsl.execution.graphs import Graphs
 from localsl.execution.processes import started
 
-if TYPE_CHECKING:
-    from localsl.config.schema import Config
-    from localsl.core.network import LocalNetwork
+
+class Execution(Protocol):
+    """How a step is executed; a run's configuration has these values, under the same names."""
+
+    batch_size: int
+    processes: int | None
+    threads: int | None
+    precision: str
+    channels_last: bool
+    memory: str
+    compile: bool
+    cuda_graph: bool
+    sync_batchnorm: bool
 
 
 def chosen(name: str) -> torch.device:
@@ -34,25 +45,25 @@ def _own_threads() -> int:
     return torch.get_num_threads()
 
 
-def threads(cfg: Config) -> int:
+def threads(cfg: Execution) -> int:
     """How many a configuration's work takes."""
     own = _own_threads()
     return cfg.threads or own
 
 
-def use_threads(cfg: Config) -> None:
+def use_threads(cfg: Execution) -> None:
     """Take as many: where none are typed torch's own, whatever the process's job before had."""
     wanted = threads(cfg)
     if wanted != torch.get_num_threads():
         torch.set_num_threads(wanted)
 
 
-def layout(cfg: Config) -> torch.memory_format:
+def layout(cfg: Execution) -> torch.memory_format:
     """Of images and convolutions."""
     return torch.channels_last if cfg.channels_last else torch.contiguous_format
 
 
-def place(network: LocalNetwork, cfg: Config, device: torch.device) -> None:
+def place(network: LocalNetwork, cfg: Execution, device: torch.device) -> None:
     """Bring a network to where and how it is trained."""
     network.to(device=device, memory_format=layout(cfg))  # pyright: ignore[reportCallIssue]
     if cfg.sync_batchnorm:
@@ -69,7 +80,7 @@ def _synchronise(network: LocalNetwork) -> None:
             module.__dict__["process_group"] = None  # all of them
 
 
-def graphs(cfg: Config) -> Graphs | None:
+def graphs(cfg: Execution) -> Graphs | None:
     """What records and replays training steps, if they are to be."""
     return Graphs(cfg.batch_size) if cfg.cuda_graph else None
 

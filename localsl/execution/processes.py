@@ -9,21 +9,45 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from localsl.core.settings import ConfigError, LocalslError, Problem, first_line
-from localsl.data.batches import Part
-
-if TYPE_CHECKING:
-    from localsl.config.schema import Config
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one of `size` processes takes of every training batch, and of the test images."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of_epoch(self, count: int, batch_size: int) -> list[Tensor]:
+        """Positions in an epoch's order, a tensor a batch: equal parts for all processes.
+
+        The last batch is filled up with the epoch's first images where it cannot be parted, as torch's
+        DistributedSampler does.
+        """
+        filled = torch.arange(-(-count // self.size) * self.size) % count
+        return [batch.chunk(self.size)[self.rank] for batch in filled.split(batch_size)]
+
+    def of_all(self, count: int, batch_size: int) -> list[slice]:
+        """Images of a batch each, none of which another process takes; as many for all, some maybe empty."""
+        return [
+            slice(begin + size * self.rank // self.size, begin + size * (self.rank + 1) // self.size)
+            for begin in range(0, count, batch_size)
+            for size in (min(batch_size, count - begin),)
+        ]
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True)
@@ -164,17 +188,17 @@ ALONE = Team()
 
 
 @contextmanager
-def joined(cfg: Config, device: torch.device) -> Iterator[Team]:
+def joined(processes: int | None, device: torch.device) -> Iterator[Team]:
     """The team of a run, on this process's device; all but the leader print nothing inside.
 
     Raises:
-        ConfigError: if there are not as many processes as the configuration is of.
+        ConfigError: if there are not as many processes as the run is of.
     """
     here = started()
-    if cfg.processes != here.size:
+    if processes != here.size:
         what = f"{here.size} {'was' if here.size == 1 else 'were'} started"
-        instead = f"type torchrun --nproc_per_node={cfg.processes} run.py ..., or leave processes out"
-        raise ConfigError([Problem("processes", cfg.processes, what, instead)])
+        instead = f"type torchrun --nproc_per_node={processes} run.py ..., or leave processes out"
+        raise ConfigError([Problem("processes", processes, what, instead)])
     if here.size == 1:
         yield ALONE
         return

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localsl.cli import display
-from localsl.runs import tracking
+from localsl.runs import display, tracking
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config

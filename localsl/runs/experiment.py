@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from localsl import data
-from localsl.cli import display
 from localsl.config.building import build_network, method_of, partition_of
 from localsl.core import objectives
 from localsl.core.network import LocalNetwork, count_parameters
@@ -25,9 +24,9 @@ from localsl.core.settings import LocalslError
 from localsl.execution import devices, processes
 from localsl.execution.compiled import Compiled
 from localsl.execution.processes import Team
-from localsl.runs import identity, lock, provenance, tracking
+from localsl.runs import display, identity, lock, provenance, tracking
+from localsl.runs.training import Diverged, Training
 from localsl.train import signals
-from localsl.train.epochs import Diverged, Training
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -37,40 +36,19 @@ if TYPE_CHECKING:
 ELSEWHERE = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EPIPE, errno.ECONNRESET)
 
 
-def run(cfg: Config) -> dict[str, Any] | None:
-    """Train and record the run of a configuration; a finished one is only told again.
+def run(cfg: Config) -> dict[str, Any]:
+    """Train and record the run of a configuration; a finished one is not repeated, its record is printed.
 
     Returns:
-        its record, of which only the status "held" where another process is at it and `cfg.held` is "skip";
-        None if only something to be shown was asked for, and of the processes beside the one that measures.
+        Its record; only {"status": "held"} where another process runs it and `cfg.held` is "skip".
 
     Raises:
-        ConfigError: if the data set, or what an analysis is of, is not to be had.
+        ConfigError: if the data set is not available.
         Diverged: if a module's loss stops being finite.
     """
-    if cfg.show == "runs":
-        print(display.summary(tracking.found_runs(cfg.output_dir)))
-        return None
-    if cfg.show == "bench":
-        from localsl.measure.bench import bench
-
-        print(bench(cfg))
-        return None
-    if cfg.show == "modules":
-        print(describe(cfg, build_network(cfg)))
-        return None
-    if cfg.measure is not None:
-        from localsl.measure import command  # imports of its own that a training run does not wait for
-
-        # Of the processes that a launcher started for each of its jobs, one measures.
-        return command.run(cfg) if processes.started().rank == 0 else None
-    if cfg.analysis.kind != "none":
-        from localsl.analysis import command as command
-
-        return command.run(cfg)
     device = devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic)
-    with processes.joined(cfg, device) as team, ExitStack() as held:
+    with processes.joined(cfg.processes, device) as team, ExitStack() as held:
         record = team.tell(lambda: _finished(cfg))
         if record is not None:
             return record
@@ -234,15 +212,6 @@ def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
     """What to do about an error that is the machine's; None for any other."""
     folder = identity.run_directory(cfg)
     goes_on = "the same command goes on from the last checkpoint"
-    if isinstance(error, torch.OutOfMemoryError):
-        from localsl.measure.footprint import footprint  # not needed but here
-
-        need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"
-        whole = cfg.compile or cfg.sync_batchnorm or method_of(cfg).checkpoint_segments(1)
-        left = [] if cfg.memory == "lean" or whole else ["memory=lean"]
-        left += [] if cfg.optimizer.per_module else ["optimizer.per_module=true"]
-        lower = f"lower batch_size={cfg.batch_size}" + (f", or type {', '.join(left)}" if left else "")
-        return LocalslError(f"out of memory in a training step ({need}): {lower}")
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         lower = "for want of memory, lower dataset.workers or batch_size; dataset.workers=0 starts none"
         return LocalslError(f"a process that decodes pictures died ({error}): {lower}; {goes_on}")

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.runs import identity
-from localsl.train.checkpoint import Checkpoints
+from localsl.runs.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config

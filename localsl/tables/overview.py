@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from localsl.cli import display
-from localsl.runs import identity
+from localsl.runs import display, identity
 from localsl.tables import records
 from localsl.tables.sweeps import Job, Request
 

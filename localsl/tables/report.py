@@ -18,9 +18,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from localsl.cli import display
 from localsl.published.numbers import KEYS
-from localsl.runs import identity, provenance, tracking
+from localsl.runs import display, identity, provenance, tracking
 from localsl.tables import curves, render
 from localsl.tables.curves import Axes, Curve
 from localsl.tables.records import Run

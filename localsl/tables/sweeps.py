@@ -209,6 +209,23 @@ class Request:
         )
 
 
+@dataclass(frozen=True)
+class Line:
+    """What a command line stands for.
+
+    Attributes:
+        jobs: its runs; none where Hydra only prints something (`--cfg`, `--help` and their like).
+        configs: theirs, in the same order.
+        request: the tables that it asks for, or None.
+        base: what is the same for all jobs, such as folders; also where the tables have no job.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    configs: list[Config] = field(default_factory=list)
+    request: Request | None = None
+    base: Config | None = None
+
+
 def measuring(overrides: tuple[str, ...], *measures: str) -> tuple[str, ...]:
     """The job that measures what these overrides train."""
     return (*overrides, *(f"measure={measure}" for measure in measures))

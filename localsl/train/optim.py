@@ -5,15 +5,41 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-if TYPE_CHECKING:
-    from localsl.config.schema import OptimizerConfig, ScheduleConfig
+from localsl.core.settings import ascending, number, one_of, ruled
+
+
+@dataclass(kw_only=True)
+class OptimizerSettings:
+    """How gradients become updates (conf/optimizer)."""
+
+    name: str = ruled(one_of("sgd", "adam"))
+    lr: float = ruled(number(above=0, instead="the papers' is 0.8 for batches of 1024, 0.1 for 128"))
+    momentum: float = ruled(number(0, below=1))
+    beta2: float = ruled(number(0, below=1), default=0.0)
+    nesterov: bool
+    weight_decay: float = ruled(number(0))
+    per_module: bool = False
+
+
+@dataclass(kw_only=True)
+class ScheduleSettings:
+    """Epochs and learning rate (conf/schedule)."""
+
+    name: str
+    epochs: int = ruled(number(1, at_most=10**6))
+    warmup_epochs: int = ruled(number(0))
+    warmup_lr: float = ruled(number(0))
+    milestones: list[int] = ruled(ascending(), default_factory=list)
+    decay: float = ruled(number(above=0, at_most=1), default=1.0)
+    zero_based: bool = False
 
 
 class Optimizer(ABC):
@@ -28,7 +54,7 @@ class Optimizer(ABC):
         state: by parameter, its running averages by torch's names, from its first gradient on.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig):
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerSettings):
         self.parameters = [p for p in parameters if p.requires_grad]
         self.lr = settings.lr
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
@@ -153,12 +179,12 @@ class Adam(Optimizer):
 KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam}
 
 
-def build(parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> Optimizer:
+def build(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
     """The optimizer of a configuration over all parameters that train."""
     return KINDS[settings.name](parameters, settings)
 
 
-def learning_rate(epoch: int, lr: float, schedule: ScheduleConfig) -> float:
+def learning_rate(epoch: int, lr: float, schedule: ScheduleSettings) -> float:
     """The learning rate of `epoch` (from 1): cosine to 0 at the last, blended in from `warmup_lr`.
 
     With E epochs, W of them warm-up: cos(e) = lr (1 + cos(pi e / E)) / 2, and for e <= W

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +15,12 @@ from torch.nn import functional as F
 
 from localsl.core.network import LocalLoss, LocalNetwork
 from localsl.core.updates import Update, per_module
+from localsl.execution.devices import Execution
 from localsl.execution.graphs import Graphs, Step
 from localsl.execution.lean import Lean
 from localsl.execution.processes import ALONE, Team
 from localsl.execution.reduction import average_statistics, begin_average
 from localsl.train.optim import Optimizer
-
-if TYPE_CHECKING:
-    from localsl.config.schema import Config
 
 Autocast = Callable[[], AbstractContextManager]
 
@@ -35,7 +33,7 @@ def autocast(precision: str, device: torch.device) -> Autocast:
 
 
 def training_forward(
-    cfg: Config, device: torch.device, watch: Callable[[Tensor], object] | None = None
+    cfg: Execution, device: torch.device, watch: Callable[[Tensor], object] | None = None
 ) -> Autocast:
     """What the forward passes of a training step run in: autocast, and `memory=lean`.
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from localsl.analysis.command import analyse
 from localsl.analysis.runs import Trained
-from localsl.cli.command_line import Line
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem
 from localsl.execution import devices
 from localsl.runs import tracking
+from localsl.tables.sweeps import Line
 
 if TYPE_CHECKING:
     from localsl.tables.sweeps import Table

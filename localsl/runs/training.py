@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from localsl.cli.display import Progress
 from localsl.core.initialization import stream
 from localsl.core.settings import ConfigError, LocalslError, Problem
 from localsl.data import Data, feed
 from localsl.execution import devices
 from localsl.execution.processes import ALONE, Team
+from localsl.runs.checkpoint import Checkpoints
+from localsl.runs.display import Progress
 from localsl.train import health, optim
-from localsl.train.checkpoint import Checkpoints
 from localsl.train.optim import learning_rate
 from localsl.train.peak_memory import PeakMemory
 from localsl.train.signals import Stop

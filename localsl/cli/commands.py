@@ -1,0 +1,62 @@
+"""What one configuration asks for: a training run, or in its place something shown, measured or analysed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from localsl.config.building import build_network, method_of
+from localsl.config.schema import Config
+from localsl.core.settings import LocalslError
+from localsl.execution import processes
+from localsl.runs import display, experiment, tracking
+
+
+def run(cfg: Config) -> dict[str, Any] | None:
+    """Do what a configuration asks for.
+
+    Returns:
+        The record of a run or of a measurement; None if something was only shown, and of the processes beside the
+        one that measures.
+
+    Raises:
+        ConfigError: if the data set, or what an analysis is of, is not available.
+        Diverged: if a module's loss stops being finite.
+    """
+    if cfg.show == "runs":
+        print(display.summary(tracking.found_runs(cfg.output_dir)))
+        return None
+    if cfg.show == "bench":
+        from localsl.measure.bench import bench  # imports that a training run does not wait for
+
+        print(bench(cfg))
+        return None
+    if cfg.show == "modules":
+        print(experiment.describe(cfg, build_network(cfg)))
+        return None
+    if cfg.measure is not None:
+        from localsl.measure import command
+
+        # Of the processes that a launcher started for each of its jobs, one measures.
+        return command.run(cfg) if processes.started().rank == 0 else None
+    if cfg.analysis.kind != "none":
+        from localsl.analysis import command as analysis
+
+        return analysis.run(cfg)
+    try:
+        return experiment.run(cfg)
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(cfg) from error
+
+
+def _out_of_memory(cfg: Config) -> LocalslError:
+    """What a step needs, and what needs less."""
+    from localsl.measure.footprint import footprint
+
+    need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"
+    whole = cfg.compile or cfg.sync_batchnorm or method_of(cfg).checkpoint_segments(1)
+    left = [] if cfg.memory == "lean" or whole else ["memory=lean"]
+    left += [] if cfg.optimizer.per_module else ["optimizer.per_module=true"]
+    lower = f"lower batch_size={cfg.batch_size}" + (f", or type {', '.join(left)}" if left else "")
+    return LocalslError(f"out of memory in a training step ({need}): {lower}")

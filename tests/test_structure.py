@@ -1,0 +1,85 @@
+"""The structure of the package: which room may import which, no circles, and a core that knows no configuration."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# A file imports from its own room and from those above it.
+ROOMS = ["published", "core", "aux_nets", "backbones", "methods", "", "execution", "data", "train", "config"]
+ROOMS += ["runs", "measure", "analysis", "tables", "cli"]
+
+# What no file of the library's own rooms may import.
+LIBRARY = ("published", "core", "aux_nets", "backbones", "methods")
+FOREIGN = ("hydra", "omegaconf", "wandb", "pandas", "matplotlib", "sklearn", "yaml")
+
+
+def modules():
+    """The files of the package by dotted name, below `localsl`."""
+    files = sorted((ROOT / "localsl").rglob("*.py"))
+    named = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+    return {name.removesuffix(".__init__"): file for name, file in named.items()}
+
+
+def imported(file, known):
+    """The modules of the package, and other packages, that a file imports, for type checking included."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in inside}
+    return found
+
+
+KNOWN = modules()
+IMPORTS = {name: imported(file, KNOWN) - {name} for name, file in KNOWN.items()}
+
+
+def room(name):
+    """The folder that a module is in; "" for the files at the top, which are the library's door."""
+    _, _, rest = name.partition(".")
+    return rest.split(".")[0] if (ROOT / "localsl" / rest.split(".")[0]).is_dir() else ""
+
+
+def test_every_folder_is_a_room_of_the_order():
+    folders = {path.parent.name for path in (ROOT / "localsl").glob("*/__init__.py")}
+    assert folders == {name for name in ROOMS if name}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_imports_point_one_way(name):
+    if (
+        name == "localsl.network"
+    ):  # the one name that scripts import from the top and that needs a configuration
+        return
+    own = ROOMS.index(room(name))
+    upwards = {other for other in IMPORTS[name] & set(KNOWN) if ROOMS.index(room(other)) > own}
+    assert not upwards
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if room(name) in LIBRARY])
+def test_the_library_imports_no_package_of_the_experiments(name):
+    assert not {other.split(".")[0] for other in IMPORTS[name]} & set(FOREIGN)
+
+
+def test_no_module_imports_itself_through_others():
+    state = {}
+
+    def visit(name, path):
+        if state.get(name) == "done":
+            return
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        for other in sorted(IMPORTS[name] & set(KNOWN)):
+            visit(other, [*path, name])
+        state[name] = "done"
+
+    for name in KNOWN:
+        visit(name, [])
+
+
+def test_few_files_at_the_top():
+    assert len([file for file in Path(ROOT / "localsl").glob("*.py")]) <= 6
