@@ -216,7 +216,7 @@ LEAPS = {
 @pytest.mark.parametrize("case", LEAPS)
 def test_leap_layers_of_the_released_tables(case):
     backbone, K = case.split()
-    plan, rule = planned("method=mlaan_released", f"backbone={backbone}", f"K={K}")
+    plan, _rule = planned("method=mlaan_released", f"backbone={backbone}", f"K={K}")
     found = [" ".join(plan.layers[i].name for i in leap.select(plan, m)) for m in range(plan.modules - 1)]
     assert found == LEAPS[case]
 
@@ -224,7 +224,7 @@ def test_leap_layers_of_the_released_tables(case):
 @pytest.mark.parametrize("backbone", ["resnet20", "resnet44", "resnet56"])
 def test_leap_layers_of_any_backbone(backbone):
     layers = len(planned(f"backbone={backbone}", "K=1")[0].layers)
-    plan, rule = planned("method=mlaan", f"backbone={backbone}", f"K={layers}")
+    plan, _rule = planned("method=mlaan", f"backbone={backbone}", f"K={layers}")
     for module in range(plan.modules - 1):
         chosen = leap.select(plan, module)
         assert chosen == sorted(set(chosen))
@@ -289,7 +289,7 @@ def test_auglocals_layers_on_imagenet(case):
 
 def test_auglocals_poolings_on_vgg():
     """One where the width differs, however many a jump skips."""
-    plan, rule = planned("method=auglocal", "aux.depth=3", "backbone=vgg13", "K=10", *IMAGENET)
+    plan, _rule = planned("method=auglocal", "aux.depth=3", "backbone=vgg13", "K=10", *IMAGENET)
     assert plan.architecture.owed(0, [4, 9]) == [2, 2]
     assert plan.architecture.owed(6, [8, 9]) == [1, 1]
     small, own = planned("method=auglocal", "aux.depth=2", "backbone=vgg19", "K=16")
@@ -298,7 +298,7 @@ def test_auglocals_poolings_on_vgg():
 
 
 def test_strides_count_halvings_where_widths_do_not_double():
-    plan, rule = planned("method=auglocal", "aux.depth=4", "backbone=mobilenetv2", "K=19")
+    plan, _rule = planned("method=auglocal", "aux.depth=4", "backbone=mobilenetv2", "K=19")
     assert plan.architecture.owed(0, [6, 12, 18]) == [2, 2, 2]
     assert plan.architecture.owed(7, [12, 18]) == [1, 2]
 
@@ -378,7 +378,7 @@ LEAPS_ON_IMAGENET = {
 @pytest.mark.parametrize("case", LEAPS_ON_IMAGENET)
 def test_leap_layers_of_the_released_tables_for_imagenet(case):
     name, K = case.split()
-    plan, rule = planned("method=mlaan", f"backbone={name}", f"K={K}")
+    plan, _rule = planned("method=mlaan", f"backbone={name}", f"K={K}")
     found = [" ".join(plan.layers[i].name for i in leap.select(plan, m)) for m in range(plan.modules - 1)]
     assert found == LEAPS_ON_IMAGENET[case]
 

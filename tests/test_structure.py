@@ -82,4 +82,4 @@ def test_no_module_imports_itself_through_others():
 
 
 def test_few_files_at_the_top():
-    assert len([file for file in Path(ROOT / "localsl").glob("*.py")]) <= 6
+    assert len(list(Path(ROOT / "localsl").glob("*.py"))) <= 6
