@@ -17,16 +17,20 @@ from localsl import experiment
 from localsl.command_line import check_command_line, quoted
 from localsl.composition import CONF
 from localsl.config import validate
+from localsl.data.sources import Known
 from localsl.execution.processes import fail
 from localsl.schema import LocalslError
 from localsl.tables import command
+
+# What the check of the command line found in folders of pictures. A sweep's jobs look again, as time passes.
+KNOWN: Known = {}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> str | None:
     """One run; returns how it ended. In a sweep its error goes to the sweeper, which goes on."""
     try:
-        record = experiment.run(validate(cfg))
+        record = experiment.run(validate(cfg, known=KNOWN or None))
     except LocalslError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
@@ -44,6 +48,9 @@ def main() -> None:
         if told is not None:
             print(told)
             return
+        KNOWN.clear()
+        if len(line.jobs) == 1:
+            KNOWN.update(line.known)
         with command.around(line):
             job()
     except LocalslError as error:

@@ -15,6 +15,7 @@ from hydra.errors import OverrideParseException
 from localsl import launching
 from localsl.composition import REFUSED, Composition, field_of, hydras_own
 from localsl.config import compose
+from localsl.data.sources import Known
 from localsl.schema import ConfigError, Problem, first_line
 from localsl.settings import Config
 from localsl.tables import sweeps
@@ -45,12 +46,14 @@ class Line:
         configs: theirs, in the same order.
         request: the tables that it asks for, or None.
         base: what is the same for all jobs, such as folders; also where the tables have no job.
+        known: what the folders of pictures held that they name.
     """
 
     jobs: list[Job] = dataclasses.field(default_factory=list)
     configs: list[Config] = dataclasses.field(default_factory=list)
     request: Request | None = None
     base: Config | None = None
+    known: Known = dataclasses.field(default_factory=dict)
 
 
 def check_command_line(arguments: Sequence[str]) -> Line:
@@ -73,7 +76,9 @@ def check_command_line(arguments: Sequence[str]) -> Line:
             what = f"this sweep cannot be expanded ({first_line(error)})"
             raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
     wanted = [job.overrides for job in jobs] or [tuple(typed) for typed in request.typed] if request else []
-    composed, problems = _all_composed(list(dict.fromkeys(wanted or [job.overrides for job in jobs])))
+    composition = Composition()
+    every = list(dict.fromkeys(wanted or [job.overrides for job in jobs]))
+    composed, problems = _all_composed(every, composition)
     if flags.multirun:
         problems += _launch_problems(flags.overrides, composed.values())
     about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables", "report"}
@@ -83,16 +88,18 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     if problems:
         raise ConfigError(problems)
     base = next(iter(composed.values()))
-    return Line(jobs, [job.seeded(composed[job.overrides]) for job in jobs], request, base)
+    configs = [job.seeded(composed[job.overrides]) for job in jobs]
+    return Line(jobs, configs, request, base, composition.known)
 
 
-def _all_composed(wanted: list[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], Config], list[Problem]]:
+def _all_composed(
+    wanted: list[tuple[str, ...]], composition: Composition
+) -> tuple[dict[tuple[str, ...], Config], list[Problem]]:
     """The configurations that compose, by their overrides, and the problems of the others, each once."""
     if len(wanted) >= MANY:
         print(f"checking {len(wanted)} configurations ...", file=sys.stderr, flush=True)
     composed: dict[tuple[str, ...], Config] = {}
     problems: list[Problem] = []
-    composition = Composition()
     for overrides in wanted:
         try:
             composed[overrides] = compose(overrides, composition)

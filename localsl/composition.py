@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from localsl.data.sources import Known
 from localsl.identity import leaves
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -51,9 +52,13 @@ class Composition:
 
     Hydra's first step takes 0.2 s: it expands the defaults by the choices of groups and merges their files. The
     cells of a table share it; the second step, to set single values, is each one's own.
+
+    Attributes:
+        known: what the folders of pictures that they name hold, which they share too.
     """
 
     def __init__(self):
+        self.known: Known = {}
         self.groups = {str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()}
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
 

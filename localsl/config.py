@@ -49,7 +49,7 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
             raise ConfigError(problems)
         config, wrong = _typed(hydra(kept))
     if not replaced:  # with another choice in its place, what does not go together says nothing
-        config, more = _resolved(config)
+        config, more = _resolved(config, known=hydra.known)
         told = {problem.key for problem in problems}
         problems += [problem for problem in more if problem.key not in told]
     if problems:
@@ -57,18 +57,19 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
     return config
 
 
-def validate(raw: DictConfig, *, to_run: bool = True) -> Config:
+def validate(raw: DictConfig, *, to_run: bool = True, known: sources.Known | None = None) -> Config:
     """The typed configuration of one that Hydra composed, checked as `compose` does.
 
     Args:
         to_run: false for one of a run that is done: whether this machine could train it is not asked.
+        known: what its folder of pictures held when it was looked at a moment ago.
 
     Raises:
         ConfigError: with every problem found.
     """
     config, problems = _typed(raw)
     if config is not None:
-        config, problems = _resolved(config, to_run)
+        config, problems = _resolved(config, to_run, known)
     if config is None or problems:
         raise ConfigError(problems)
     return config
@@ -208,11 +209,13 @@ def _in_words(kind: Any) -> str:
     return " or ".join(words.get(part, part) for part in text.split(" | "))
 
 
-def _resolved(config: Config, to_run: bool = True) -> tuple[Config, list[Problem]]:
+def _resolved(
+    config: Config, to_run: bool = True, known: sources.Known | None = None
+) -> tuple[Config, list[Problem]]:
     """The configuration with what the data and the method fill in, and what does not go together."""
     problems = []
     try:
-        config = dataclasses.replace(config, dataset=sources.described(config.dataset, config.data_dir))
+        config = dataclasses.replace(config, dataset=sources.described(config.dataset, config.data_dir, known))
     except ConfigError as error:
         problems += error.problems
     here = started().size

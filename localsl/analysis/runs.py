@@ -153,7 +153,7 @@ def _config(folder: Path, here: Config) -> Config:
     own: dict[str, Any] = {key: getattr(here, key) for key in HERE}
     own |= {"sweep": None, "show": None, "measure": None, "held": "wait", "runs": []}
     own |= {"analysis": {"kind": "none"}, "logger": {"name": "csv"}}
-    values = OmegaConf.merge(values, {"dataset": {"classes": None, "files": None}})
+    values = OmegaConf.merge(values, {"dataset": {"classes": None, "files": None, "digest": None}})
     for key, value in own.items():
         OmegaConf.update(values, key, value, merge=False)
     try:
