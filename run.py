@@ -5,8 +5,11 @@ without a traceback. Exit codes: 0 done, 2 wrong configuration, 3 diverged, 130 
 143 terminated, 1 anything else.
 """
 
+import contextlib
+import os
 import signal
 import sys
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -31,11 +34,21 @@ def job(cfg: DictConfig) -> str | None:
     """One run; returns how it ended. In a sweep its error goes to the sweeper, which goes on."""
     try:
         record = experiment.run(validate(cfg, known=KNOWN or None))
+        sys.stdout.flush()
     except LocalslError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         sys.exit(fail(error))
+    except BrokenPipeError:
+        unread()
     return record["status"] if record else None
+
+
+def unread() -> NoReturn:
+    """End where the reader of what is printed has gone, as `show=runs | head` does."""
+    with contextlib.suppress(OSError, ValueError):  # Python would complain of what it could not print
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 def main() -> None:
@@ -46,13 +59,16 @@ def main() -> None:
         line = check_command_line(sys.argv[1:])
         told = command.shown(line)
         if told is not None:
-            print(told)
+            print(told, flush=True)
             return
         KNOWN.clear()
         if len(line.jobs) == 1:
             KNOWN.update(line.known)
         with command.around(line):
             job()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        unread()
     except LocalslError as error:
         sys.exit(fail(error))
     except KeyboardInterrupt:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import OverrideParseException
 
 from localsl import launching
-from localsl.composition import REFUSED, Composition, field_of, hydras_own
+from localsl.composition import CONF, REFUSED, Composition, field_of, hydras_own, searched
 from localsl.config import compose
 from localsl.data.sources import Known
 from localsl.schema import ConfigError, Problem, first_line
@@ -24,11 +26,37 @@ from localsl.tables.sweeps import Job, Request
 MANY = 40  # configurations that take longer to check than a user waits without wondering
 
 
+# A folder that begins at home. Shells leave its `~` alone, Hydra cannot read it or makes a folder of that name.
+AT_HOME = re.compile(r"""(\+*(?:data_dir|output_dir|results_dir|dataset\.root)=)(["']?)(~(?:/[^,"']*)?)\2""")
+
+
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """The same command line with the runs of `runs=[...]` in quotes: Hydra would stumble over the equals sign
-    in a folder's name, and take some ids for numbers.
+    """The same command line as Hydra reads it: flags before overrides, folders at home by their whole path.
+
+    The runs of `runs=[...]` come in quotes: Hydra would stumble over the equals sign in a folder's name, and
+    take some ids for numbers.
     """
-    return [_quoted(a) if re.fullmatch(r"runs=[^'\"]*", a) else a for a in arguments]
+    typed = [_quoted(a) if re.fullmatch(r"runs=[^'\"]*", a) else a for a in _flags_first(arguments)]
+    return [AT_HOME.sub(lambda m: f'{m[1]}"{os.path.expanduser(m[3])}"', a) for a in typed]
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra's parser takes overrides in one piece only: `K=4 -m seed=1,2` would leave `seed=1,2` over."""
+    options = {text: action for action in get_args_parser()._actions for text in action.option_strings}
+    flags: list[str] = []
+    overrides: list[str] = []
+    left = list(arguments)
+    while left:
+        flag = left.pop(0)
+        if not flag.startswith("-"):
+            overrides.append(flag)
+            continue
+        flags.append(flag)
+        action = options.get(flag)
+        takes = action is not None and (action.nargs is None or (action.nargs == "?" and action.choices))
+        if takes and left and (action.nargs is None or left[0] in (action.choices or ())):
+            flags.append(left.pop(0))
+    return flags + overrides
 
 
 def _quoted(runs: str) -> str:
@@ -65,6 +93,7 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     flags = get_args_parser().parse_args(list(arguments))
     if flags.cfg or flags.help or flags.hydra_help or flags.info or flags.shell_completion:
         return Line()
+    _check_places(flags)
     jobs, request = [Job(tuple(flags.overrides))], None
     if flags.multirun:
         try:
@@ -76,11 +105,11 @@ def check_command_line(arguments: Sequence[str]) -> Line:
             what = f"this sweep cannot be expanded ({first_line(error)})"
             raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
     wanted = [job.overrides for job in jobs] or [tuple(typed) for typed in request.typed] if request else []
-    composition = Composition()
+    composition = Composition(searched(flags.overrides, flags.config_dir))
     every = list(dict.fromkeys(wanted or [job.overrides for job in jobs]))
     composed, problems = _all_composed(every, composition)
     if flags.multirun:
-        problems += _launch_problems(flags.overrides, composed.values())
+        problems += _launch_problems([*composition.search, *flags.overrides], composed.values())
     about_sweeps = {cfg.show for cfg in composed.values()} & {"jobs", "status", "tables", "report"}
     if request is None and about_sweeps:
         what = "is about the runs of a table"
@@ -90,6 +119,27 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     base = next(iter(composed.values()))
     configs = [job.seeded(composed[job.overrides]) for job in jobs]
     return Line(jobs, configs, request, base, composition.known)
+
+
+def _check_places(flags: Any) -> None:
+    """Refuse what would have Hydra compose something else than is checked.
+
+    Raises:
+        ConfigError: naming the flag, or conf/ where it is not there.
+    """
+    problems = []
+    if not CONF.is_dir():
+        what = f"there is no folder {CONF}, which run.py is composed from"
+        problems.append(Problem("conf", "", what, "run it from a clone, or install that by pip install -e ."))
+    for key in ("config_path", "config_name", "package"):
+        if getattr(flags, key) is not None:
+            flag, what = f"--{key.replace('_', '-')}", "configurations are composed from conf/config.yaml alone"
+            instead = "type --config-dir FOLDER for choices of your own, such as FOLDER/dataset/mine.yaml"
+            problems.append(Problem(flag, getattr(flags, key), what, instead))
+    if flags.config_dir is not None and not os.path.isdir(flags.config_dir):
+        problems.append(Problem("--config-dir", flags.config_dir, "there is no such folder"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _all_composed(

@@ -21,6 +21,7 @@ from localsl.execution import devices, processes
 from localsl.execution.compiled import Compiled
 from localsl.execution.processes import Team
 from localsl.network import LocalNetwork, build_network, count_parameters
+from localsl.optim import learning_rate
 from localsl.schema import LocalslError
 from localsl.training import Diverged, Training
 
@@ -44,7 +45,8 @@ def run(cfg: Config) -> dict[str, Any] | None:
         Diverged: if a module's loss stops being finite.
     """
     if cfg.show == "runs":
-        print(display.summary(tracking.found_runs(cfg.output_dir)))
+        runs = tracking.found_runs(cfg.output_dir)
+        print(display.summary(runs, tracking.told_apart(runs)))
         return None
     if cfg.show == "bench":
         from localsl.measure.bench import bench
@@ -117,6 +119,11 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
     if cfg.schedule.warmup_epochs >= cfg.schedule.epochs:
         warmup = f"schedule.warmup_epochs={cfg.schedule.warmup_epochs}"
         lines.append(f"note: {warmup} covers all {cfg.schedule.epochs} epochs")
+    rates = (learning_rate(e, cfg.optimizer.lr, cfg.schedule) for e in range(1, cfg.schedule.epochs + 1))
+    if not any(rates):
+        typed = f"schedule.epochs={cfg.schedule.epochs}"
+        lines.append(f"warning: with {typed} the learning rate is 0 in every epoch, and nothing is learned:")
+        lines.append("its cosine ends at 0 in the last; type schedule.epochs=2, or schedule.zero_based=true")
     return "\n".join(lines)
 
 

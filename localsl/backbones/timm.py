@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from localsl.backbones.base import Backbone, BackboneConfig, LocalLayer
 from localsl.layers import conv_bn
-from localsl.schema import Problem
+from localsl.schema import Problem, first_line
 
 
 class Unlistable(Exception):
@@ -101,7 +101,17 @@ class Settings(BackboneConfig):
         try:
             outline(self.model)
         except Unlistable as reason:
-            yield Problem("backbone", typed, f"cannot be cut into blocks: {reason}")
+            name, _, tag = self.model.partition(".")
+            instead = f"weights are not loaded: type backbone=timm/{name}" if tag else ""
+            yield Problem("backbone", typed, f"cannot be cut into blocks: {reason}", instead)
+
+    def misfits(self, image_size: int) -> Iterator[Problem]:
+        """Images that it does not run on."""
+        reason = _refusal(self.model, image_size)
+        if reason:
+            own = _own_size(outline(self.model).prototype)
+            what = f"timm/{self.model} does not take images of that size ({reason})"
+            yield Problem("dataset.image_size", image_size, what, f"type dataset.image_size={own[-1]}, its own")
 
     def local_layers(self) -> list[LocalLayer]:
         """Blocks; what stands before the first is the stem, what stands between two belongs to the second."""
@@ -146,7 +156,10 @@ def outline(name: str) -> Outline:
         Unlistable: if it cannot be.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        prototype = timm.create_model(name, pretrained=False)
+        try:
+            prototype = timm.create_model(name, pretrained=False)
+        except Exception as error:  # whatever timm's networks may refuse
+            raise Unlistable(f"timm cannot build it ({first_line(error)})") from error
     root = _watched(prototype)
     calls = _units(root)
     if len(calls) < 2:
@@ -162,6 +175,22 @@ def outline(name: str) -> Outline:
         raise Unlistable("some of its parameters belong to no block, or to several")
     paths = [[call.path for call in group] for group in groups]
     return Outline(_described(groups), paths, [call.path for call in classifier], prototype)
+
+
+@cache
+def _refusal(name: str, image_size: int) -> str:
+    """Why a network does not run on images of a size; empty if it does."""
+    model = copy.deepcopy(outline(name).prototype).to("meta").eval()
+    try:
+        with torch.no_grad():
+            model(torch.empty(2, 3, image_size, image_size, device="meta"))
+    except Exception as error:  # whatever a network of timm's may do with an image
+        return first_line(error)
+    return ""
+
+
+def _own_size(prototype: nn.Module) -> tuple[int, int, int]:
+    return getattr(prototype, "default_cfg", {}).get("input_size", (3, 224, 224))
 
 
 def _watched(prototype: nn.Module) -> Call:
@@ -182,10 +211,9 @@ def _watched(prototype: nn.Module) -> Call:
     for module in paths:
         module.register_forward_pre_hook(before, with_kwargs=True)
         module.register_forward_hook(after)
-    size = getattr(prototype, "default_cfg", {}).get("input_size", (3, 224, 224))
     try:
         with torch.no_grad():
-            model(torch.empty(1, *size, device="meta"))
+            model(torch.empty(1, *_own_size(prototype), device="meta"))
     except Exception as error:  # whatever a network of timm's may do with an image
         raise Unlistable(f"it does not run on tensors without data ({error})") from error
     return outermost.inner[0]

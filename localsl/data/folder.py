@@ -71,7 +71,7 @@ def splits(root: Path) -> tuple[Path, Path]:
     """
     train = root / "train"
     if not root.is_dir():
-        raise error(root, "there is no such folder")
+        raise error(root, "there is no such folder", "type dataset.root=FOLDER for where it lies")
     places = [root / name for name in TEST if (root / name).is_dir()]
     if not train.is_dir() or not places:
         raise error(root, "must hold train/ and test/ (or val/)", _elsewhere(root))

@@ -65,8 +65,8 @@ class Contents:
     digest: str
 
 
-# By folder, whether broken files are left out, and whether classes are counted: of configurations that are composed
-# together.
+# By folder, whether broken files are left out, and whether classes are counted: of configurations that are
+# composed together.
 Known = dict[tuple[Path, bool, bool], Contents]
 
 
