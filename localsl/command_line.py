@@ -37,7 +37,8 @@ def quoted(arguments: Sequence[str]) -> list[str]:
     take some ids for numbers.
     """
     typed = [_quoted(a) if re.fullmatch(r"runs=[^'\"]*", a) else a for a in _flags_first(arguments)]
-    return [AT_HOME.sub(lambda m: f'{m[1]}"{os.path.expanduser(m[3])}"', a) for a in typed]
+    at_home = [(AT_HOME.fullmatch(a), a) for a in typed]
+    return [f'{found[1]}"{os.path.expanduser(found[3])}"' if found else a for found, a in at_home]
 
 
 def _flags_first(arguments: Sequence[str]) -> list[str]:
@@ -53,8 +54,7 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
             continue
         flags.append(flag)
         action = options.get(flag)
-        takes = action is not None and (action.nargs is None or (action.nargs == "?" and action.choices))
-        if takes and left and (action.nargs is None or left[0] in (action.choices or ())):
+        if action is not None and left and (action.nargs is None or left[0] in (action.choices or ())):
             flags.append(left.pop(0))
     return flags + overrides
 

@@ -241,8 +241,7 @@ def _resolved(
         config = dataclasses.replace(config, processes=here)
     if to_run:
         problems += consistency.problems(config, here)
-    unfit = list(config.backbone.problems()) or list(config.backbone.misfits(config.dataset.image_size))
-    unfit = unfit or list(partition.problems(config))
+    unfit = list(config.backbone.problems()) or list(partition.problems(config))
     if not unfit:  # what follows asks for the layers and the cuts
         config = config.method.resolved(with_scale(config))
         unfit = config.method.problems(config)

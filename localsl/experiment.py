@@ -22,7 +22,7 @@ from localsl.execution.compiled import Compiled
 from localsl.execution.processes import Team
 from localsl.network import LocalNetwork, build_network, count_parameters
 from localsl.optim import learning_rate
-from localsl.schema import LocalslError
+from localsl.schema import ConfigError, LocalslError
 from localsl.training import Diverged, Training
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def run(cfg: Config) -> dict[str, Any] | None:
         None if only something to be shown was asked for, and of the processes beside the one that measures.
 
     Raises:
-        ConfigError: if the data set, or what an analysis is of, is not to be had.
+        ConfigError: if the data set, or what an analysis is of, is not to be had, or the network does not take
+            images of this size.
         Diverged: if a module's loss stops being finite.
     """
     if cfg.show == "runs":
@@ -56,6 +57,9 @@ def run(cfg: Config) -> dict[str, Any] | None:
     if cfg.show == "modules":
         print(describe(cfg, build_network(cfg)))
         return None
+    misfits = list(cfg.backbone.misfits(cfg.dataset.image_size)) if cfg.analysis.kind == "none" else []
+    if misfits:
+        raise ConfigError(misfits)
     if cfg.measure is not None:
         from localsl.measure import command  # imports of its own that a training run does not wait for
 

@@ -81,7 +81,7 @@ class WandB:
 
             mode = _wandb_mode(cfg.logger.mode)
             if mode == "online":
-                _reach(wandb.Settings().base_url)
+                _reach(wandb.setup().settings.base_url)
             self._run = self._started(wandb, cfg, folder, mode)
             self._run.define_metric("*", step_metric="epoch")
         except Exception as error:  # of all sorts: no home folder, no server, settings that it refuses

@@ -154,8 +154,8 @@ def _config(folder: Path, here: Config) -> Config:
     own: dict[str, Any] = {key: getattr(here, key) for key in HERE}
     own |= {"sweep": None, "show": None, "measure": None, "held": "wait", "runs": []}
     own |= {"analysis": {"kind": "none"}, "logger": {"name": "csv"}}
-    stored: Any = OmegaConf.to_container(values.get("dataset", OmegaConf.create()))
-    described = {name: stored.get(name) for name in ("classes", "files", "digest")}
+    stored: Any = OmegaConf.to_container(values)
+    described = {name: stored.get("dataset", {}).get(name) for name in ("classes", "files", "digest")}
     values = OmegaConf.merge(values, {"dataset": dict.fromkeys(described)})
     for key, value in own.items():
         OmegaConf.update(values, key, value, merge=False)

@@ -115,9 +115,8 @@ def digest(*splits: Pictures) -> str:
     """
     found = hashlib.sha256()
     for split in splits:
-        names = split.where["name"]
-        found.update(names.dtype.str.encode())
-        for column in (names, split.where["size"], split.targets.numpy()):
+        found.update(b"\0".join(split.where["name"].tolist()))
+        for column in (split.where["size"], split.targets.numpy()):
             found.update(column.tobytes())
     return found.hexdigest()[:16]
 

@@ -222,6 +222,8 @@ def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]
             for member in tar:
                 yield tar, member
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would keep them all
+            if tar.offset == begin == _next(file, begin):  # tarfile takes what it cannot read for an end
+                raise tarfile.ReadError(f"what begins at byte {begin} is no part of an archive")
             begin = _next(file, tar.offset)
 
 

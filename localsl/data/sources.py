@@ -218,7 +218,10 @@ def _unpublished(dataset: DatasetConfig, data_dir: Path, known: Known) -> Datase
     """ImageNet as it is, or with what is there in its place: a part of it, or other pictures."""
     root = _root(dataset, data_dir)
     try:
-        if not root.is_dir() or (not shards.found(root) and folder.counts(root) == PUBLISHED["imagenet"]):
+        if not root.is_dir():
+            return dataset
+        whole = not dataset.skip_broken and not shards.found(root)  # to be told by a count alone
+        if whole and folder.counts(root) == PUBLISHED["imagenet"]:
             return dataset
         found = _contents(root, dataset, data_dir, known)
     except ConfigError:  # told once it is to be trained on: tables are rendered without it
