@@ -23,7 +23,7 @@ from localsl.config import ConfigError, compose
 from localsl.data import Split
 from localsl.network import build_network
 from localsl.published import numbers as published
-from localsl.runs import experiment, tracking
+from localsl.runs import experiment, identity, tracking
 from tests.conftest import ROOT
 from tests.test_cli import typed
 
@@ -455,3 +455,54 @@ def test_nothing_of_it_is_imported_by_a_training_run():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Pictures that have moved, or are gone.
+
+
+@pytest.fixture
+def moved(folder, tmp_path):
+    """The folder of a run, and where its pictures lie now."""
+    cfg = compose(
+        [
+            *NETWORK,
+            "schedule=smoke",
+            "schedule.epochs=2",
+            "schedule.warmup_epochs=0",
+            "device=cpu",
+            *pictures_of(folder),
+        ]
+    )
+    experiment.run(cfg)
+    folder.rename(tmp_path / "new")
+    return identity.run_directory(cfg), tmp_path / "new"
+
+
+def pictures_of(root):
+    return [
+        "dataset=imagefolder",
+        f"dataset.root={root}",
+        "dataset.image_size=16",
+        "batch_size=5",
+        "dataset.workers=0",
+    ]
+
+
+def test_kinds_that_need_no_pictures_do_without(moved, monkeypatch, capsys):
+    run, _ = moved
+    for kind in ("convergence", "tradeoff"):
+        assert typed(monkeypatch, f"analysis={kind}", f"runs=[{run}]", f"analysis.output={kind}") == 0
+        assert rows_of(f"{kind}.csv")[0]["dataset"] == "imagefolder"
+    assert typed(monkeypatch, "analysis=probes", f"runs=[{run}]") == 2
+    assert "there is no such folder; type dataset.root=FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beside", [[], ["dataset=imagefolder", "dataset.image_size=16"]])
+def test_a_root_that_is_typed_is_where_the_pictures_lie(moved, beside, monkeypatch, capsys):
+    run, new = moved
+    line = ["analysis=probes", f"runs=[{run}]", "analysis.output=probes", "analysis.iterations=2", *beside]
+    assert typed(monkeypatch, *line, f"dataset.root={new}") == 0
+    assert rows_of("probes.csv")
+    (new / "val" / "cats" / "0.png").rename(new / "val" / "cats" / "another.png")
+    assert typed(monkeypatch, *line, f"dataset.root={new}") == 2
+    assert "does not hold the pictures that this run is of" in capsys.readouterr().err

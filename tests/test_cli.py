@@ -199,3 +199,37 @@ def test_a_plain_sweep_lists_its_runs_and_their_price(monkeypatch, capsys):
         Path("outputs/measured"),
         Path("outputs/measured/training_flops.json"),
     ]
+
+
+def test_a_reader_that_has_gone_ends_what_is_printed_quietly():
+    """As head does, behind a pipe."""
+    for shown in ("show=runs", "show=modules", "--help"):
+        read, write = os.pipe()
+        os.close(read)
+        line = [sys.executable, str(ROOT / "run.py"), *SMALL, shown]
+        with os.fdopen(write, "w") as pipe:
+            done = subprocess.run(line, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=300)
+        assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_the_rows_of_a_sweep_say_what_differs(monkeypatch, capsys):
+    assert (
+        typed(
+            monkeypatch, *SMALL, "-m", "optimizer.lr=0.05,0.2", "schedule.epochs=1", "schedule.warmup_epochs=1"
+        )
+        == 0
+    )
+    told = capsys.readouterr().out
+    assert "optimizer.lr" in told
+    assert "0.05" in told
+    assert typed(monkeypatch, "show=runs") == 0
+    assert "0.05" in capsys.readouterr().out
+
+
+def test_runs_at_home_make_no_folder_of_that_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    more = ["schedule.epochs=1", "schedule.warmup_epochs=1", 'output_dir="~/runs"']
+    assert typed(monkeypatch, *SMALL, *more) == 0
+    assert typed(monkeypatch, *SMALL, *more, "-m", "seed=1,2") == 0
+    assert len(records(tmp_path / "home" / "runs")) == 3
+    assert not Path("~").exists()

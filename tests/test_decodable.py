@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
 from localsl import data
 from localsl.config import ConfigError
 from localsl.data import decodable
+from localsl.data.pictures import Pictures
 from localsl.runs import experiment
 from tests.test_stream import typed
 
@@ -78,7 +80,49 @@ def test_a_check_is_remembered_until_a_file_changes(folder, tmp_path, monkeypatc
     assert looked == [19, 5] * 3
 
 
-def test_a_check_that_cannot_be_remembered(folder, tmp_path):
+def test_a_check_that_cannot_be_remembered(folder, tmp_path, monkeypatch, capsys):
+    """It is told, once, and not made more than once in a process."""
+    looked, real = [], decodable._broken
+    monkeypatch.setattr(decodable, "_broken", lambda split: looked.append(len(split)) or real(split))
     (tmp_path / "file").touch()
     for _ in range(2):
         assert len(data.load(typed(folder, f"data_dir={tmp_path}/file/below")).train) == 19
+    assert looked == [19, 5]
+    told = capsys.readouterr().err
+    assert told.count(f"nothing can be kept in data_dir={tmp_path}/file/below (Not a directory)") == 1
+
+
+def test_a_picture_that_is_repaired_with_its_old_size_and_time_is_looked_at_again(folder):
+    picture = folder / "train" / "cats" / "0.png"
+    status, content = picture.stat(), picture.read_bytes()
+    for written in (content, bytes(len(content)), content):
+        picture.write_bytes(written)
+        os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if written == content:
+            assert len(data.load(typed(folder)).train) == 19
+        else:
+            with pytest.raises(ConfigError, match=r"cats/0\.png \(no picture\)"):
+                data.load(typed(folder))
+
+
+def test_a_file_that_could_not_be_read_for_a_while_is_not_broken_for_ever(folder, monkeypatch):
+    real = Pictures.opened
+
+    def opened(self, index):
+        if self.name(index) == "train/dogs/4.png":
+            raise PermissionError(13, "Permission denied")
+        return real(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pictures, "opened", opened)
+        with pytest.raises(ConfigError, match=r"dogs/4\.png \(.*Permission denied\)"):
+            data.load(typed(folder))
+    assert len(data.load(typed(folder)).train) == 19
+
+
+def test_what_is_remembered_is_of_one_folder(folder, tmp_path):
+    """A copy of equal names, sizes and times is looked at by itself."""
+    data.load(typed(folder))
+    shutil.copytree(folder, tmp_path / "copy")
+    data.load(typed(tmp_path / "copy"))
+    assert len(list((tmp_path / "data" / "checked").glob("*.json"))) == 2

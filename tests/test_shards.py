@@ -9,6 +9,8 @@ import torch
 
 from localsl import data
 from localsl.config import ConfigError
+from localsl.data import shards
+from localsl.runs.identity import run_id
 from tests.test_stream import epoch, evaluated, same, typed
 
 
@@ -62,6 +64,18 @@ def test_shards_in_memory(folder, tmp_path):
         ({"1.jpg": b"x", "1.cls": b"cat"}, "1.jpg has no class"),
         ({"1.txt": b"x", "1.cls": b"1"}, "hold no training pictures"),
         ({"a/1.jpg": b"x", "a/1.cls": b"1", "a/1.png": b"x"}, "has two pictures a/1"),
+        ({"1.jpg": b"x", "1.cls": b"0", "2.heic": b"x", "2.cls": b"1"}, "2.cls has no picture beside it"),
+        (
+            {"1.left.jpg": b"x", "1.right.jpg": b"x", "1.cls": b"0"},
+            "two pictures 1: 1.left.jpg and 1.right.jpg",
+        ),
+        ({"1.jpg": b"x", "1.cls": b"9" * 30}, "1.cls holds 999999999999999999999999999999, which is no class"),
+        ({"1.jpg": b"x", "1.cls": b"-1"}, "1.jpg has no class"),
+        (
+            {"1.jpg": b"x", "1.cls": b"1", "2.jpg": b"x", "2.cls": b"2"},
+            "run from 1 to 2, and no picture has class 0;",
+        ),
+        ({"1.jpg": b"x", "1.cls": b"0", "2.jpg": b"x", "2.cls": b"99999999"}, "class 1 or 99999997 others"),
         (None, "is damaged"),
     ],
 )
@@ -89,3 +103,86 @@ def test_labels_beyond_the_classes(folder, tmp_path):
     write_tar(root / "val" / "9.tar", {"1.jpg": (folder / "val/cats/0.png").read_bytes(), "1.cls": b"7"})
     with pytest.raises(ConfigError, match="labels run from 0 to 7"):
         data.load(typed(root))
+
+
+def pictures_of(root):
+    train, _ = shards.listed(root, 16, root / "data")
+    return {train.name(i).partition(".tar/")[2]: int(train.targets[i]) for i in range(len(train))}
+
+
+def with_test(root):
+    write_tar(root / "val" / "0.tar", {"1.jpg": b"x", "1.cls": b"1"})
+    return root
+
+
+def test_keys_and_pictures_may_have_dots(tmp_path):
+    members = {"v1.0/img.6.png": b"x", "v1.0/img.6.cls": b"0", "v1.0/img.7.png": b"x", "v1.0/img.7.cls": b"1"}
+    members |= {"8.image.jpg": b"x", "8.cls": b"0", "9.JPG": b"x", "9.CLS": b"1", "10.x.image.JPEG": b"x"}
+    members |= {"10.x.cls": b"0", ".hidden.png": b"x"}
+    write_tar(tmp_path / "train" / "0.tar", members)
+    found = {"v1.0/img.6.png": 0, "v1.0/img.7.png": 1, "8.image.jpg": 0, "9.JPG": 1, "10.x.image.JPEG": 0}
+    assert pictures_of(with_test(tmp_path)) == found
+
+
+def test_pictures_beside_another_of_their_key_are_told(tmp_path, capsys):
+    write_tar(tmp_path / "train" / "0.tar", {"1.jpg": b"x", "1.mask.png": b"x", "1.cls": b"0"})
+    for _ in range(2):  # also where it is remembered
+        assert pictures_of(with_test(tmp_path)) == {"1.jpg": 0}
+        assert "1 pictures in archives, such as" in (told := capsys.readouterr().err)
+        assert "1.mask.png" in told
+
+
+def test_archives_joined_by_cat_are_read_to_the_end(tmp_path):
+    for name in "abc":
+        write_tar(tmp_path / f"{name}.tar", {f"{name}.jpg": name.encode() * 700, f"{name}.cls": b"1"})
+    joined = with_test(tmp_path / "root") / "train" / "0.tar"
+    joined.parent.mkdir()
+    joined.write_bytes(b"".join((tmp_path / f"{name}.tar").read_bytes() for name in "abc"))
+    train, _ = shards.listed(tmp_path / "root", 16, tmp_path / "data")
+    for index, name in enumerate("abc"):
+        line = train.where[index]
+        assert joined.read_bytes()[line["offset"] :][: line["size"]] == name.encode() * 700
+    joined.write_bytes(joined.read_bytes() + b"x" * 1000)
+    with pytest.raises(ConfigError, match="is damaged"):
+        shards.listed(tmp_path / "root", 16, tmp_path / "data")
+
+
+@pytest.mark.parametrize("place", ["ILSVRC2012_img_train.tar", "train/cats.tar"])
+def test_class_folders_count_before_archives_beside_them(folder, place):
+    write_tar(folder / place, {"cats.tar": b"x"})
+    write_tar(folder / "ILSVRC2012_img_val.tar", {"1.jpg": b"x"})
+    assert typed(folder).dataset.classes == ["cats", "dogs"]
+    assert len(data.load(typed(folder)).train) == 19
+
+
+def test_unlabelled_test_archives_stand_back(folder, tmp_path):
+    root = packed(folder, tmp_path / "shards")
+    picture = (folder / "val/cats/0.png").read_bytes()
+    write_tar(root / "test" / "0.tar", {f"{i}.png": picture for i in range(7)})
+    assert typed(root).dataset.files == [19, 5]
+    write_tar(root / "test" / "0.tar", {"0.png": picture, "0.cls": b"1"})
+    assert typed(root).dataset.files == [19, 1]
+
+
+def test_a_class_that_no_picture_has_may_be_asked_for(folder, tmp_path):
+    root = with_test(tmp_path / "shards")
+    members = {"1.png": (folder / "val/cats/0.png").read_bytes(), "1.cls": b"1"}
+    write_tar(root / "train" / "0.tar", members)
+    assert typed(root, "dataset.num_classes=2").dataset.num_classes == 2
+
+
+def test_archives_of_equal_names_sizes_and_times_are_told_apart(folder, tmp_path):
+    """Their labels are others: another run, and not what is remembered of the first."""
+    picture, runs = (folder / "val/cats/0.png").read_bytes(), []
+    root = tmp_path / "shards"
+    for name, swapped in (("one", False), ("other", True)):
+        for part in ("train", "val"):
+            members = {}
+            for i in range(4):
+                members |= {f"{i}.png": picture, f"{i}.cls": b"%d" % ((i + swapped) % 2)}
+            write_tar(root / part / "0.tar", members)
+            os.utime(root / part / "0.tar", (1, 1))
+        runs.append(run_id(typed(root)))
+        root.rename(tmp_path / name)
+    assert data.load(typed(tmp_path / "other")).train.targets.tolist() == [1, 0, 1, 0]
+    assert runs[0] != runs[1] == run_id(typed(tmp_path / "other"))

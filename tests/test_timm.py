@@ -12,6 +12,7 @@ from torch import nn
 from localsl.cli.command_line import check_command_line
 from localsl.config import ConfigError, compose
 from localsl.network import build_network, count_parameters
+from localsl.runs import experiment
 from localsl.train import optim
 from localsl.train.step import train_step
 from tests.conftest import ROOT
@@ -149,3 +150,19 @@ def test_timm_is_imported_only_where_it_is_asked_for():
     code = "import sys; from localsl.config import compose; compose(['backbone=resnet34', 'K=2']); "
     code += "sys.exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["resnet18.a1_in21k", "resnet18.nothing"])
+def test_a_tag_that_timm_does_not_know_is_told(name):
+    with pytest.raises(ConfigError, match=r"Invalid pretrained tag .*type backbone=timm/resnet18"):
+        compose([f"backbone=timm/{name}", "K=2"])
+
+
+@pytest.mark.parametrize("more", [[], ["measure=memory"]])
+def test_a_size_that_a_network_does_not_take_is_told(more):
+    with pytest.raises(ConfigError) as error:
+        experiment.run(compose(["backbone=timm/vgg11", "K=2", "dataset.image_size=8", *more]))
+    (problem,) = error.value.problems
+    assert problem.key == "dataset.image_size"
+    assert "type dataset.image_size=224" in problem.instead
+    assert not list(compose(["backbone=timm/vgg11", "K=2"]).backbone.misfits(32))

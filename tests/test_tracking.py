@@ -2,11 +2,15 @@
 
 import csv
 import json
+import os
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from localsl.config import ConfigError, compose
+from localsl.network import build_network
 from localsl.runs import experiment, tracking, training
 from localsl.runs.identity import cell_id, kept_directory, run_directory, run_id
 
@@ -151,6 +155,79 @@ def test_wandb_that_does_not_start_is_told(monkeypatch):
     record = tracking.read_record(cfg)
     assert record is not None
     assert record["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("getpwuid(): uid not found: 4711"), "getpwuid(): uid not found: 4711"),
+        (RuntimeError("Could not determine home directory."), "Could not determine home directory."),
+        (ValueError("1 validation error for Settings\nrun_tags\n too long"), "Settings run_tags too long"),
+        (OSError(30, "Read-only file system"), "Read-only file system"),
+    ],
+)
+def test_why_wandb_does_not_start_is_told(error, words, monkeypatch):
+    def init(**_):
+        raise error
+
+    monkeypatch.setattr("wandb.init", init)
+    with pytest.raises(ConfigError) as told:
+        experiment.run(compose([*TINY, "logger=wandb", "logger.mode=offline"]))
+    assert words in str(told.value)
+    assert "logger=csv" in str(told.value)
+
+
+def test_a_wandb_server_that_is_down_is_told_at_once(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unheard.getsockname()[1]}"
+        monkeypatch.setattr("wandb.setup", lambda: SimpleNamespace(settings=SimpleNamespace(base_url=url)))
+        with pytest.raises(ConfigError, match=f"{url} does not answer"):
+            experiment.run(compose([*TINY, "logger=wandb", "logger.mode=online"]))
+        monkeypatch.setenv("https_proxy", "http://proxy:1")
+        tracking._reach(url)
+
+
+def test_wandbs_mode_may_be_written_large(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "OFFLINE")
+    assert tracking._wandb_mode("auto") == "offline"
+    assert os.environ["WANDB_MODE"] == "offline"
+
+
+@pytest.mark.parametrize("tag", ["", "x" * 65])
+def test_tags_that_wandb_would_refuse(tag):
+    with pytest.raises(ConfigError, match="1 to 64 letters"):
+        compose([f"logger.tags=['{tag}']"])
+    assert compose([f"logger.tags=['{'x' * 64}']"])
+
+
+def test_runs_of_one_rule_are_told_apart_by_what_differs():
+    configs = [compose([*TINY, "seed=1", f"optimizer.lr={lr}"]) for lr in (0.05, 0.2)]
+    configs += [compose([*TINY, "seed=1", "method=bp"])]
+    told = tracking.told_apart(tracking.planned_runs(configs), configs)
+    assert told == [{"optimizer.lr": "0.05"}, {"optimizer.lr": "0.2"}, {"optimizer.lr": ""}]
+    for cfg in configs:
+        experiment.run(cfg)
+    found = tracking.told_apart(tracking.found_runs("outputs"))
+    assert sorted(row["optimizer.lr"] for row in found) == ["", "0.05", "0.2"]
+    assert tracking.told_apart(tracking.planned_runs(configs[1:]), configs[1:]) == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["schedule.epochs=1", "schedule.warmup_epochs=0"], True),
+        (["schedule.epochs=2", "schedule.warmup_epochs=1", "schedule.warmup_lr=0"], True),
+        (["schedule.epochs=1", "schedule.warmup_epochs=1"], False),
+        (["schedule.epochs=1", "schedule.warmup_epochs=0", "schedule.zero_based=true"], False),
+        (["schedule.epochs=2", "schedule.warmup_epochs=0"], False),
+    ],
+)
+def test_a_learning_rate_that_is_always_0_is_told(typed, told, monkeypatch):
+    cfg = compose(["backbone=resnet20", "K=2", *typed])
+    assert ("the learning rate is 0 in every epoch" in experiment.describe(cfg, build_network(cfg))) == told
 
 
 class FakeWandB:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from localsl import data
 from localsl.config.building import build_network
 from localsl.config.validation import validate
 from localsl.core.settings import ConfigError, Problem
+from localsl.data.sources import ON_DISK
 from localsl.execution import devices
 from localsl.runs import identity, tracking
 from localsl.runs.checkpoint import Checkpoints
@@ -43,7 +44,7 @@ class Trained:
 
     Attributes:
         folder: with metrics.csv, record.json and, for most analyses, checkpoints.
-        cfg: of the run, with what this command has in its place: HERE.
+        cfg: of the run, with what this command has in its place: HERE, and a `dataset.root` that was typed.
         label: that tells it apart in a picture. Equal ones are one line: the mean over seeds.
     """
 
@@ -154,14 +155,18 @@ def _config(folder: Path, here: Config) -> Config:
     own: dict[str, Any] = {key: getattr(here, key) for key in HERE}
     own |= {"sweep": None, "show": None, "measure": None, "held": "wait", "runs": []}
     own |= {"analysis": {"kind": "none"}, "logger": {"name": "csv"}}
-    values = OmegaConf.merge(values, {"dataset": {"classes": None, "files": None}})
+    stored: Any = OmegaConf.to_container(values)
+    described = {name: stored.get("dataset", {}).get(name) for name in ("classes", "files", "digest")}
+    values = OmegaConf.merge(values, {"dataset": dict.fromkeys(described)})
     for key, value in own.items():
         OmegaConf.update(values, key, value, merge=False)
     try:
-        return validate(values, to_run=False)  # pyright: ignore[reportArgumentType]
+        cfg = validate(values, to_run=False)  # pyright: ignore[reportArgumentType]
     except ConfigError as error:
         told = "; ".join(map(str, error.problems))
         raise refused(f"the configuration of {folder} cannot be read: {told}", "leave that run out") from None
+    root = here.dataset.root if cfg.dataset.name in ON_DISK and here.dataset.root else cfg.dataset.root
+    return replace(cfg, dataset=replace(cfg.dataset, root=root, **described))
 
 
 def labels(configs: Sequence[Config]) -> list[str]:
@@ -198,7 +203,8 @@ def check_comparable(runs: Sequence[Trained]) -> None:
 
 def _tested_on(dataset: DatasetConfig) -> tuple:
     pixels = dataset.image_size, dataset.crop
-    return dataset.name, pixels, dataset.num_classes, dataset.test_subset, dataset.root
+    pictures = dataset.digest or dataset.root  # wherever they lie
+    return dataset.name, pixels, dataset.num_classes, dataset.test_subset, pictures
 
 
 def mixed(split: data.AnySplit, count: int | None) -> data.AnySplit:

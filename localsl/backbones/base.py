@@ -45,6 +45,10 @@ class BackboneConfig(Architecture):
     negative_slope: float = ruled(number(0, below=1), default=0.0)
     """Of the activations below zero: 0 is ReLU."""
 
+    def misfits(self, image_size: int) -> Iterator[Problem]:
+        """What of its images' size it cannot take."""
+        yield from ()
+
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the settings."""
         return iter(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from localsl.backbones.base import BackboneConfig
 from localsl.backbones.tracing import Uncuttable
 from localsl.backbones.wrapped import Outline, WrappedBackbone
 from localsl.core.architecture import LocalLayer
-from localsl.core.settings import Problem
+from localsl.core.settings import Problem, first_line
 
 
 @dataclass(kw_only=True)
@@ -43,7 +44,17 @@ class Timm(BackboneConfig):
         try:
             _outline(self.model)
         except Uncuttable as reason:
-            yield Problem("backbone", typed, str(reason))
+            name, _, tag = self.model.partition(".")
+            instead = f"weights are not loaded: type backbone=timm/{name}" if tag else ""
+            yield Problem("backbone", typed, str(reason), instead)
+
+    def misfits(self, image_size: int) -> Iterator[Problem]:
+        """Images that it does not run on."""
+        reason = _refusal(self.model, image_size)
+        if reason:
+            what = f"timm/{self.model} does not take images of that size ({reason})"
+            own = _own_size(_prototype(self.model))[-1]
+            yield Problem("dataset.image_size", image_size, what, f"type dataset.image_size={own}, its own")
 
     def local_layers(self) -> list[LocalLayer]:
         """Blocks; what stands before the first is the stem, what stands between two belongs to the second."""
@@ -74,6 +85,29 @@ def _outline(name: str) -> Outline:
         Uncuttable: if it cannot be.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        prototype = timm.create_model(name, pretrained=False)
-        size = getattr(prototype, "default_cfg", {}).get("input_size", (3, 224, 224))
-        return wrapped.outline(prototype, torch.zeros(2, *size))
+        prototype = _prototype(name)
+        return wrapped.outline(prototype, torch.zeros(2, *_own_size(prototype)))
+
+
+@cache
+def _prototype(name: str) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=False)
+    except Exception as error:  # whatever timm's networks may refuse
+        raise Uncuttable(f"timm cannot build it ({first_line(error)})") from error
+
+
+@cache
+def _refusal(name: str, image_size: int) -> str:
+    """Why a network does not run on images of a size; empty if it does."""
+    model = copy.deepcopy(_prototype(name)).to("meta").eval()
+    try:
+        with torch.no_grad():
+            model(torch.empty(2, 3, image_size, image_size, device="meta"))
+    except Exception as error:  # whatever a network of timm's may do with an image
+        return first_line(error)
+    return ""
+
+
+def _own_size(prototype: nn.Module) -> tuple[int, int, int]:
+    return getattr(prototype, "default_cfg", {}).get("input_size", (3, 224, 224))

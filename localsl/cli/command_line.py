@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import OverrideParseException
 
 from localsl.cli import launching
-from localsl.config.composition import REFUSED, Composition, field_of, hydras_own
+from localsl.config.composition import CONF, REFUSED, Composition, field_of, hydras_own, searched
 from localsl.config.schema import Config
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem, first_line
@@ -21,11 +23,37 @@ from localsl.tables.sweeps import Job, Line
 MANY = 40  # configurations that take longer to check than a user waits without wondering
 
 
+# A folder that begins at home. Shells leave its `~` alone, Hydra cannot read it or makes a folder of that name.
+AT_HOME = re.compile(r"""(\+*(?:data_dir|output_dir|results_dir|dataset\.root)=)(["']?)(~(?:/[^,"']*)?)\2""")
+
+
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """The same command line with the runs of `runs=[...]` in quotes: Hydra would stumble over the equals sign
-    in a folder's name, and take some ids for numbers.
+    """The same command line as Hydra reads it: flags before overrides, folders at home by their whole path.
+
+    The runs of `runs=[...]` come in quotes: Hydra would stumble over the equals sign in a folder's name, and
+    take some ids for numbers.
     """
-    return [_quoted(a) if re.fullmatch(r"runs=[^'\"]*", a) else a for a in arguments]
+    typed = [_quoted(a) if re.fullmatch(r"runs=[^'\"]*", a) else a for a in _flags_first(arguments)]
+    at_home = [(AT_HOME.fullmatch(a), a) for a in typed]
+    return [f'{found[1]}"{os.path.expanduser(found[3])}"' if found else a for found, a in at_home]
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra's parser takes overrides in one piece only: `K=4 -m seed=1,2` would leave `seed=1,2` over."""
+    options = {text: action for action in get_args_parser()._actions for text in action.option_strings}
+    flags: list[str] = []
+    overrides: list[str] = []
+    left = list(arguments)
+    while left:
+        flag = left.pop(0)
+        if not flag.startswith("-"):
+            overrides.append(flag)
+            continue
+        flags.append(flag)
+        action = options.get(flag)
+        if action is not None and left and (action.nargs is None or left[0] in (action.choices or ())):
+            flags.append(left.pop(0))
+    return flags + overrides
 
 
 def _quoted(runs: str) -> str:
@@ -43,6 +71,7 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     flags = get_args_parser().parse_args(list(arguments))
     if flags.cfg or flags.help or flags.hydra_help or flags.info or flags.shell_completion:
         return Line()
+    _check_places(flags)
     jobs, request = [Job(tuple(flags.overrides))], None
     if flags.multirun:
         try:
@@ -54,9 +83,11 @@ def check_command_line(arguments: Sequence[str]) -> Line:
             what = f"this sweep cannot be expanded ({first_line(error)})"
             raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
     wanted = [job.overrides for job in jobs] or [tuple(typed) for typed in request.typed] if request else []
-    composed, problems = _all_composed(list(dict.fromkeys(wanted or [job.overrides for job in jobs])))
+    composition = Composition(searched(flags.overrides, flags.config_dir))
+    every = list(dict.fromkeys(wanted or [job.overrides for job in jobs]))
+    composed, problems = _all_composed(every, composition)
     if flags.multirun:
-        problems += _launch_problems(flags.overrides, composed.values())
+        problems += _launch_problems([*composition.search, *flags.overrides], composed.values())
     about_sweeps = {cfg.show for cfg in composed.values()} & {"status", "tables", "report"}
     if request is None and about_sweeps:
         what = "is about the runs of a table"
@@ -64,16 +95,39 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     if problems:
         raise ConfigError(problems)
     base = next(iter(composed.values()))
-    return Line(jobs, [job.seeded(composed[job.overrides]) for job in jobs], request, base)
+    configs = [job.seeded(composed[job.overrides]) for job in jobs]
+    return Line(jobs, configs, request, base, composition.known)
 
 
-def _all_composed(wanted: list[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], Config], list[Problem]]:
+def _check_places(flags: Any) -> None:
+    """Refuse what would have Hydra compose something else than is checked.
+
+    Raises:
+        ConfigError: naming the flag, or conf/ where it is not there.
+    """
+    problems = []
+    if not CONF.is_dir():
+        what = f"there is no folder {CONF}, which run.py is composed from"
+        problems.append(Problem("conf", "", what, "run it from a clone, or install that by pip install -e ."))
+    for key in ("config_path", "config_name", "package"):
+        if getattr(flags, key) is not None:
+            flag, what = f"--{key.replace('_', '-')}", "configurations are composed from conf/config.yaml alone"
+            instead = "type --config-dir FOLDER for choices of your own, such as FOLDER/dataset/mine.yaml"
+            problems.append(Problem(flag, getattr(flags, key), what, instead))
+    if flags.config_dir is not None and not os.path.isdir(flags.config_dir):
+        problems.append(Problem("--config-dir", flags.config_dir, "there is no such folder"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _all_composed(
+    wanted: list[tuple[str, ...]], composition: Composition
+) -> tuple[dict[tuple[str, ...], Config], list[Problem]]:
     """The configurations that compose, by their overrides, and the problems of the others, each once."""
     if len(wanted) >= MANY:
         print(f"checking {len(wanted)} configurations ...", file=sys.stderr, flush=True)
     composed: dict[tuple[str, ...], Config] = {}
     problems: list[Problem] = []
-    composition = Composition()
     for overrides in wanted:
         try:
             composed[overrides] = compose(overrides, composition)

@@ -8,7 +8,7 @@ import torch
 
 from localsl.config.building import build_network, method_of
 from localsl.config.schema import Config
-from localsl.core.settings import LocalslError
+from localsl.core.settings import ConfigError, LocalslError
 from localsl.execution import processes
 from localsl.runs import display, experiment, tracking
 
@@ -21,11 +21,13 @@ def run(cfg: Config) -> dict[str, Any] | None:
         one that measures.
 
     Raises:
-        ConfigError: if the data set, or what an analysis is of, is not available.
+        ConfigError: if the data set, or what an analysis is of, is not available, or the network does not take
+            images of this size.
         Diverged: if a module's loss stops being finite.
     """
     if cfg.show == "runs":
-        print(display.summary(tracking.found_runs(cfg.output_dir)))
+        runs = tracking.found_runs(cfg.output_dir)
+        print(display.summary(runs, tracking.told_apart(runs)))
         return None
     if cfg.show == "bench":
         from localsl.measure.bench import bench  # imports that a training run does not wait for
@@ -35,6 +37,9 @@ def run(cfg: Config) -> dict[str, Any] | None:
     if cfg.show == "modules":
         print(experiment.describe(cfg, build_network(cfg)))
         return None
+    misfits = list(cfg.backbone.misfits(cfg.dataset.image_size)) if cfg.analysis.kind == "none" else []
+    if misfits:
+        raise ConfigError(misfits)
     if cfg.measure is not None:
         from localsl.measure import command
 

@@ -81,7 +81,8 @@ def _after(line: Line) -> str:
     first = line.configs[0] if line.configs else None
     if first is None or len(line.configs) < 2 or first.measure is not None or first.analysis.kind != "none":
         return ""
-    return f"\n{display.summary(tracking.planned_runs(line.configs))}\n"
+    runs = tracking.planned_runs(line.configs)
+    return f"\n{display.summary(runs, tracking.told_apart(runs, line.configs))}\n"
 
 
 def _shows(line: Line) -> bool:

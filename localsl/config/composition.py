@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -16,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from localsl.config import resources
 from localsl.config.schema import leaves
+from localsl.data.sources import Known
 
 CONF = resources.folder("conf")
 
@@ -46,15 +49,41 @@ def by_hydra(overrides: Sequence[str]) -> DictConfig:
         return hydra.compose("config", list(overrides))
 
 
+def searched(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
+    """The folders beside conf/ in which Hydra is asked to look for choices.
+
+    Args:
+        overrides: of which `hydra.searchpath=[...]` may be one.
+        config_dir: what was typed as `--config-dir`, which comes first.
+    """
+    folders = [f"file://{Path(config_dir).resolve()}"] if config_dir is not None else []
+    for override in overrides:
+        if key_of(override) == "hydra.searchpath":
+            with contextlib.suppress(HydraException):  # told with the other overrides
+                value = OverridesParser.create().parse_override(override).value()
+                folders += [str(place) for place in value] if isinstance(value, list) else []
+    return folders
+
+
 class Composition:
     """Configurations as `by_hydra` makes them; those of the same choices share the reading of their files.
 
     Hydra's first step takes 0.2 s: it expands the defaults by the choices of groups and merges their files. The
     cells of a table share it; the second step, to set single values, is each one's own.
+
+    Attributes:
+        known: what the folders of pictures that they name hold, which they share too.
+        search: the override that makes Hydra look into other folders too; empty without any.
     """
 
-    def __init__(self):
-        self.groups = {str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()}
+    def __init__(self, folders: Sequence[str] = ()):
+        """`folders` as `searched` gives them."""
+        self.known: Known = {}
+        self.search = ["hydra.searchpath=[{}]".format(",".join(f"'{f}'" for f in folders))] if folders else []
+        places = [CONF, *(Path(folder.removeprefix("file://")) for folder in folders)]
+        self.groups = {
+            str(path.relative_to(place)) for place in places for path in place.rglob("*") if path.is_dir()
+        }
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
@@ -66,7 +95,7 @@ class Composition:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         choices = tuple(text for text, o in zip(overrides, parsed, strict=True) if not self._is_value(o))
         if choices not in self._chosen:
-            self._chosen[choices] = by_hydra(choices)
+            self._chosen[choices] = by_hydra([*self.search, *choices])
         made = copy.deepcopy(self._chosen[choices])
         ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if self._is_value(o)], made)
         return made
@@ -77,10 +106,11 @@ class Composition:
         return plain and not override.is_hydra_override() and override.key_or_group not in self.groups
 
 
-def options(group: str) -> list[str]:
+def options(group: str, search: Sequence[str] = ()) -> list[str]:
     """The choices of a group, Hydra's own such as hydra/launcher included; none if there is no such group."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return GlobalHydra.instance().config_loader().get_group_options(group)
+        loader = GlobalHydra.instance().config_loader()
+        return loader.get_group_options(group, config_name="config", overrides=list(search))
 
 
 def hydras_own(overrides: Sequence[str]) -> DictConfig:

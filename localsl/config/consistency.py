@@ -10,6 +10,8 @@ import torch
 from localsl.config.schema import KINDS, Config
 from localsl.core.settings import Problem
 
+LONGEST_TAG = 64
+
 
 def problems(config: Config, here: int) -> Iterator[Problem]:
     """All of them; `here` is the number of processes that was started."""
@@ -18,6 +20,7 @@ def problems(config: Config, here: int) -> Iterator[Problem]:
     yield from _device_problems(config.device)
     yield from _fast_path_problems(config)
     yield from _analysis_problems(config)
+    yield from _logger_problems(config)
     if config.sweep is not None:
         yield Problem("sweep", config.sweep, "a table is many runs", "add -m")
 
@@ -93,6 +96,14 @@ def _analysis_problems(config: Config) -> Iterator[Problem]:
     if config.checkpoint.required and config.checkpoint.every is None:
         what = "this run is made for its checkpoint"
         yield Problem("checkpoint.every", None, what, "type a number of epochs")
+
+
+def _logger_problems(config: Config) -> Iterator[Problem]:
+    for tag in config.logger.tags:
+        if not 1 <= len(tag) <= LONGEST_TAG:
+            yield Problem(
+                "logger.tags", tag, f"W&B takes tags of 1 to {LONGEST_TAG} letters", "type a shorter one"
+            )
 
 
 def _device_problems(device: str) -> Iterator[Problem]:

@@ -81,6 +81,7 @@ class DatasetConfig:
     # Data that are not as published enter a run's identity by what they hold, not by where they lie.
     classes: list[str] | None = derived()
     files: list[int] | None = derived()
+    digest: str | None = derived()
 
 
 @dataclass(kw_only=True)

@@ -6,6 +6,8 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import os
+import shlex
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast, get_type_hints
@@ -18,7 +20,16 @@ from omegaconf.errors import OmegaConfBaseException
 from localsl import backbones, methods
 from localsl.backbones import BackboneConfig
 from localsl.config import building, consistency
-from localsl.config.composition import REFUSED, Composition, by_hydra, field_of, hydras_keys, key_of, options
+from localsl.config.composition import (
+    REFUSED,
+    Composition,
+    by_hydra,
+    field_of,
+    hydras_keys,
+    key_of,
+    options,
+    searched,
+)
 from localsl.config.schema import Config, OwnSettings, fields, leaves, own_settings
 from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.data import sources
@@ -38,7 +49,7 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
         ConfigError: with every problem found: overrides that do not compose, unknown keys, wrong
             types, values out of range, and values that do not go together.
     """
-    hydra = composition or Composition()
+    hydra = composition or Composition(searched(overrides))
     kept, raw, problems, replaced = _composable(list(overrides), hydra)
     config, wrong = _typed(raw)
     while config is None:  # set the wrong values aside, so that problems behind them are told too
@@ -49,7 +60,7 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
             raise ConfigError(problems)
         config, wrong = _typed(hydra(kept))
     if not replaced:  # with another choice in its place, what does not go together says nothing
-        config, more = _resolved(config)
+        config, more = _resolved(config, known=hydra.known)
         told = {problem.key for problem in problems}
         problems += [problem for problem in more if problem.key not in told]
     if problems:
@@ -57,18 +68,19 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
     return config
 
 
-def validate(raw: DictConfig, *, to_run: bool = True) -> Config:
+def validate(raw: DictConfig, *, to_run: bool = True, known: sources.Known | None = None) -> Config:
     """The typed configuration of one that Hydra composed, checked as `compose` does.
 
     Args:
         to_run: false for one of a run that is done: whether this machine could train it is not asked.
+        known: what its folder of pictures held when it was looked at a moment ago.
 
     Raises:
         ConfigError: with every problem found.
     """
     config, problems = _typed(raw)
     if config is not None:
-        config, problems = _resolved(config, to_run)
+        config, problems = _resolved(config, to_run, known)
     if config is None or problems:
         raise ConfigError(problems)
     return config
@@ -96,7 +108,7 @@ def _composable(
                 replaced.add(field_of(override))
             elif key_of(override).split(".")[0] in replaced:
                 continue  # it may be a key of the choice that was meant
-            problems.append(_refusal(override, kept, error))
+            problems.append(_refusal(override, [*hydra.search, *kept], error, hydra.search))
         else:
             kept.append(override)
     return kept, hydra(kept), problems, replaced
@@ -108,7 +120,7 @@ def _touches(override: str, key: str) -> bool:
     return typed == key or typed.startswith(f"{key}.") or key.startswith(f"{typed}.")
 
 
-def _refusal(override: str, kept: list[str], error: Exception) -> Problem:
+def _refusal(override: str, kept: list[str], error: Exception, search: Sequence[str]) -> Problem:
     key, equals, value = override.partition("=")
     name = key_of(override)
     if not equals or not name:
@@ -116,17 +128,30 @@ def _refusal(override: str, kept: list[str], error: Exception) -> Problem:
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as parse_error:
-        instead = "put quotes around the value" if value else ""
-        return Problem(key, value, f"cannot be read ({first_line(parse_error)})", instead)
+        return Problem(key, value, f"cannot be read ({first_line(parse_error)})", _pasted(key, value))
     if parsed.is_sweep_override():
-        return Problem(key, value, "several values are a sweep", "add -m to run them all")
-    choices = options(name)
+        single = f"; {_pasted(key, value)} if it is one value" if "(" not in value else ""
+        return Problem(key, value, "several values are a sweep", f"add -m to run them all{single}")
+    choices = options(name, search)
     if choices:
         return Problem(key, value, f"one of {', '.join(choices)}", _nearest(value, choices, f"{name}="))
     known = _known(name, kept)
     if name not in known:
         return _unknown(key, value, known)
     return Problem(key, value, first_line(error))
+
+
+def _pasted(key: str, value: str) -> str:
+    """What to type for a value that Hydra stumbles over, in quotes for Hydra and in quotes for the shell.
+
+    Empty if that would not help.
+    """
+    escaped = value.replace('"', '\\"')
+    override = f'{key}="{escaped}"'
+    with contextlib.suppress(HydraException):
+        if value and str(OverridesParser.create().parse_override(override).value()) == value:
+            return f"type {shlex.quote(override)}"
+    return ""
 
 
 def _known(name: str, overrides: list[str]) -> list[str]:
@@ -208,13 +233,18 @@ def _in_words(kind: Any) -> str:
     return " or ".join(words.get(part, part) for part in text.split(" | "))
 
 
-def _resolved(config: Config, to_run: bool = True) -> tuple[Config, list[Problem]]:
+def _resolved(
+    config: Config, to_run: bool = True, known: sources.Known | None = None
+) -> tuple[Config, list[Problem]]:
     """The configuration with what the data and the method fill in, and what does not go together."""
-    problems = []
-    try:
-        config = dataclasses.replace(config, dataset=sources.described(config.dataset, config.data_dir))
-    except ConfigError as error:
-        problems += error.problems
+    config, problems = _at_home(config)
+    # A run that is done has said what its pictures are, and an analysis is of such runs: they may be gone.
+    if to_run and config.analysis.kind == "none":
+        try:
+            dataset = sources.described(config.dataset, config.data_dir, known)
+            config = dataclasses.replace(config, dataset=dataset)
+        except ConfigError as error:
+            problems += error.problems
     here = started().size
     if config.processes is None:
         config = dataclasses.replace(config, processes=here)
@@ -229,3 +259,22 @@ def _resolved(config: Config, to_run: bool = True) -> tuple[Config, list[Problem
         unfit = building.problems(config)
     problems += unfit
     return config, problems
+
+
+def _at_home(config: Config) -> tuple[Config, list[Problem]]:
+    """The configuration with the home folder for `~`, which shells leave alone behind an equals sign."""
+    problems = []
+
+    def whole(key: str, path: str | None) -> str | None:
+        if path is None or not (path == "~" or path.startswith("~/")):
+            return path
+        found = os.path.expanduser(path)
+        if found == path:
+            problems.append(Problem(key, path, "no home folder is known here", "type the whole path"))
+        return found
+
+    places = {key: whole(key, getattr(config, key)) for key in ("data_dir", "output_dir", "results_dir")}
+    dataset = dataclasses.replace(config.dataset, root=whole("dataset.root", config.dataset.root))
+    analysis = dataclasses.replace(config.analysis, output=whole("analysis.output", config.analysis.output))
+    runs = [str(whole("runs", run)) for run in config.runs]
+    return dataclasses.replace(config, dataset=dataset, analysis=analysis, runs=runs, **places), problems

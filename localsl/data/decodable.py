@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,37 +23,46 @@ NAMED = 10  # broken files that are told by name
 AT_ONCE = 256  # files that a thread is given at a time
 
 
-def checked(splits: Sequence[Pictures], skip: bool, data_dir: Path) -> list[Pictures]:
+def checked(splits: Sequence[Pictures], skip: bool, data_dir: Path, told: bool = True) -> list[Pictures]:
     """The splits without what cannot be decoded, which is told.
 
-    The result is remembered in `data_dir` until a file's name, size or time of change is another. Several
-    processes that start together wait for the one that looks.
+    The result is remembered in `data_dir` for this folder until a file's name, size or time of change is
+    another; files that were broken are looked at again, since what kept them from being read may have passed.
+    Several processes that start together wait for the one that looks.
+
+    Args:
+        told: false leaves it to a later call to print what is left out.
 
     Raises:
         ConfigError: naming the broken files, unless they are to be skipped.
     """
     file = data_dir / "checked" / f"{_digest(splits)}.json"
     with kept.alone(file):
-        broken = _remembered(file)
-        if broken is None:
+        remembered = _remembered(file)
+        if remembered is None:
             broken = [dict(_broken(split)) for split in splits]
-            kept.write(file, json.dumps(broken).encode())
+        else:
+            again = zip(splits, remembered, strict=True)
+            broken = [dict(_wrong(split, found)) if found else {} for split, found in again]
+        if broken != remembered:
+            _remember(file, broken)
     if not any(broken):
         return list(splits)
     files = sum(map(len, splits))
     texts = [text for found in broken for text in found.values()]
     more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-    told = f"{len(texts)} of {files} files cannot be decoded: {', '.join(texts[:NAMED])}{more}"
+    what = f"{len(texts)} of {files} files cannot be decoded: {', '.join(texts[:NAMED])}{more}"
     if not skip:
         instead = "repair or remove them, or type dataset.skip_broken=true to leave them out"
-        raise error(splits[0].root, told, instead)
-    print(f"warning: {told}; they are left out", file=sys.stderr)
+        raise error(splits[0].root, what, instead)
+    if told:
+        print(f"warning: {what}; they are left out", file=sys.stderr)
     good = [np.delete(np.arange(len(s)), list(found)) for s, found in zip(splits, broken, strict=True)]
     return [split[torch.from_numpy(index)] for split, index in zip(splits, good, strict=True)]
 
 
 def _digest(splits: Sequence[Pictures]) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(bytes(splits[0].root.resolve()))
     for split in splits:
         for name in ("name", "offset", "size", "stamp"):
             digest.update(split.where[name].tobytes())
@@ -61,11 +70,20 @@ def _digest(splits: Sequence[Pictures]) -> str:
     return digest.hexdigest()[:16]
 
 
+# Of data folders that cannot be written, so that a process looks at all files no more than once.
+_unwritten: dict[Path, list[dict[int, str]]] = {}
+
+
+def _remember(file: Path, broken: list[dict[int, str]]) -> None:
+    if not kept.write(file, json.dumps(broken).encode()):
+        _unwritten[file] = broken
+
+
 def _remembered(file: Path) -> list[dict[int, str]] | None:
     try:
         return [{int(k): str(v) for k, v in found.items()} for found in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError, AttributeError):
-        return None
+        return _unwritten.get(file)
 
 
 def _broken(split: Pictures) -> Iterator[tuple[int, str]]:
@@ -83,14 +101,16 @@ def _broken(split: Pictures) -> Iterator[tuple[int, str]]:
         threads.shutdown(cancel_futures=True)
 
 
-def _wrong(split: Pictures, indices: range) -> list[tuple[int, str]]:
+def _wrong(split: Pictures, indices: Iterable[int]) -> list[tuple[int, str]]:
+    from localsl.data.pixels import rgb  # torchvision is imported only where it is needed
+
     found = []
     for index in indices:
         try:
             with split.opened(index) as picture:
                 # A JPEG at an eighth of its size: all of its data are read, most arithmetic is not done.
                 picture.draft("RGB", (max(1, picture.width // 8), max(1, picture.height // 8)))
-                picture.convert("RGB")
+                rgb(picture)
         except Exception as wrong:  # decoders raise all sorts of errors on what they cannot read
             found.append((index, f"{split.name(index)} ({reason(wrong)})"))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 Transform = Callable[[Any], "Image"]
 
 # A picture's line in `Pictures.where`. The name is a path below the root, of which the first `file` bytes are a
-# file's: all of it, or an archive's that the rest lies in. `stamp` is the file's time of change in nanoseconds.
+# file's: all of it, or an archive's that the rest lies in. `stamp` is the file's ctime in nanoseconds: of its
+# last change of any kind, also of one that sets back the time of modification.
 FIELDS = [("file", np.int32), ("offset", np.int64), ("size", np.int64), ("stamp", np.int64)]
 
 
@@ -82,9 +84,11 @@ class Pictures:
         """A square (3, size, size) uint8; in words why not, where the file is broken."""
         from torchvision.transforms.v2.functional import pil_to_tensor
 
+        from localsl.data.pixels import rgb
+
         try:
             with self.opened(index) as picture:
-                return pil_to_tensor(transform(picture.convert("RGB")))
+                return pil_to_tensor(transform(rgb(picture)))
         except Exception as error:  # decoders raise all sorts of errors on what they cannot read
             return f"{self.name(index)} cannot be read ({reason(error)})"
 
@@ -102,6 +106,19 @@ class Pictures:
                     raise LocalslError(image)
                 images[index] = image
         return Split(images, self.targets)
+
+
+def digest(*splits: Pictures) -> str:
+    """Sixteen hexadecimal digits of the names, sizes and classes of pictures: equal wherever they lie.
+
+    Their contents are not read: other pictures of the same names and sizes have the same digest.
+    """
+    found = hashlib.sha256()
+    for split in splits:
+        found.update(b"\0".join(split.where["name"].tolist()))
+        for column in (split.where["size"], split.targets.numpy()):
+            found.update(column.tobytes())
+    return found.hexdigest()[:16]
 
 
 def in_memory(split: Split | Pictures) -> Split:
@@ -132,11 +149,15 @@ def for_test(size: int) -> Transform:
     """The middle square of a picture whose shorter side is made 256 for a `size` of 224. The same code's."""
     from torchvision.transforms import v2
 
-    return v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)])
+    from localsl.data.pixels import Resize
+
+    return v2.Compose([Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)])
 
 
 def whole(size: int) -> Transform:
     """The largest square in the middle of a picture, resized."""
     from torchvision.transforms import v2
 
-    return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+    from localsl.data.pixels import Resize
+
+    return v2.Compose([Resize(size, antialias=True), v2.CenterCrop(size)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,35 @@ def load(dataset: DatasetConfig, data_dir: str) -> Splits:
     return train, test
 
 
-def described(dataset: DatasetConfig, data_dir: str) -> DatasetConfig:
-    """The settings with what is told by the files alone, without reading images: classes and counts.
+@dataclass(frozen=True)
+class Contents:
+    """What a folder or its archives hold, as far as it decides which run a configuration is.
+
+    Attributes:
+        count: of classes.
+        classes: their names, where there are any.
+        files: the number of training and of test pictures, without those that are left out.
+        digest: of their names, sizes and classes.
+    """
+
+    count: int
+    classes: list[str] | None
+    files: list[int]
+    digest: str
+
+
+# By folder, whether broken files are left out, and whether classes are counted: of configurations that are
+# composed together.
+Known = dict[tuple[Path, bool, bool], Contents]
+
+
+def described(dataset: DatasetConfig, data_dir: str, known: Known | None = None) -> DatasetConfig:
+    """The settings with what is told by the files alone: classes, counts and a digest.
+
+    Images are looked at only where broken ones are to be left out, since what is left decides the numbers.
+
+    Args:
+        known: spares the configurations that share it the look at the same folders.
 
     Raises:
         ConfigError: if the settings cannot be met by any images.
@@ -57,8 +84,10 @@ def described(dataset: DatasetConfig, data_dir: str) -> DatasetConfig:
     if dataset.name not in SOURCES:
         raise ConfigError([Problem("dataset.name", dataset.name, f"one of {', '.join(SOURCES)}")])
     if dataset.name == "imagefolder":
-        dataset = _counted(dataset, data_dir)
-    elif dataset.root is not None and dataset.name != "imagenet":
+        dataset = _counted(dataset, Path(data_dir).expanduser(), {} if known is None else known)
+    elif dataset.name == "imagenet":
+        dataset = _unpublished(dataset, Path(data_dir).expanduser(), {} if known is None else known)
+    elif dataset.root is not None:
         what = f"{dataset.name} is not read from a folder of images"
         instead = "type dataset=imagefolder for your own pictures, data_dir=FOLDER for the data set"
         raise ConfigError([Problem("dataset.root", dataset.root, what, instead)])
@@ -148,13 +177,12 @@ def stl10(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
 
 def imagefolder(dataset: DatasetConfig, data_dir: Path) -> Splits:
     """The pictures of a folder: checked and left there, or decoded into memory, by `dataset.crop`."""
-    assert dataset.root is not None
-    return _pictures(Path(dataset.root).expanduser(), dataset, data_dir)
+    return _pictures(_root(dataset, data_dir), dataset, data_dir)
 
 
 def imagenet(dataset: DatasetConfig, data_dir: Path) -> Splits:
     """ImageNet from `dataset.root`, or from DATA_DIR/imagenet. It cannot be downloaded without an account."""
-    root = data_dir / "imagenet" if dataset.root is None else Path(dataset.root).expanduser()
+    root = _root(dataset, data_dir)
     if not root.is_dir():
         what = f"there is no folder {root.resolve()}"
         instead = (
@@ -176,35 +204,86 @@ SOURCES: dict[str, Callable[[DatasetConfig, Path], Splits]] = {
 ON_DISK = ("imagefolder", "imagenet")
 
 
-def _counted(dataset: DatasetConfig, data_dir: str) -> DatasetConfig:
-    """With the classes and the numbers of files that a folder or its archives hold."""
+def _counted(dataset: DatasetConfig, data_dir: Path, known: Known) -> DatasetConfig:
+    """With what a folder or its archives hold."""
     if dataset.root is None:
         what = "must name a folder that holds train/<class>/ and test/<class>/, or train/*.tar and test/*.tar"
         raise ConfigError([Problem("dataset.root", None, what, "type dataset.root=FOLDER")])
-    root = Path(dataset.root).expanduser()
+    found = _contents(_root(dataset, data_dir), dataset, data_dir, known)
+    count = dataset.num_classes or found.count
+    return replace(dataset, num_classes=count, classes=found.classes, files=found.files, digest=found.digest)
+
+
+def _unpublished(dataset: DatasetConfig, data_dir: Path, known: Known) -> DatasetConfig:
+    """ImageNet as it is, or with what is there in its place: a part of it, or other pictures."""
+    root = _root(dataset, data_dir)
+    try:
+        if not root.is_dir():
+            return dataset
+        whole = not dataset.skip_broken and not shards.found(root)  # to be told by a count alone
+        if whole and folder.counts(root) == PUBLISHED["imagenet"]:
+            return dataset
+        found = _contents(root, dataset, data_dir, known)
+    except ConfigError:  # told once it is to be trained on: tables are rendered without it
+        return dataset
+    if tuple(found.files) == PUBLISHED["imagenet"]:
+        return dataset
+    return replace(dataset, files=found.files, digest=found.digest)
+
+
+def _root(dataset: DatasetConfig, data_dir: Path) -> Path:
+    return data_dir / "imagenet" if dataset.root is None else Path(dataset.root).expanduser()
+
+
+def _contents(root: Path, dataset: DatasetConfig, data_dir: Path, known: Known) -> Contents:
+    key = root, dataset.skip_broken, not dataset.num_classes
+    if key not in known:
+        found = _listed(root, dataset, data_dir, told=False)
+        if dataset.skip_broken:
+            found = decodable.checked(found, True, data_dir, told=False)
+        train, test = found
+        if shards.found(root):
+            names, count = None, 0 if dataset.num_classes else shards.classes(root, train.targets)
+        else:
+            names = folder.classes(folder.splits(root)[0])
+            count = len(names)
+        known[key] = Contents(count, names, [len(train), len(test)], pictures.digest(train, test))
+    return known[key]
+
+
+def _listed(root: Path, dataset: DatasetConfig, data_dir: Path, told: bool = True) -> Sequence[Pictures]:
+    """Both splits of a folder or its archives; whether to print what of it is not used.
+
+    Raises:
+        ConfigError: if it is not laid out as it should be.
+    """
     if shards.found(root):
-        splits = shards.listed(root, dataset.image_size, Path(data_dir).expanduser())
-        classes, files = None, [len(split) for split in splits]
-        count = shards.classes(splits[0].targets)
-    else:
-        classes, files = folder.contents(root)
-        count = len(classes)
-    return replace(dataset, num_classes=dataset.num_classes or count, classes=classes, files=files)
+        return shards.listed(root, dataset.image_size, data_dir, told)
+    found = folder.listed(root, dataset.image_size)
+    unused = folder.beside(root) if told else ""
+    if unused:
+        print(f"warning: {unused}", file=sys.stderr)
+    return found
 
 
 def _pictures(root: Path, dataset: DatasetConfig, data_dir: Path) -> Splits:
     """Both splits of a folder or its archives, without broken files if these are to be skipped.
 
     Raises:
-        ConfigError: if it is not laid out as it should be, or naming broken files.
+        ConfigError: if it is not laid out as it should be, or naming broken files, or if it no longer holds
+            what the run's identity was made from.
     """
-    archives = shards.found(root)
-    size = dataset.image_size
-    found = shards.listed(root, size, data_dir) if archives else folder.listed(root, size)
+    found = _listed(root, dataset, data_dir)
     train, test = decodable.checked(found, dataset.skip_broken, data_dir)
+    if dataset.digest not in (None, pictures.digest(train, test)):
+        what = f"{root} does not hold the pictures that this run is of"
+        instead = (
+            "names, sizes or classes of its files have changed; type the command again for what is there now"
+        )
+        raise ConfigError([Problem("dataset.root", dataset.root, what, instead)])
     if dataset.crop == "resized":
         return train, test
-    square = pictures.whole(size)
+    square = pictures.whole(dataset.image_size)
     return train.in_memory(square), test.in_memory(square)
 
 

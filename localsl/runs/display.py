@@ -61,12 +61,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(line(values) for values in [head, *cells])
 
 
-def summary(runs: list[tuple[Path, dict[str, Any]]]) -> str:
-    """A table of runs from their records, and the files they wrote."""
+def summary(runs: list[tuple[Path, dict[str, Any]]], told: list[dict[str, Any]] | None = None) -> str:
+    """A table of runs from their records, and the files they wrote.
+
+    Args:
+        told: what else tells each run from the others, by the same names for all.
+    """
     if not runs:
         return "no runs"
     rows = []
-    for _, record in runs:
+    for (_, record), more in zip(runs, told or [{}] * len(runs), strict=True):
         done = record["status"] == "done"
         rows.append(
             {
@@ -74,6 +78,7 @@ def summary(runs: list[tuple[Path, dict[str, Any]]]) -> str:
                 "dataset": record["dataset"],
                 "backbone": record["backbone"],
                 "seed": record["seed"],
+                **more,
                 "modules": record["modules"] if done else "",
                 "test %": f"{record['last']['test_accuracy']:.2f}" if done else record["status"],
                 "best %": f"{record['best']['test_accuracy']:.2f}" if done else "",

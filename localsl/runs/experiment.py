@@ -27,6 +27,7 @@ from localsl.execution.processes import Team
 from localsl.runs import display, identity, lock, provenance, tracking
 from localsl.runs.training import Diverged, Training
 from localsl.train import signals
+from localsl.train.optim import learning_rate
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -101,6 +102,11 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
     if cfg.schedule.warmup_epochs >= cfg.schedule.epochs:
         warmup = f"schedule.warmup_epochs={cfg.schedule.warmup_epochs}"
         lines.append(f"note: {warmup} covers all {cfg.schedule.epochs} epochs")
+    rates = (learning_rate(e, cfg.optimizer.lr, cfg.schedule) for e in range(1, cfg.schedule.epochs + 1))
+    if not any(rates):
+        typed = f"schedule.epochs={cfg.schedule.epochs}"
+        lines.append(f"warning: with {typed} the learning rate is 0 in every epoch, and nothing is learned:")
+        lines.append("its cosine ends at 0 in the last; type schedule.epochs=2, or schedule.zero_based=true")
     return "\n".join(lines)
 
 

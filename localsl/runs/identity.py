@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,21 @@ def differing(values: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The dotted names of what decides the numbers in which two configurations differ."""
     one, two = identity(values), identity(other)
     return sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
+
+
+def telling(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The dotted names that tell configurations from each other: as few as do, in the order of names."""
+    found, groups = [], [[identity(values) for values in configs]]
+    for name in sorted({name for values in groups[0] for name in values}):
+        split: list[list[dict[str, Any]]] = []
+        for group in groups:
+            by_value: dict[str, list[dict[str, Any]]] = {}
+            for values in group:
+                by_value.setdefault(str(values.get(name)), []).append(values)
+            split += by_value.values()
+        if len(split) > len(groups):
+            found, groups = [*found, name], split
+    return found
 
 
 def setting(values: dict[str, Any]) -> dict[str, Any]:

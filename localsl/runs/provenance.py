@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -40,11 +41,22 @@ def short(commit: str | None) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with "+" where files differ from it; None outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of the code, with "+" where files differ from it; None outside a repository that holds it.
+
+    A copy without a repository may lie inside of somebody's own, which knows nothing of it.
+    """
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    # Of a hook that runs this, they would name its repository in place of the one around the code.
+    names = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    bare: dict[str, Any] = {
+        "env": {k: v for k, v in os.environ.items() if k not in names},
+        "capture_output": True,
+    }
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, **bare)
+        head = subprocess.run([*git, "rev-parse", "HEAD"], text=True, check=True, **bare)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], **bare).returncode
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if changed else "")

@@ -6,20 +6,27 @@ import csv
 import io
 import json
 import os
+import socket
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
-from localsl.core.settings import ConfigError, Problem, first_line
+from localsl.core.settings import ConfigError, Problem
 from localsl.runs import identity
 from localsl.runs.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
+
+
+REACHED = 10  # seconds within which a server answers that can be logged to
 
 
 class Sink(Protocol):
@@ -69,16 +76,18 @@ class WandB:
     """Weights & Biases: the columns of metrics.csv, and the record as the run's summary."""
 
     def __init__(self, cfg: Config, folder: Path):
-        import wandb
-
         try:
+            import wandb
+
             mode = _wandb_mode(cfg.logger.mode)
+            if mode == "online":
+                _reach(wandb.setup().settings.base_url)
             self._run = self._started(wandb, cfg, folder, mode)
-        except (wandb.Error, ValueError) as error:
-            what = f"W&B does not start: {first_line(error)}"
+            self._run.define_metric("*", step_metric="epoch")
+        except Exception as error:  # of all sorts: no home folder, no server, settings that it refuses
+            what = f"W&B does not start: {' '.join(str(error).split()) or type(error).__name__}"
             instead = "log in with `wandb login`, or type logger.mode=offline or logger=csv"
             raise ConfigError([Problem("logger", "wandb", what, instead)]) from None
-        self._run.define_metric("*", step_metric="epoch")
 
     @staticmethod
     def _started(wandb: Any, cfg: Config, folder: Path, mode: str) -> Any:
@@ -108,13 +117,32 @@ class WandB:
 
 
 def _wandb_mode(mode: str) -> Any:
+    typed = os.environ.get("WANDB_MODE")
+    if typed and typed != typed.lower():  # W&B reads it too, and refuses OFFLINE
+        os.environ["WANDB_MODE"] = typed.lower()
     if mode != "auto":
         return mode
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
+    if typed:
+        return typed.lower()
     import wandb
 
     return "online" if wandb.api.api_key else "offline"
+
+
+def _reach(url: str) -> None:
+    """Ask whether a server answers at all: W&B itself would try for two minutes.
+
+    Raises:
+        OSError: if it does not.
+    """
+    place = urllib.parse.urlsplit(url)
+    if place.hostname is None or urllib.request.getproxies():  # by way of a proxy that alone can tell
+        return
+    port = place.port or (80 if place.scheme == "http" else 443)
+    try:
+        socket.create_connection((place.hostname, port), REACHED).close()
+    except OSError as error:
+        raise OSError(f"{url} does not answer ({error})") from None
 
 
 SINKS: dict[str, list[Callable[[Config, Path], Sink]]] = {"csv": [], "wandb": [WandB]}
@@ -224,6 +252,44 @@ def planned_runs(configs: list[Config]) -> list[tuple[Path, dict[str, Any]]]:
         folder = finished(cfg) or identity.run_directory(cfg)
         runs[folder] = read(folder / "record.json") or absent
     return list(runs.items())
+
+
+def told_apart(runs: list[tuple[Path, dict[str, Any]]], configs: Sequence[Config] = ()) -> list[dict[str, str]]:
+    """For each run the settings in which runs of one rule, data set, backbone and seed differ.
+
+    Args:
+        configs: of the runs, where they are known; else those in their folders are read.
+    """
+    known = {identity.run_id(cfg): asdict(cfg) for cfg in configs}
+    alike: dict[tuple, list[int]] = {}
+    for index, (_, record) in enumerate(runs):
+        key = tuple(record.get(name) for name in ("method", "dataset", "backbone", "seed"))
+        alike.setdefault(key, []).append(index)
+    found: dict[int, dict[str, Any]] = {}
+    names: set[str] = set()
+    for group in (group for group in alike.values() if len(group) > 1):
+        for index in group:
+            folder, record = runs[index]
+            values = known.get(record["id"]) or _config_values(folder)
+            if values is not None:
+                found[index] = values
+        names.update(identity.telling([found[index] for index in group if index in found]))
+    every = [dict(identity.leaves(found.get(index, {}))) for index in range(len(runs))]
+    return [{name: _in_short(values.get(name, "")) for name in sorted(names)} for values in every]
+
+
+def _config_values(folder: Path) -> dict[str, Any] | None:
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        identity.identity(values)
+    except (OSError, LookupError, TypeError, ValueError, YAMLError):  # no run's, or of another version
+        return None
+    return values
+
+
+def _in_short(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 30 else f"{text[:27]}..."
 
 
 def found_runs(output_dir: str) -> list[tuple[Path, dict[str, Any]]]:

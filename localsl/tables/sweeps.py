@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from localsl.config import resources
 from localsl.config.composition import field_of
 from localsl.core.settings import ConfigError, Problem
+from localsl.data.sources import Known
 from localsl.published import numbers as published
 from localsl.published.numbers import KEYS, Number
 from localsl.runs.identity import EXCLUDED, SETTING
@@ -218,12 +219,14 @@ class Line:
         configs: theirs, in the same order.
         request: the tables that it asks for, or None.
         base: what is the same for all jobs, such as folders; also where the tables have no job.
+        known: what the folders of pictures held that they name.
     """
 
     jobs: list[Job] = field(default_factory=list)
     configs: list[Config] = field(default_factory=list)
     request: Request | None = None
     base: Config | None = None
+    known: Known = field(default_factory=dict)
 
 
 def measuring(overrides: tuple[str, ...], *measures: str) -> tuple[str, ...]:
