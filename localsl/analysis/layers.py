@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from localsl.data import Split
 from localsl.data.batches import Normalisation
 from localsl.data.pictures import Pictures, in_memory
+from localsl.data.splits import Split
 from localsl.execution import devices
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from localsl.runs import identity, tracking
 from localsl.runs.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config, DatasetConfig
+    from localsl.config.schema import Config
     from localsl.core.network import LocalNetwork
+    from localsl.data.settings import DatasetSettings
 
 # Differences that tell runs of one rule apart, in words that a reader expects before any other.
 FIRST = ("aux.depth", "aux.head", "K")
@@ -201,7 +202,7 @@ def check_comparable(runs: Sequence[Trained]) -> None:
             raise refused(f"their test images differ: {theirs}", "give the runs of one data set at a time")
 
 
-def _tested_on(dataset: DatasetConfig) -> tuple:
+def _tested_on(dataset: DatasetSettings) -> tuple:
     pixels = dataset.image_size, dataset.crop
     pictures = dataset.digest or dataset.root  # wherever they lie
     return dataset.name, pixels, dataset.num_classes, dataset.test_subset, pictures

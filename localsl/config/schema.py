@@ -16,7 +16,8 @@ from localsl.aux_nets.momentum import EmaSettings
 from localsl.aux_nets.settings import AuxSettings
 from localsl.backbones.base import BackboneConfig
 from localsl.core.partition import PartitionSettings
-from localsl.core.settings import derived, number, one_of, ruled, triple
+from localsl.core.settings import number, one_of, ruled
+from localsl.data.settings import DatasetSettings
 from localsl.methods.base import Method
 from localsl.train.optim import OptimizerSettings, ScheduleSettings
 
@@ -56,32 +57,6 @@ def _copied(entry: dataclasses.Field) -> Any:
     default = {name: getattr(entry, name) for name in ("default", "default_factory")}
     given = {name: value for name, value in default.items() if value is not dataclasses.MISSING}
     return field(metadata=entry.metadata, **given)
-
-
-@dataclass(kw_only=True)
-class DatasetConfig:
-    """Images and how they are normalised and augmented (conf/dataset)."""
-
-    name: str
-    sgd_lr: float = ruled(number(above=0), default=0.1)
-    num_classes: int = ruled(number(0, at_most=2**20))
-    image_size: int = ruled(number(4, at_most=1024))
-    mean: list[float] = ruled(triple())
-    std: list[float] = ruled(triple(above=0))
-    padding: int = ruled(number(0, at_most=128))
-    padding_mode: str = ruled(one_of("reflect", "zero"))
-    flip: bool
-    train_subset: int | None = ruled(number(1, instead="null takes all images"))
-    test_subset: int | None = ruled(number(1, instead="null takes all images"))
-    root: str | None
-    crop: str = ruled(one_of("padded", "resized"), default="padded")
-    workers: int | None = ruled(number(0, at_most=1024, instead="null is one a core"), default=None)
-    skip_broken: bool = False
-    top5: bool = False
-    # Data that are not as published enter a run's identity by what they hold, not by where they lie.
-    classes: list[str] | None = derived()
-    files: list[int] | None = derived()
-    digest: str | None = derived()
 
 
 @dataclass(kw_only=True)
@@ -150,7 +125,7 @@ class Config:
     """One run. conf/config.yaml says what each value means."""
 
     method: OwnSettings
-    dataset: DatasetConfig
+    dataset: DatasetSettings
     backbone: BackboneConfig
     aux: AuxSettings
     ema: EmaSettings
@@ -195,7 +170,7 @@ def _leaves(chosen: dict[type, type], cls: type, path: str) -> Iterator[tuple[st
     for entry in dataclasses.fields(cls):
         kind = chosen.get(kinds[entry.name], kinds[entry.name])
         if dataclasses.is_dataclass(kind):
-            yield from _leaves(chosen, cast(type, kind), f"{path}{entry.name}.")
+            yield from _leaves(chosen, cast("type", kind), f"{path}{entry.name}.")
         else:
             yield f"{path}{entry.name}", entry
 

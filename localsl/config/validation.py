@@ -220,7 +220,7 @@ def _schema(method: type[Method], backbone: type[BackboneConfig]) -> DictConfig:
     chosen = {OwnSettings: own_settings(method), BackboneConfig: backbone}
     for name, kind in get_type_hints(Config).items():
         if dataclasses.is_dataclass(kind):
-            schema[name] = OmegaConf.structured(chosen.get(cast(type, kind), kind))
+            schema[name] = OmegaConf.structured(chosen.get(cast("type", kind), kind))
     return schema
 
 

@@ -165,7 +165,7 @@ class LocalNetwork(nn.Module):
         """
         rows = []
         for module in self.local_modules:
-            aux = cast(nn.ModuleDict, self.auxiliary[module.index])
+            aux = cast("nn.ModuleDict", self.auxiliary[module.index])
             own = sum(count_parameters(layer) for layer in self.layers_of(module))
             if module is self.local_modules[-1]:
                 own += count_parameters(self.backbone.classifier)

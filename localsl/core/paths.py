@@ -39,7 +39,7 @@ class Segmented(nn.Module):
         """The last layer's output. BatchNorm's running statistics move once."""
         for segment in self.segments:
             contexts = partial(_contexts, segment)
-            x = cast(Tensor, checkpoint(segment, x, use_reentrant=False, context_fn=contexts))
+            x = cast("Tensor", checkpoint(segment, x, use_reentrant=False, context_fn=contexts))
         return x
 
 

@@ -11,33 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from localsl.core.settings import ConfigError, Problem
+from localsl.data.settings import DatasetSettings, Loading
+from localsl.data.splits import SUBSET_SEED, Split
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config, DatasetConfig
     from localsl.data.pictures import Pictures
 
 AnySplit = TypeVar("AnySplit", "Split", "Pictures", "Split | Pictures")
-
-# The subsets are part of the data, not of a run: they are the same for every seed.
-SUBSET_SEED = 0
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images (N, 3, H, W) uint8 and their classes (N,) int64."""
-
-    images: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: Tensor | slice) -> Split:
-        return Split(self.images[index], self.targets[index])
-
-    def to(self, device: torch.device) -> Split:
-        """The same images on `device`."""
-        return Split(self.images.to(device), self.targets.to(device))
 
 
 @dataclass(frozen=True)
@@ -48,7 +28,7 @@ class Data:
     test: Split | Pictures
 
 
-def load(cfg: Config) -> Data:
+def load(cfg: Loading) -> Data:
     """The data set of a configuration: checked, cut to its subsets, of `dataset.image_size`.
 
     Raises:
@@ -72,7 +52,7 @@ def load(cfg: Config) -> Data:
     return Data(_resized(train, cfg.dataset.image_size), _resized(test, cfg.dataset.image_size))
 
 
-def check(split: Split | Pictures, which: str, dataset: DatasetConfig) -> None:
+def check(split: Split | Pictures, which: str, dataset: DatasetSettings) -> None:
     """Refuse a split whose shapes, counts or labels cannot be right.
 
     Raises:
@@ -110,7 +90,7 @@ def balanced(targets: Tensor, count: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def _subset(split: AnySplit, key: str, dataset: DatasetConfig) -> AnySplit:
+def _subset(split: AnySplit, key: str, dataset: DatasetSettings) -> AnySplit:
     count = getattr(dataset, key)
     if count is None:
         return split

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from localsl.core.initialization import stream
-from localsl.data import Split
+from localsl.data.splits import Split
 from localsl.execution.processes import WHOLE, Part
 
 if TYPE_CHECKING:
-    from localsl.config.schema import DatasetConfig
+    from localsl.data.settings import DatasetSettings
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Draw:
     flip: Tensor
 
     @classmethod
-    def of(cls, count: int, dataset: DatasetConfig, seed: int, epoch: int) -> Draw:
+    def of(cls, count: int, dataset: DatasetSettings, seed: int, epoch: int) -> Draw:
         """The choices of `epoch` for `count` images."""
         random = torch.Generator().manual_seed(stream(seed, "epoch", epoch))
         order = torch.randperm(count, generator=random)
@@ -47,7 +47,7 @@ class Normalisation:
     """Bytes to float32 of the data set's mean 0 and standard deviation 1, in a memory layout."""
 
     def __init__(
-        self, dataset: DatasetConfig, images: Tensor, device: torch.device, layout: torch.memory_format
+        self, dataset: DatasetSettings, images: Tensor, device: torch.device, layout: torch.memory_format
     ):
         """For images of the size of `images`."""
         # One value per pixel, not per channel: broadcasting over channels-last pixels is ten times slower.
@@ -75,7 +75,7 @@ class TrainBatches:
     def __init__(
         self,
         split: Split,
-        dataset: DatasetConfig,
+        dataset: DatasetSettings,
         batch_size: int,
         device: torch.device,
         layout: torch.memory_format = torch.contiguous_format,
@@ -129,7 +129,7 @@ class TestBatches:
     def __init__(
         self,
         split: Split,
-        dataset: DatasetConfig,
+        dataset: DatasetSettings,
         batch_size: int,
         device: torch.device,
         layout: torch.memory_format = torch.contiguous_format,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from localsl.data import Split
 from localsl.data.batches import TestBatches, TrainBatches
 from localsl.data.pictures import Pictures
+from localsl.data.splits import Split
 from localsl.execution.processes import Part
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.data.settings import Loading
 
 Batch = tuple[Tensor, Tensor]
 
@@ -45,7 +45,7 @@ class Tests(Protocol):
 
 def train_batches(
     split: Split | Pictures,
-    cfg: Config,
+    cfg: Loading,
     device: torch.device,
     layout: torch.memory_format,
     part: Part,
@@ -60,7 +60,7 @@ def train_batches(
 
 def test_batches(
     split: Split | Pictures,
-    cfg: Config,
+    cfg: Loading,
     device: torch.device,
     layout: torch.memory_format,
     part: Part,

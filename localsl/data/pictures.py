@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from localsl.core.settings import LocalslError, first_line
-from localsl.data import Split
+from localsl.data.splits import Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from localsl.core.settings import ConfigError, Problem, first_line
-from localsl.data import SUBSET_SEED, Split, decodable, folder, pictures, shards
+from localsl.data import decodable, folder, pictures, shards
 from localsl.data.pictures import Pictures
+from localsl.data.splits import SUBSET_SEED, Split
 
 if TYPE_CHECKING:
-    from localsl.config.schema import DatasetConfig
+    from localsl.data.settings import DatasetSettings
 
 Splits = tuple[Split | Pictures, Split | Pictures]
 
@@ -27,13 +28,13 @@ PUBLISHED = {"cifar10": (50000, 10000), "svhn": (73257, 26032), "stl10": (5000, 
 PUBLISHED["imagenet"] = (1281167, 50000)
 
 
-def training_images(dataset: DatasetConfig) -> int:
+def training_images(dataset: DatasetSettings) -> int:
     """How many images an epoch has, without reading them."""
     whole = dataset.files[0] if dataset.files else PUBLISHED[dataset.name][0]
     return min(dataset.train_subset or whole, whole)
 
 
-def load(dataset: DatasetConfig, data_dir: str) -> Splits:
+def load(dataset: DatasetSettings, data_dir: str) -> Splits:
     """The train and test split of a data set, whole, in its own image size.
 
     Raises:
@@ -70,7 +71,7 @@ class Contents:
 Known = dict[tuple[Path, bool, bool], Contents]
 
 
-def described(dataset: DatasetConfig, data_dir: str, known: Known | None = None) -> DatasetConfig:
+def described(dataset: DatasetSettings, data_dir: str, known: Known | None = None) -> DatasetSettings:
     """The settings with what is told by the files alone: classes, counts and a digest.
 
     Images are looked at only where broken ones are to be left out, since what is left decides the numbers.
@@ -110,7 +111,7 @@ def described(dataset: DatasetConfig, data_dir: str, known: Known | None = None)
     return dataset
 
 
-def digits(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
+def digits(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
     """scikit-learn's 1,797 digits, 0..16 scaled to 0..255; a fixed fifth of each class for test."""
     # The package's file is read directly: importing scikit-learn takes longer than the first step.
     spec = importlib.util.find_spec("sklearn")
@@ -132,7 +133,7 @@ def digits(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
     return whole[~for_test], whole[for_test]
 
 
-def cifar10(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
+def cifar10(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
     """CIFAR-10, its files checked by md5."""
     from torchvision.datasets import CIFAR10
 
@@ -144,7 +145,7 @@ def cifar10(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
     return split(True), split(False)
 
 
-def svhn(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
+def svhn(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
     """SVHN's cropped digits, its files checked by md5."""
     from torchvision.datasets import SVHN
 
@@ -155,7 +156,7 @@ def svhn(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
     return split("train"), split("test")
 
 
-def stl10(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
+def stl10(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
     """STL-10's labelled images. Files in its layout but of other sizes are taken, with a warning."""
     from torchvision.datasets import STL10
 
@@ -175,12 +176,12 @@ def stl10(dataset: DatasetConfig, data_dir: Path) -> tuple[Split, Split]:
     return split("train"), split("test")
 
 
-def imagefolder(dataset: DatasetConfig, data_dir: Path) -> Splits:
+def imagefolder(dataset: DatasetSettings, data_dir: Path) -> Splits:
     """The pictures of a folder: checked and left there, or decoded into memory, by `dataset.crop`."""
     return _pictures(_root(dataset, data_dir), dataset, data_dir)
 
 
-def imagenet(dataset: DatasetConfig, data_dir: Path) -> Splits:
+def imagenet(dataset: DatasetSettings, data_dir: Path) -> Splits:
     """ImageNet from `dataset.root`, or from DATA_DIR/imagenet. It cannot be downloaded without an account."""
     root = _root(dataset, data_dir)
     if not root.is_dir():
@@ -193,7 +194,7 @@ def imagenet(dataset: DatasetConfig, data_dir: Path) -> Splits:
     return _pictures(root, dataset, data_dir)
 
 
-SOURCES: dict[str, Callable[[DatasetConfig, Path], Splits]] = {
+SOURCES: dict[str, Callable[[DatasetSettings, Path], Splits]] = {
     "digits": digits,
     "cifar10": cifar10,
     "svhn": svhn,
@@ -204,7 +205,7 @@ SOURCES: dict[str, Callable[[DatasetConfig, Path], Splits]] = {
 ON_DISK = ("imagefolder", "imagenet")
 
 
-def _counted(dataset: DatasetConfig, data_dir: Path, known: Known) -> DatasetConfig:
+def _counted(dataset: DatasetSettings, data_dir: Path, known: Known) -> DatasetSettings:
     """With what a folder or its archives hold."""
     if dataset.root is None:
         what = "must name a folder that holds train/<class>/ and test/<class>/, or train/*.tar and test/*.tar"
@@ -214,7 +215,7 @@ def _counted(dataset: DatasetConfig, data_dir: Path, known: Known) -> DatasetCon
     return replace(dataset, num_classes=count, classes=found.classes, files=found.files, digest=found.digest)
 
 
-def _unpublished(dataset: DatasetConfig, data_dir: Path, known: Known) -> DatasetConfig:
+def _unpublished(dataset: DatasetSettings, data_dir: Path, known: Known) -> DatasetSettings:
     """ImageNet as it is, or with what is there in its place: a part of it, or other pictures."""
     root = _root(dataset, data_dir)
     try:
@@ -231,11 +232,11 @@ def _unpublished(dataset: DatasetConfig, data_dir: Path, known: Known) -> Datase
     return replace(dataset, files=found.files, digest=found.digest)
 
 
-def _root(dataset: DatasetConfig, data_dir: Path) -> Path:
+def _root(dataset: DatasetSettings, data_dir: Path) -> Path:
     return data_dir / "imagenet" if dataset.root is None else Path(dataset.root).expanduser()
 
 
-def _contents(root: Path, dataset: DatasetConfig, data_dir: Path, known: Known) -> Contents:
+def _contents(root: Path, dataset: DatasetSettings, data_dir: Path, known: Known) -> Contents:
     key = root, dataset.skip_broken, not dataset.num_classes
     if key not in known:
         found = _listed(root, dataset, data_dir, told=False)
@@ -251,7 +252,7 @@ def _contents(root: Path, dataset: DatasetConfig, data_dir: Path, known: Known) 
     return known[key]
 
 
-def _listed(root: Path, dataset: DatasetConfig, data_dir: Path, told: bool = True) -> Sequence[Pictures]:
+def _listed(root: Path, dataset: DatasetSettings, data_dir: Path, told: bool = True) -> Sequence[Pictures]:
     """Both splits of a folder or its archives; whether to print what of it is not used.
 
     Raises:
@@ -266,7 +267,7 @@ def _listed(root: Path, dataset: DatasetConfig, data_dir: Path, told: bool = Tru
     return found
 
 
-def _pictures(root: Path, dataset: DatasetConfig, data_dir: Path) -> Splits:
+def _pictures(root: Path, dataset: DatasetSettings, data_dir: Path) -> Splits:
     """Both splits of a folder or its archives, without broken files if these are to be skipped.
 
     Raises:

@@ -23,7 +23,7 @@ from localsl.data.pictures import Pictures, Transform, for_test, for_training
 from localsl.execution.processes import WHOLE, Part, started
 
 if TYPE_CHECKING:
-    from localsl.config.schema import DatasetConfig
+    from localsl.data.settings import DatasetSettings
 
 # A batch is decoded in up to so many pieces, none of fewer pictures than the second number: several processes
 # have the first one ready soon, and few pictures are held that nobody asks for yet.
@@ -90,7 +90,7 @@ class Feed:
         self,
         decoder: Decoder,
         size: int,
-        dataset: DatasetConfig,
+        dataset: DatasetSettings,
         batch_size: int,
         device: torch.device,
         layout: torch.memory_format,
@@ -151,7 +151,7 @@ class TrainPictures:
     def __init__(
         self,
         pictures: Pictures,
-        dataset: DatasetConfig,
+        dataset: DatasetSettings,
         batch_size: int,
         device: torch.device,
         layout: torch.memory_format = torch.contiguous_format,
@@ -191,7 +191,7 @@ class TestPictures:
     def __init__(
         self,
         pictures: Pictures,
-        dataset: DatasetConfig,
+        dataset: DatasetSettings,
         batch_size: int,
         device: torch.device,
         layout: torch.memory_format = torch.contiguous_format,

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from localsl.config.building import build_network
 from localsl.config.schema import Config, OwnSettings
-from localsl.data import Split, sources
+from localsl.data import sources
 from localsl.data.batches import TrainBatches
+from localsl.data.splits import Split
 from localsl.execution import devices
 from localsl.execution.compiled import Compiled
 from localsl.train import optim

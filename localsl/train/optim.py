@@ -94,9 +94,9 @@ class Optimizer(ABC):
         for parameter in stepped:
             if parameter not in self.state:
                 self.state[parameter] = self._fresh(parameter)
-        grads = [cast(Tensor, p.grad) for p in stepped]
+        grads = [cast("Tensor", p.grad) for p in stepped]
         states = [self.state[p] for p in stepped]
-        self._update(cast(list[Tensor], stepped), grads, states, poisoned)
+        self._update(cast("list[Tensor]", stepped), grads, states, poisoned)
 
     @abstractmethod
     def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:

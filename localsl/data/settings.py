@@ -1,0 +1,43 @@
+"""The settings of a data set, and what loading it needs of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from localsl.core.settings import derived, number, one_of, ruled, triple
+
+
+@dataclass(kw_only=True)
+class DatasetSettings:
+    """Images and how they are normalised and augmented (conf/dataset)."""
+
+    name: str
+    sgd_lr: float = ruled(number(above=0), default=0.1)
+    num_classes: int = ruled(number(0, at_most=2**20))
+    image_size: int = ruled(number(4, at_most=1024))
+    mean: list[float] = ruled(triple())
+    std: list[float] = ruled(triple(above=0))
+    padding: int = ruled(number(0, at_most=128))
+    padding_mode: str = ruled(one_of("reflect", "zero"))
+    flip: bool
+    train_subset: int | None = ruled(number(1, instead="null takes all images"))
+    test_subset: int | None = ruled(number(1, instead="null takes all images"))
+    root: str | None
+    crop: str = ruled(one_of("padded", "resized"), default="padded")
+    workers: int | None = ruled(number(0, at_most=1024, instead="null is one a core"), default=None)
+    skip_broken: bool = False
+    top5: bool = False
+    # Data that are not as published enter a run's identity by what they hold, not by where they lie.
+    classes: list[str] | None = derived()
+    files: list[int] | None = derived()
+    digest: str | None = derived()
+
+
+class Loading(Protocol):
+    """What loading a run's data needs; its configuration has these values, under the same names."""
+
+    dataset: DatasetSettings
+    data_dir: str
+    batch_size: int
+    processes: int | None

@@ -1,0 +1,29 @@
+"""A split of a data set that is held in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# The subsets are part of the data, not of a run: they are the same for every seed.
+SUBSET_SEED = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, 3, H, W) uint8 and their classes (N,) int64."""
+
+    images: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: Tensor | slice) -> Split:
+        return Split(self.images[index], self.targets[index])
+
+    def to(self, device: torch.device) -> Split:
+        """The same images on `device`."""
+        return Split(self.images.to(device), self.targets.to(device))
