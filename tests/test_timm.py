@@ -9,10 +9,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from localsl.cli import commands
 from localsl.cli.command_line import check_command_line
 from localsl.config import ConfigError, compose
 from localsl.network import build_network, count_parameters
-from localsl.runs import experiment
 from localsl.train import optim
 from localsl.train.step import train_step
 from tests.conftest import ROOT
@@ -161,7 +161,7 @@ def test_a_tag_that_timm_does_not_know_is_told(name):
 @pytest.mark.parametrize("more", [[], ["measure=memory"]])
 def test_a_size_that_a_network_does_not_take_is_told(more):
     with pytest.raises(ConfigError) as error:
-        experiment.run(compose(["backbone=timm/vgg11", "K=2", "dataset.image_size=8", *more]))
+        commands.run(compose(["backbone=timm/vgg11", "K=2", "dataset.image_size=8", *more]))
     (problem,) = error.value.problems
     assert problem.key == "dataset.image_size"
     assert "type dataset.image_size=224" in problem.instead

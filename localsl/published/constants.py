@@ -54,7 +54,7 @@ def infopro_weights(
     own = [row for row in fitting if row["backbone"]] or [row for row in fitting if row["scale"] == scale]
     row = max(own, key=lambda row: sum(row[name] != "" for name in asked))
     first, last = ("reconstruction_first", "ce_first"), ("reconstruction_last", "ce_last")
-    return tuple(float(row[name]) for name in (*first, *last))  # pyright: ignore[reportReturnType]
+    return tuple(_number(row[name]) for name in (*first, *last))  # pyright: ignore[reportReturnType]
 
 
 def leap_layers(backbone: str, modules: int, end: str) -> list[str] | None:
@@ -62,6 +62,11 @@ def leap_layers(backbone: str, modules: int, end: str) -> list[str] | None:
     rows = [row for row in _rows("leap_layers") if row["backbone"] == backbone and row["end"] == end]
     fitting = [row for row in rows if row["modules"] in ("", str(modules))]
     return max(fitting, key=lambda row: row["modules"])["layers"].split() if fitting else None
+
+
+def _number(text: str) -> float:
+    """Whole numbers stay whole: a run's identity holds weights as they are written."""
+    return int(text) if text.isdecimal() else float(text)
 
 
 @cache

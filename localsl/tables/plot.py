@@ -13,8 +13,9 @@ from matplotlib import pyplot as plt
 
 from localsl.analysis.draw import save
 
+Row = dict[str, Any]
+
 if TYPE_CHECKING:
-    from localsl.tables.render import Row
     from localsl.tables.sweeps import Table
 
 
