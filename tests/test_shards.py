@@ -186,3 +186,17 @@ def test_archives_of_equal_names_sizes_and_times_are_told_apart(folder, tmp_path
         root.rename(tmp_path / name)
     assert data.load(typed(tmp_path / "other")).train.targets.tolist() == [1, 0, 1, 0]
     assert runs[0] != runs[1] == run_id(typed(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_in_archives_are_told(tmp_path, kind):
+    """tar makes one of a file that has two names."""
+    with_test(tmp_path)
+    write_tar(tmp_path / "train" / "0.tar", {"1.jpg": b"x", "1.cls": b"0"})
+    with tarfile.open(tmp_path / "train" / "0.tar", "a") as tar:
+        for name in ("2.jpg", "2.cls"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, f"1.{name[2:]}"
+            tar.addfile(entry)
+    with pytest.raises(ConfigError, match=r"2\.jpg is no file but a link to 1\.jpg"):
+        typed(tmp_path)

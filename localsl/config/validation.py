@@ -150,7 +150,7 @@ def _pasted(key: str, value: str) -> str:
     override = f'{key}="{escaped}"'
     with contextlib.suppress(HydraException):
         if value and str(OverridesParser.create().parse_override(override).value()) == value:
-            return f"type {shlex.quote(override)}"
+            return f"put quotes around it: type {shlex.quote(override)}"
     return ""
 
 

@@ -157,8 +157,11 @@ def _lines(root: Path, path: Path, unused: list[str]) -> Iterator[Line]:
             for tar, member in _members(file):
                 key, _, suffix = member.name.rpartition(".")
                 base = key.rpartition("/")[2]
-                if not member.isfile() or not base or base.startswith("."):
+                if member.isdir() or not base or base.startswith("."):
                     continue
+                if not member.isfile() and suffix.lower() in {*folder.SUFFIXES, "cls"}:
+                    what = f"{path}: {member.name} is no file but a link to {member.linkname}"
+                    raise error(root, what, "pack the files themselves: tar --hard-dereference --dereference")
                 if suffix.lower() in folder.SUFFIXES:
                     if key in pictures:
                         raise error(root, f"{path} has two pictures {key}", "name them apart")
