@@ -24,7 +24,7 @@ def test_the_commit_is_of_the_repository_that_holds_the_code(tmp_path, monkeypat
     """And of none that only lies around it, such as that of a thesis, which ignores the code."""
     module = tmp_path / "code" / "localsl" / "provenance.py"
     module.parent.mkdir(parents=True)
-    shutil.copy(ROOT / "localsl" / "provenance.py", module)
+    shutil.copy(ROOT / "localsl" / "runs" / "provenance.py", module)
     git(tmp_path, "init", "-q", ".")
     (tmp_path / ".gitignore").write_text("code/")
     git(tmp_path, "add", ".")
@@ -51,7 +51,7 @@ def test_a_hooks_repository_is_not_taken_for_the_codes(tmp_path, monkeypatch):
 
 
 def test_a_copy_without_conf_says_so(tmp_path):
-    """What `pip install .` puts into site-packages has no conf/."""
+    """A wheel holds conf/ inside the package; a copy of the package alone has none."""
     for name in ("localsl", "hydra_plugins"):
         shutil.copytree(ROOT / name, tmp_path / "site" / name)
     shutil.copy(ROOT / "run.py", tmp_path)
@@ -59,6 +59,6 @@ def test_a_copy_without_conf_says_so(tmp_path):
     done = subprocess.run(
         line, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True
     )
-    assert done.returncode == 2
-    assert f"there is no folder {tmp_path / 'site' / 'conf'}" in done.stderr
+    assert done.returncode == 1
+    assert f"localsl in {tmp_path / 'site' / 'localsl'} has no configuration files" in done.stderr
     assert "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import OverrideParseException
 
 from localsl.cli import launching
-from localsl.config.composition import CONF, REFUSED, Composition, field_of, hydras_own, searched
+from localsl.config.composition import REFUSED, Composition, field_of, hydras_own, searched
 from localsl.config.schema import Config
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem, first_line
@@ -103,12 +103,9 @@ def _check_places(flags: Any) -> None:
     """Refuse what would have Hydra compose something else than is checked.
 
     Raises:
-        ConfigError: naming the flag, or conf/ where it is not there.
+        ConfigError: naming the flag.
     """
     problems = []
-    if not CONF.is_dir():
-        what = f"there is no folder {CONF}, which run.py is composed from"
-        problems.append(Problem("conf", "", what, "run it from a clone, or install that by pip install -e ."))
     for key in ("config_path", "config_name", "package"):
         if getattr(flags, key) is not None:
             flag, what = f"--{key.replace('_', '-')}", "configurations are composed from conf/config.yaml alone"

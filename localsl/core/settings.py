@@ -34,7 +34,7 @@ class Problem:
         return f"{start}: {self.allowed}" + (f"; {self.instead}" if self.instead else "")
 
 
-class ConfigError(LocalslError, ValueError):
+class ConfigError(LocalslError):
     """Everything found wrong with a configuration, at once. Exit code 2.
 
     Attributes:
