@@ -67,8 +67,7 @@ def figures(network, cfg, part, team=ALONE):
     totals = Totals(network)
     network.eval()  # so that BatchNorm does not tell a part from the whole
     for x, y in TrainBatches(split, cfg.dataset, 4, CPU, part=part).epoch(0, 1):
-        for loss in network.local_losses(x.double(), y):
-            totals.add(loss, len(y))
+        totals.add(network.local_losses(x.double(), y), len(y))
         totals.batch(len(y))
     means = totals.means(team)
     return [test.loss, test.accuracy, test.top5_accuracy, *(x for m in means for x in (m.loss, m.accuracy))]

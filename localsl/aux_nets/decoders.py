@@ -61,7 +61,9 @@ class ImageNetDecoder(nn.Module):
 
 
 def upsampled(x: Tensor, size: int) -> Tensor:
-    """(N, C, s, s) to (N, C, size, size)."""
+    """(N, C, s, s) to (N, C, size, size), as it is where it has that size already."""
+    if x.shape[2:] == (size, size):
+        return x
     return F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
 
 

@@ -121,5 +121,6 @@ class MomentumLayer(FollowingLayer):
         """One step of the average, in place, towards the live layer's present parameters."""
         if self.follower is None or self.momentum == 1:
             return
-        for follower, live in zip(self.follower.parameters(), self.live.parameters(), strict=True):
-            follower.mul_(self.momentum).add_(live * (1 - self.momentum))
+        followers, live = list(self.follower.parameters()), list(self.live.parameters())
+        torch._foreach_mul_(followers, self.momentum)
+        torch._foreach_add_(followers, torch._foreach_mul(live, 1 - self.momentum))

@@ -82,7 +82,7 @@ def _synchronise(network: LocalNetwork) -> None:
 
 def graphs(cfg: Execution) -> Graphs | None:
     """What records and replays training steps, if they are to be."""
-    return Graphs(cfg.batch_size) if cfg.cuda_graph else None
+    return Graphs() if cfg.cuda_graph else None
 
 
 def prepare(device: torch.device, deterministic: bool = False) -> None:

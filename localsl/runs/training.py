@@ -70,10 +70,10 @@ class Training:
         self._test = feed.test_batches(images.test, cfg, device, layout, team.part)
         self._images = len(images.train)
         self._forward = autocast(cfg.precision, device)
-        self._training_forward = training_forward(cfg, device)
-        self._graphs = devices.graphs(cfg)
         self._device = device
         self._totals = Totals(network)
+        forward, graphs = training_forward(cfg, device), devices.graphs(cfg)
+        self._step = counted_step(network, self._optimizer, self._totals, forward, graphs, team)
         self._checkpoints = Checkpoints(cfg)
         steps, epochs = len(self._train), cfg.schedule.epochs
         self.memory = PeakMemory(network, self._optimizer, steps, epochs, cfg.compile)
@@ -154,8 +154,11 @@ class Training:
     def _finite(self) -> bool:
         """Whether all that a checkpoint would hold is, and every loss of the epoch was."""
         states = (value for state in self._optimizer.state_dict() for value in state.values())
-        flags = [t.isfinite().all() for t in (*self._network.state_dict().values(), *states)]
-        return not self._team.most(not (bool(torch.stack(flags).all()) and self._totals.finite()))
+        tensors = [*self._network.state_dict().values(), *states]
+        # The largest magnitude of each is not finite where any value is not; one kernel looks at many tensors.
+        largest = torch._foreach_norm([t for t in tensors if t.is_floating_point() and t.numel()], math.inf)
+        finite = torch.stack(largest).isfinite().all()
+        return not self._team.most(not (bool(finite) and self._totals.finite()))
 
     def close(self) -> None:
         """Keep one checkpoint, of the end."""
@@ -195,15 +198,13 @@ class Training:
         cfg, epoch = self._cfg, self.epochs + 1
         self._optimizer.lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
         if not self.steps:
-            self._totals = Totals(self._network)
+            self._totals.clear()
             # Of dropout, which is of each process's own images.
             others = [self._team.rank] if self._team.rank else []
             torch.manual_seed(stream(cfg.seed, "training", epoch, *others))
         began, skipped = time.perf_counter(), self.steps
         batches = progress.steps(self._heeding(stop, self._train.epoch(cfg.seed, epoch, skipped)))
-        forward, graphs = self._training_forward, self._graphs
-        step = counted_step(self._network, self._optimizer, self._totals, forward, graphs, self._team)
-        train_epoch(self._network, step, batches, self._totals, self._around_step)
+        train_epoch(self._network, self._step, batches, self._totals, self._around_step)
         images = max(0, self._images - skipped * cfg.batch_size)
         means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
         images_per_s = images / (time.perf_counter() - began)

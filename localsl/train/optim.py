@@ -50,15 +50,30 @@ class Optimizer(ABC):
 
     Attributes:
         parameters: what it updates.
-        lr: learning rate of the next step.
         state: by parameter, its running averages by torch's names, from its first gradient on.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerSettings):
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.lr = settings.lr
+        self._lr: float | Tensor = settings.lr
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
         self._settings = settings
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self._lr)
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        if isinstance(self._lr, Tensor):
+            self._lr.fill_(value)
+        else:
+            self._lr = value
+
+    def read_lr_from(self, device: torch.device) -> None:
+        """Keep the learning rate on the device, in float32: a recorded step then sees every new one."""
+        self._lr = torch.tensor(self._lr, dtype=torch.float32, device=device)
 
     @property
     def per_module(self) -> bool:
@@ -133,7 +148,7 @@ class SGD(Optimizer):
             grads,
             [state.get("momentum_buffer") for state in states],
             fused=True,
-            lr=self.lr,
+            lr=self._lr,
             momentum=self._settings.momentum,
             nesterov=self._settings.nesterov,
             weight_decay=self._settings.weight_decay,
@@ -166,7 +181,7 @@ class Adam(Optimizer):
             [state["step"] for state in states],
             fused=True,
             amsgrad=False,
-            lr=self.lr,
+            lr=self._lr,
             beta1=self._settings.momentum,
             beta2=self._settings.beta2,
             weight_decay=self._settings.weight_decay,

@@ -62,17 +62,28 @@ class Totals:
         modules, device = len(network.local_modules), next(network.parameters()).device
         self._loss = torch.zeros(modules, dtype=torch.float64, device=device)
         self._correct = torch.zeros(modules, dtype=torch.int64, device=device)
+        self._none = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
         self._has_loss = [False] * modules
         self._classifies = [False] * modules
         self._images = 0
 
-    def add(self, loss: LocalLoss, images: int) -> None:
-        """Count one module's loss for a batch."""
-        self._loss[loss.module] += loss.total.detach() * images
-        self._has_loss[loss.module] = True
-        if loss.correct is not None:
-            self._correct[loss.module] += loss.correct
-            self._classifies[loss.module] = True
+    def clear(self) -> None:
+        """Begin another epoch, in place: a recorded step adds to these very tensors."""
+        self._loss.zero_()
+        self._correct.zero_()
+        self._images = 0
+
+    def add(self, losses: Iterable[LocalLoss], images: int) -> None:
+        """Count a step's losses on a batch, whose graphs are freed one after another: all modules in one addition."""
+        totals, correct = ([none] * len(self._has_loss) for none in self._none)
+        for loss in losses:
+            totals[loss.module] = loss.total.detach()
+            self._has_loss[loss.module] = True
+            if loss.correct is not None:
+                correct[loss.module] = loss.correct
+                self._classifies[loss.module] = True
+        self._loss += torch.stack(totals) * images
+        self._correct += torch.stack(correct)
 
     def batch(self, images: int) -> None:
         """Count a batch's images, once for all modules."""
@@ -185,14 +196,16 @@ def counted_step(
 ) -> Step:
     """A training step on normalised images and targets that is added up in `totals`.
 
-    With `graphs` it is recorded, with the learning rate that it first finds.
+    With `graphs` it is recorded, and replayed with the optimizer's learning rate of the day.
     """
 
     def step(images: Tensor, targets: Tensor) -> None:
-        for loss in train_step(network, optimizer, images, targets, forward, team):
-            totals.add(loss, len(targets))
+        totals.add(train_step(network, optimizer, images, targets, forward, team), len(targets))
 
-    return step if graphs is None else graphs.replayed(step)
+    if graphs is None:
+        return step
+    optimizer.read_lr_from(next(network.parameters()).device)
+    return graphs.replayed(step)
 
 
 def train_epoch(
