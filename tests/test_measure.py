@@ -14,7 +14,7 @@ from localsl.config import compose
 from localsl.execution import devices
 from localsl.measure import command as command
 from localsl.measure.flops import flops, papers_count, training_flops
-from localsl.measure.footprint import footprint
+from localsl.measure.footprint import Allocated, footprint
 from localsl.measure.records import allocated_bytes, measured, recorded
 from localsl.network import build_network, count_parameters
 from localsl.published import numbers as published
@@ -207,7 +207,7 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     """Also once it is kept among the results: a machine without a GPU neither hides nor replaces it."""
     line = ["method=dgl", "backbone=resnet20", "K=4", "measure=memory"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("localsl.measure.command.allocated", lambda _: 7 * 2**30)
+    monkeypatch.setattr("localsl.measure.command.allocated", lambda _: Allocated(7 * 2**30, 2**25))
     monkeypatch.setattr(provenance, "environment", lambda device: {"device": device.type})
     cfg = compose([*line, "output_dir=a"])
     assert typed(monkeypatch, *line, "output_dir=a") == 0
@@ -216,7 +216,9 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("localsl.measure.command.MEASURES", {})
     assert typed(monkeypatch, *line, "output_dir=b") == 0
-    assert "CUDA allocator's peak of such a step: 7.00 GiB" in capsys.readouterr().out
+    assert (
+        "CUDA allocator's peak of such a step, cuBLAS's workspace left out: 7.00 GiB" in capsys.readouterr().out
+    )
     without = json.loads(recorded(cfg, Path("a")).read_text())
     without["figures"]["cuda_allocator_peak_bytes"] = None
     recorded(cfg, Path("a")).write_text(json.dumps(without | {"device": "cpu"}))

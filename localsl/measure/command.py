@@ -53,11 +53,14 @@ def memory(cfg: Config) -> Measurement:
     on_device = allocated(cfg) if device.type == "cuda" else None
     figures = {f"{name}_bytes": size for name, size in parts.items()}
     figures |= {"peak_bytes": found.peak, "where": found.where, "resident_data_bytes": resident}
-    figures["cuda_allocator_peak_bytes"] = on_device
+    figures["cuda_allocator_peak_bytes"] = on_device and on_device.peak
+    figures["cublas_workspace_bytes"] = on_device and on_device.workspace
     told = [f"{name:<10} {size / 2**20:10.1f} MiB" for name, size in parts.items()]
     told.append(f"the peak is in {found.where}; the training images, apart, are {resident / 2**20:.1f} MiB")
     if on_device is not None:
-        told.append(f"CUDA allocator's peak of such a step: {on_device / GIB:.2f} GiB")
+        told.append(
+            f"CUDA allocator's peak of such a step, cuBLAS's workspace left out: {on_device.peak / GIB:.2f} GiB"
+        )
     scope = "live bytes of the second training step, without workspaces, allocator rounding and the data set"
     return Measurement(scope, figures, [*told, f"peak {found.peak / GIB:.2f} GiB"], device)
 

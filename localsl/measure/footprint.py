@@ -111,10 +111,26 @@ def _step(cfg: Config, run: FakeRun, census: Census | None) -> list[int]:
     return modules
 
 
-def allocated(cfg: Config) -> int:
+@dataclass(frozen=True)
+class Allocated:
+    """Bytes that the CUDA allocator handed out for a training step.
+
+    Attributes:
+        peak: over the second step, without what was there before and without `workspace`; more than `footprint`
+            by cuDNN's workspaces and by rounding.
+        workspace: what cuBLAS takes with its first matrix product, and keeps.
+    """
+
+    peak: int
+    workspace: int
+
+
+def allocated(cfg: Config) -> Allocated:
     """The CUDA allocator's peak over the second training step, in eager mode, of real tensors."""
     device = devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic)
+    workspace = _cublas_workspace(device)
+    before = torch.cuda.memory_allocated(device)
     network = build_network(cfg).train()
     devices.place(network, replace(cfg, compile=False), device)
     optimizer = optim.build(network.parameters(), cfg.optimizer)
@@ -123,7 +139,16 @@ def allocated(cfg: Config) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         for _ in train_step(network, optimizer, images, targets, training_forward(cfg, device)):
             pass
-    return torch.cuda.max_memory_allocated(device)
+    return Allocated(torch.cuda.max_memory_allocated(device) - before, workspace)
+
+
+def _cublas_workspace(device: torch.device) -> int:
+    """Have cuBLAS take its workspace."""
+    torch._C._cuda_clearCublasWorkspaces()
+    before = torch.cuda.memory_allocated(device)
+    _ = torch.ones(16, 16, device=device) @ torch.ones(16, 16, device=device)
+    del _
+    return torch.cuda.memory_allocated(device) - before
 
 
 def batch_of_zeros(cfg: Config, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from localsl.core.initialization import stream
 from localsl.core.settings import ConfigError, LocalslError, Problem
@@ -155,10 +156,9 @@ class Training:
         """Whether all that a checkpoint would hold is, and every loss of the epoch was."""
         states = (value for state in self._optimizer.state_dict() for value in state.values())
         tensors = [*self._network.state_dict().values(), *states]
-        # The largest magnitude of each is not finite where any value is not; one kernel looks at many tensors.
-        largest = torch._foreach_norm([t for t in tensors if t.is_floating_point() and t.numel()], math.inf)
-        finite = torch.stack(largest).isfinite().all()
-        return not self._team.most(not (bool(finite) and self._totals.finite()))
+        # The largest magnitude is not finite where any value is not; one kernel looks at many tensors.
+        largest = get_total_norm([t for t in tensors if t.is_floating_point()], math.inf)
+        return not self._team.most(not (bool(largest.isfinite()) and self._totals.finite()))
 
     def close(self) -> None:
         """Keep one checkpoint, of the end."""
