@@ -217,7 +217,7 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     monkeypatch.setattr("localsl.measure.command.MEASURES", {})
     assert typed(monkeypatch, *line, "output_dir=b") == 0
     assert (
-        "CUDA allocator's peak of such a step, cuBLAS's workspace left out: 7.00 GiB" in capsys.readouterr().out
+        "CUDA allocator's peak of such a step without cuBLAS's workspace: 7.00 GiB" in capsys.readouterr().out
     )
     without = json.loads(recorded(cfg, Path("a")).read_text())
     without["figures"]["cuda_allocator_peak_bytes"] = None

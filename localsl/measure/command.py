@@ -59,7 +59,7 @@ def memory(cfg: Config) -> Measurement:
     told.append(f"the peak is in {found.where}; the training images, apart, are {resident / 2**20:.1f} MiB")
     if on_device is not None:
         told.append(
-            f"CUDA allocator's peak of such a step, cuBLAS's workspace left out: {on_device.peak / GIB:.2f} GiB"
+            f"CUDA allocator's peak of such a step without cuBLAS's workspace: {on_device.peak / GIB:.2f} GiB"
         )
     scope = "live bytes of the second training step, without workspaces, allocator rounding and the data set"
     return Measurement(scope, figures, [*told, f"peak {found.peak / GIB:.2f} GiB"], device)
