@@ -76,7 +76,7 @@ class Training:
         self._totals = Totals(network)
         self._checkpoints = Checkpoints(cfg)
         steps, epochs = len(self._train), cfg.schedule.epochs
-        self.memory = PeakMemory(network, self._optimizer, steps, epochs, cfg.compile)
+        self.memory = PeakMemory(network, self._optimizer, steps, epochs, cfg.compile, cfg.cuda_graph)
         self.epochs = self.steps = 0
         self.rows: list[dict[str, Any]] = []
         self.warnings: list[str] = []
