@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,15 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+ON_A_GPU = ("test_cuda.py",)
 
 torch.set_num_threads(1)  # the networks here are small: more threads would mostly wait for each other
+
+
+def environment(*folders, **more):
+    """Of a Python that also looks for packages in these folders: first of all, and then where this one does."""
+    path = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path)} | more
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +28,24 @@ def elsewhere(tmp_path, monkeypatch):
     """Run in an empty folder, with no data folder set: no test reads or writes the checkout's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOCALSL_DATA", raising=False)
+    monkeypatch.delenv("LOCALSL_COMMIT", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@contextmanager
+def without_gpu():
+    """As if there was none, here and in processes that are started: many tests at once would crowd it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu(request):
+    """Before other fixtures of a module, which may train networks."""
+    with nullcontext() if request.path.name in ON_A_GPU else without_gpu():
+        yield
 
 
 @pytest.fixture

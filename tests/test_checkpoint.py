@@ -1,12 +1,14 @@
 """A run that is stopped or killed goes on where it was, bit for bit; damaged checkpoints are noticed."""
 
 import contextlib
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ import torch
 from localsl.config import compose
 from localsl.core.settings import LocalslError
 from localsl.data.batches import TrainBatches
-from localsl.runs import experiment, tracking, training
+from localsl.runs import checkpoint, experiment, tracking, training
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.identity import kept_directory, run_directory
 from localsl.tables import records
@@ -217,6 +219,23 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(monkeypatch):
     assert newest.exists()
     experiment.run(cfg)
     assert list(newest.parent.glob("*.partial")) == []
+
+
+def test_a_failed_write_leaves_no_view_of_the_state_behind(monkeypatch):
+    """Of which a buffer could not be closed."""
+    buffer = io.BytesIO()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    cfg = compose(typed("dgl"))
+    run_directory(cfg).mkdir(parents=True)
+    monkeypatch.setattr(checkpoint, "io", SimpleNamespace(BytesIO=lambda: buffer))
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space") as error:
+        Checkpoints(cfg).save({}, 1, 0)
+    assert error.traceback  # whose frames hold it
+    buffer.close()
 
 
 def test_checkpoints_can_be_rarer_or_none(monkeypatch):

@@ -1,6 +1,5 @@
 """The examples run as they stand, and what they teach holds."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 
 EXAMPLES = ROOT / "examples"
 
 
-def ran(*line, **more):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | more
+def ran(*line, package=ROOT, **more):
+    where = environment(package, OMP_NUM_THREADS="1", **more)
     return subprocess.run(
-        [sys.executable, *map(str, line)], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, *map(str, line)], capture_output=True, text=True, env=where, check=True
     ).stdout
 
 
@@ -71,6 +70,6 @@ def test_a_wheel_holds_what_the_examples_and_the_command_line_need(tmp_path):
     assert (site / "localsl" / "conf" / "config.yaml").exists()
     assert (site / "localsl" / "sweeps" / "man" / "table1.yaml").exists()
     for example in ("own_model.py", "new_rule.py"):
-        assert ran(EXAMPLES / example, PYTHONPATH=str(site))
-    told = ran("-m", "localsl", "method=auglocal", "aux.depth=2", "show=modules", PYTHONPATH=str(site))
+        assert ran(EXAMPLES / example, package=site)
+    told = ran("-m", "localsl", "method=auglocal", "aux.depth=2", "show=modules", package=site)
     assert "AugmentedHead" in told

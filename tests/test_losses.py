@@ -29,6 +29,22 @@ def test_similarity_matching(shape, expected):
     assert float(losses.similarity_matching(wave(*shape), target)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_maps_in_any_layout_have_the_same_similarities_and_are_reduced_from_dense_ones(monkeypatch):
+    maps, reduced, std = wave(6, 8, 4, 4), [], torch.Tensor.std
+    monkeypatch.setattr(torch.Tensor, "std", lambda x, *dim: reduced.append(x) or std(x, *dim))
+    plain = losses.similarity_matrix(maps)
+    last = losses.similarity_matrix(maps.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(plain, last)
+    assert [x.is_contiguous() for x in reduced] == [True, True]
+
+
+def test_contiguous_maps_are_not_copied(monkeypatch):
+    maps, reduced, std = wave(6, 8, 4, 4).float(), [], torch.Tensor.std
+    monkeypatch.setattr(torch.Tensor, "std", lambda x, *dim: reduced.append(x.data_ptr()) or std(x, *dim))
+    losses.similarity_matrix(maps)
+    assert reduced == [maps.data_ptr()]
+
+
 def test_target_similarity():
     target = losses.similarity_matrix(F.one_hot(LABELS, 10))
     expected = [1, -1 / 9, -1 / 9, 1, -1 / 9, -1 / 9]

@@ -1,5 +1,7 @@
 """Counting live bytes, and the peak of a run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -82,3 +84,85 @@ def test_nothing_measured_is_zero():
     network = build_network(compose())
     optimizer = SGD(network.parameters(), compose().optimizer)
     assert PeakMemory(network, optimizer, steps=5, epochs=1).bytes == 0
+
+
+class Allocator:
+    """A GPU's, of which every step of a process takes as much as is told here, in GiB."""
+
+    def __init__(self, monkeypatch):
+        self.peak = 0
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: self.peak)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: setattr(self, "peak", 0))
+
+    def train(self, memory, steps):
+        for taken in steps:
+            with memory.step():
+                self.peak = max(self.peak, taken)
+
+    def process(self, steps, epochs, replayed=False):
+        """A new one, which trains on tensors that say that they are on its GPU."""
+        self.peak = 0
+        network, optimizer = OnGpu(), SGD(torch.nn.Linear(1, 1).parameters(), compose().optimizer)
+        return PeakMemory(network, optimizer, steps, epochs, replayed=replayed)
+
+
+class OnGpu(torch.nn.Module):
+    def parameters(self, recurse=True):
+        return iter([SimpleNamespace(device=torch.device("cuda", 0), nbytes=0, grad=None)])
+
+
+TRIED, USUAL, LEAST = 9, 5, 3
+
+
+def test_a_gpus_peak_is_without_the_trials_of_the_first_epoch(monkeypatch):
+    gpu = Allocator(monkeypatch)
+    memory = gpu.process(steps=2, epochs=3)
+    gpu.train(memory, [TRIED, TRIED])
+    assert memory.bytes == TRIED  # all that is known so far
+    gpu.train(memory, [USUAL, LEAST, LEAST, LEAST])
+    assert memory.bytes == USUAL
+
+
+@pytest.mark.parametrize(
+    ("taken", "counted"), [([TRIED, LEAST, LEAST, USUAL, LEAST], USUAL), ([TRIED] * 3, TRIED)]
+)
+def test_a_run_of_one_epoch_leaves_out_its_first_steps_where_others_follow(taken, counted, monkeypatch):
+    gpu = Allocator(monkeypatch)
+    memory = gpu.process(steps=len(taken), epochs=1)
+    gpu.train(memory, taken)
+    assert memory.bytes == counted
+
+
+def test_what_is_replayed_was_allocated_when_it_was_recorded(monkeypatch):
+    gpu = Allocator(monkeypatch)
+    memory = gpu.process(steps=2, epochs=3, replayed=True)
+    gpu.train(memory, [USUAL, USUAL, 0, 0, 0, 0])
+    assert memory.bytes == USUAL
+
+
+def test_a_process_that_goes_on_has_trials_of_its_own(monkeypatch):
+    gpu = Allocator(monkeypatch)
+    memory = gpu.process(steps=2, epochs=5)
+    gpu.train(memory, [TRIED, TRIED, USUAL])
+    assert memory.bytes == USUAL
+    memory = gpu.process(steps=2, epochs=5)
+    memory.go_on(3, USUAL)
+    gpu.train(memory, [TRIED, TRIED])
+    assert memory.bytes == USUAL
+    gpu.train(memory, [LEAST, LEAST])
+    assert memory.bytes == USUAL
+    memory = gpu.process(steps=2, epochs=5)
+    memory.go_on(9, USUAL)
+    gpu.train(memory, [TRIED])
+    assert memory.bytes == USUAL  # its only step tried
+
+
+def test_a_peak_of_trials_alone_is_forgotten_when_a_run_goes_on(monkeypatch):
+    gpu = Allocator(monkeypatch)
+    memory = gpu.process(steps=2, epochs=5)
+    memory.go_on(2, TRIED)  # as after every first epoch
+    gpu.train(memory, [TRIED, LEAST])
+    assert memory.bytes == TRIED
+    gpu.train(memory, [USUAL])
+    assert memory.bytes == USUAL

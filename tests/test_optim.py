@@ -1,6 +1,5 @@
 """The learning rate of every epoch, and what the optimizer is given."""
 
-import os
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ from localsl.config import compose
 from localsl.network import build_network
 from localsl.train import optim
 from localsl.train.optim import SGD, learning_rate
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 
 
 @pytest.mark.parametrize(
@@ -116,5 +115,5 @@ def test_the_compiler_is_not_imported():
     """It would double the time to the first step."""
     code = f"import sys, run; sys.argv += {TYPED}; run.main(); print('torch._dynamo' in sys.modules)"
     line = [sys.executable, "-c", code]
-    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(ROOT))
     assert done.stdout.splitlines()[-1:] == ["False"], done.stderr

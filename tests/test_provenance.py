@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from localsl.runs import provenance
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 
 GIT = ["git", "-c", "user.email=a@b", "-c", "user.name=n"]
 
@@ -38,6 +38,23 @@ def test_the_commit_is_of_the_repository_that_holds_the_code(tmp_path, monkeypat
     assert commit_of(module, monkeypatch) == f"{head}+"
 
 
+def test_a_copy_is_told_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCALSL_COMMIT", "0123abcd")
+    assert commit_of(tmp_path / "provenance.py", monkeypatch) == "0123abcd"
+    monkeypatch.setenv("LOCALSL_COMMIT", "")
+    assert commit_of(tmp_path / "provenance.py", monkeypatch) is None
+
+
+def test_a_repository_knows_better_than_the_variable(tmp_path, monkeypatch):
+    module = tmp_path / "provenance.py"
+    module.touch()
+    git(tmp_path, "init", "-q", ".")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "code")
+    monkeypatch.setenv("LOCALSL_COMMIT", "0123abcd")
+    assert commit_of(module, monkeypatch) == git(tmp_path, "rev-parse", "HEAD")
+
+
 def test_a_hooks_repository_is_not_taken_for_the_codes(tmp_path, monkeypatch):
     module = tmp_path / "code" / "provenance.py"
     module.parent.mkdir()
@@ -56,9 +73,8 @@ def test_a_copy_without_conf_says_so(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / "site" / name)
     shutil.copy(ROOT / "run.py", tmp_path)
     line = [sys.executable, str(tmp_path / "run.py"), "show=modules"]
-    done = subprocess.run(
-        line, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True
-    )
+    where = environment(tmp_path / "site")
+    done = subprocess.run(line, cwd=tmp_path, env=where, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"localsl in {tmp_path / 'site' / 'localsl'} has no configuration files" in done.stderr
     assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ import pytest
 
 from localsl.config import compose
 from localsl.runs.identity import run_directory
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 from tests.test_checkpoint import assert_same, left_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
@@ -37,8 +37,7 @@ def slurm(tmp_path_factory):
     if os.getuid():
         pytest.skip("slurmd is started by root only")
     folder = tmp_path_factory.mktemp("slurm")
-    around = {**os.environ, "PATH": SBIN, "SLURM_CONF": str(folder / "slurm.conf"), "OMP_NUM_THREADS": "1"}
-    around["PYTHONPATH"] = str(ROOT)
+    around = environment(ROOT, PATH=SBIN, SLURM_CONF=str(folder / "slurm.conf"), OMP_NUM_THREADS="1")
     script = ["bash", str(ROOT / "tests" / "slurm.sh")]
     begun = subprocess.run([*script, "start", str(folder)], env=around, capture_output=True, text=True)
     try:

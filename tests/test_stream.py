@@ -21,7 +21,7 @@ from localsl.data import feed, streamed
 from localsl.data.pictures import Pictures, in_memory
 from localsl.execution.processes import WHOLE, Part
 from localsl.runs import experiment, identity, tracking
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 from tests.test_checkpoint import assert_same, left_by
 
 CPU = torch.device("cpu")
@@ -274,8 +274,9 @@ sys.exit(5)
 def test_an_epoch_that_is_left_when_python_exits_holds_nothing_up(folder, tmp_path):
     one_core = "ignore:This DataLoader will create"  # torch warns there of more workers than cores
     command = [sys.executable, "-W", one_core, "-c", ABANDONED, str(folder)]
-    where = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(ROOT), capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (5, "")
 
 

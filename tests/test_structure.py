@@ -1,11 +1,17 @@
-"""The structure of the package: which room may import which, no circles, and a core that knows no configuration."""
+"""The structure of the package: which room may import which, no circles, and a core that knows no configuration.
+
+And what all tests stand on.
+"""
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.conftest import ROOT
+from localsl.execution import devices
+from tests.conftest import ROOT, environment, without_gpu
 
 # A file imports from its own room and from those above it.
 ROOMS = ["published", "core", "aux_nets", "backbones", "methods", "", "execution", "data", "train", "config"]
@@ -81,3 +87,18 @@ def test_no_module_imports_itself_through_others():
 
 def test_few_files_at_the_top():
     assert len(list(Path(ROOT / "localsl").glob("*.py"))) <= 6
+
+
+def test_tests_and_what_they_start_are_on_the_cpu_also_of_a_machine_with_a_gpu(monkeypatch):
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with without_gpu():
+        assert devices.chosen("auto").type == "cpu"
+        assert environment()["CUDA_VISIBLE_DEVICES"] == ""
+    assert devices.chosen("auto").type == "cuda"
+
+
+def test_what_tests_start_finds_the_packages_that_they_find(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "packages")
+    assert environment("more")["PYTHONPATH"] == os.pathsep.join(["more", "packages"])

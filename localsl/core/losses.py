@@ -26,7 +26,8 @@ def similarity_matrix(features: Tensor) -> Tensor:
     with _in_fp32(features):
         x = features.float()
         if x.ndim == 4 and x.shape[1] > 3 and x.shape[2] > 1:
-            x = x.flatten(2).std(2)
+            # Over a dimension whose values are apart, a GPU's kernel takes a buffer several times the maps' size.
+            x = x.flatten(2).contiguous().std(2)
         x = x.flatten(1)
         x = x - x.mean(1, keepdim=True)
         x = x / (1e-8 + x.norm(dim=1, keepdim=True))

@@ -48,14 +48,16 @@ class Checkpoints:
         """Write a state after `epochs` whole epochs and `steps` steps more; of the older ones one stays."""
         buffer = io.BytesIO()
         torch.save({"config": OmegaConf.to_yaml(asdict(self._cfg)), **state}, buffer)
-        data = buffer.getbuffer()
         self._folder.mkdir(exist_ok=True)
-        file = self._folder / f"epoch={epochs}-step={steps}-{_digest(data)}.pt"
-        beside = file.with_suffix(".partial")
-        with beside.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
+        # Released before the buffer in any case: Python 3.12.1 crashes where a failed write leaves that to its
+        # garbage collector.
+        with buffer.getbuffer() as data:
+            file = self._folder / f"epoch={epochs}-step={steps}-{_digest(data)}.pt"
+            beside = file.with_suffix(".partial")
+            with beside.open("wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
         beside.replace(file)
         _sync(self._folder)
         self.keep(KEPT)

@@ -41,9 +41,10 @@ def short(commit: str | None) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with "+" where files differ from it; None outside a repository that holds it.
+    """The commit of the code, with "+" where files differ from it.
 
-    A copy without a repository may lie inside of somebody's own, which knows nothing of it.
+    Outside a repository that holds it what the variable LOCALSL_COMMIT says, None where that is not set. A copy
+    without a repository may lie inside of somebody's own, which knows nothing of it.
     """
     here = Path(__file__)
     git = ["git", "-C", str(here.parent)]
@@ -58,5 +59,5 @@ def _commit() -> str | None:
         head = subprocess.run([*git, "rev-parse", "HEAD"], text=True, check=True, **bare)
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], **bare).returncode
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("LOCALSL_COMMIT") or None
     return head.stdout.strip() + ("+" if changed else "")

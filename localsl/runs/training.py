@@ -77,7 +77,7 @@ class Training:
         self._step = counted_step(network, self._optimizer, self._totals, forward, graphs, team)
         self._checkpoints = Checkpoints(cfg)
         steps, epochs = len(self._train), cfg.schedule.epochs
-        self.memory = PeakMemory(network, self._optimizer, steps, epochs, cfg.compile)
+        self.memory = PeakMemory(network, self._optimizer, steps, epochs, cfg.compile, cfg.cuda_graph)
         self.epochs = self.steps = 0
         self.rows: list[dict[str, Any]] = []
         self.warnings: list[str] = []

@@ -79,28 +79,44 @@ def key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+# Steps after which a shape's algorithms are chosen, and the optimizer's state is made.
+TRIALS = 3
+
+
 class PeakMemory:
     """The peak of a run's training steps, data set left out: it lies on the device beside them.
 
-    On CUDA the allocator's `max_memory_allocated` over all of training, less the data set. On a CPU the
-    live tensors of one step on a full batch, the second step where it can be, when the optimizer's state
-    exists: parameters, gradients, momentum and activations, without kernels' workspaces. `scope` says which.
+    On CUDA the allocator's `max_memory_allocated`, less the data set, of a process's steps from its second
+    epoch on: in the first cuDNN tries its algorithms on every new shape, in workspaces that no later step needs.
+    Where no second epoch follows it is of the steps after the first three, or of all where there are no more.
+    So it is of all where steps are replayed: a recording's memory is allocated once.
+
+    On a CPU the live tensors of one step on a full batch, the second step where it can be, when the optimizer's
+    state exists: parameters, gradients, momentum and activations, without kernels' workspaces. `scope` says which.
     """
 
     def __init__(
-        self, network: nn.Module, optimizer: Optimizer, steps: int, epochs: int, compiled: bool = False
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        steps: int,
+        epochs: int,
+        compiled: bool = False,
+        replayed: bool = False,
     ):
         """`steps` is an epoch's, of which the last may be of a smaller batch; of compiled ones, whose kernels
-        have tensors of their own, a CPU's are not counted.
+        have tensors of their own, a CPU's are not counted; `replayed` ones are recorded as a CUDA graph.
         """
         self._before: int | None = None if compiled else 0
         self._network, self._optimizer = network, optimizer
         self._device = next(network.parameters()).device
-        self._steps = steps
+        self._steps, self._all_steps, self._replayed = steps, steps * epochs, replayed
         self._trace_at = None if compiled else 1 if steps > 2 else steps if epochs > 1 else 0
         self._step = 0
         self._live: LiveBytes | None = None
         self._resident = 0
+        self._settles = self._settled(0)  # the step before which the allocator's peak is counted anew
+        self._pending, self._clean = self._settles is not None, False
         if self._device.type == "cuda":
             state = sum(t.nbytes for t in self._state())
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -109,14 +125,23 @@ class PeakMemory:
     def step(self) -> AbstractContextManager:
         """Wraps one training step."""
         step, self._step = self._step, self._step + 1
-        if self._device.type != "cuda" and step == self._trace_at:
+        if self._device.type == "cuda":
+            if self._pending and step == self._settles:
+                torch.cuda.reset_peak_memory_stats(self._device)
+                self._before, self._pending = self._before if self._clean else None, False
+        elif step == self._trace_at:
             self._live = LiveBytes(self._state())
             return self._live
         return nullcontext()
 
     def go_on(self, steps: int, peak: int | None) -> None:
         """Count from a peak that was measured over the run's first `steps` steps; anew where it is None."""
+        first = self._settled(0)
         self._step, self._before = steps, peak
+        # A new process tries the algorithms anew: what was counted after that counts, what before does not.
+        self._clean = peak is not None and first is not None and steps > first
+        self._settles = self._settled(steps)
+        self._pending = self._clean or self._settles is not None
         if peak is None and self._trace_at is not None:
             smaller = self._steps > 1 and steps % self._steps == self._steps - 1  # an epoch's last batch
             self._trace_at = max(self._trace_at, steps + smaller)
@@ -132,8 +157,15 @@ class PeakMemory:
     def bytes(self) -> int | None:
         """The peak so far; None where it is not counted."""
         if self._device.type == "cuda":
+            if self._pending and self._clean:
+                return self._before
             return max(self._before or 0, torch.cuda.max_memory_allocated(self._device) - self._resident)
         return self._live.peak if self._live else self._before
+
+    def _settled(self, begun: int) -> int | None:
+        """The step before which a process that began with another has tried cuDNN's algorithms; None if none is."""
+        ends = (begun + self._steps, begun + TRIALS)
+        return None if self._replayed else next((end for end in ends if end < self._all_steps), None)
 
     def _state(self) -> list[Tensor]:
         tensors: list[Tensor] = [*self._network.parameters(), *self._network.buffers()]
