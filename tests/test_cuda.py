@@ -76,6 +76,8 @@ def test_compiled(how):
 
 @pytest.mark.parametrize("rule", ["bp", "dgl", "predsim", "infopro", "auglocal aux.depth=6", "mlaan"])
 def test_the_allocators_peak_is_the_traced_one(rule):
-    """Within 10 %: the allocator also has kernels' workspaces, and rounds."""
+    """Within 2 %, of tensors: beside them kernels have workspaces, of which cuDNN's fastest take 0.2 to 0.7 GiB."""
     cfg = compose([*f"method={rule}".split(), "dataset=cifar10", "batch_size=512", "device=cuda"])
-    assert allocated(cfg).peak == pytest.approx(footprint(cfg).peak, rel=0.1)
+    found = allocated(cfg)
+    assert found.live == pytest.approx(footprint(cfg).peak, rel=0.02)
+    assert found.live <= found.peak

@@ -207,7 +207,7 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     """Also once it is kept among the results: a machine without a GPU neither hides nor replaces it."""
     line = ["method=dgl", "backbone=resnet20", "K=4", "measure=memory"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("localsl.measure.command.allocated", lambda _: Allocated(7 * 2**30, 2**25))
+    monkeypatch.setattr("localsl.measure.command.allocated", lambda _: Allocated(7 * 2**30, 6 * 2**30, 2**25))
     monkeypatch.setattr(provenance, "environment", lambda device: {"device": device.type})
     cfg = compose([*line, "output_dir=a"])
     assert typed(monkeypatch, *line, "output_dir=a") == 0
@@ -217,7 +217,8 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     monkeypatch.setattr("localsl.measure.command.MEASURES", {})
     assert typed(monkeypatch, *line, "output_dir=b") == 0
     assert (
-        "CUDA allocator's peak of such a step without cuBLAS's workspace: 7.00 GiB" in capsys.readouterr().out
+        "CUDA allocator's peak of such a step: 7.00 GiB, of tensors alone 6.00; cuBLAS's 32 MiB"
+        in capsys.readouterr().out
     )
     without = json.loads(recorded(cfg, Path("a")).read_text())
     without["figures"]["cuda_allocator_peak_bytes"] = None

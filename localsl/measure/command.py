@@ -53,14 +53,14 @@ def memory(cfg: Config) -> Measurement:
     on_device = allocated(cfg) if device.type == "cuda" else None
     figures = {f"{name}_bytes": size for name, size in parts.items()}
     figures |= {"peak_bytes": found.peak, "where": found.where, "resident_data_bytes": resident}
-    figures["cuda_allocator_peak_bytes"] = on_device and on_device.peak
-    figures["cublas_workspace_bytes"] = on_device and on_device.workspace
+    for name in ("peak", "live"):
+        figures[f"cuda_allocator_{name}_bytes"] = on_device and getattr(on_device, name)
+    figures["cublas_workspace_bytes"] = on_device and on_device.cublas
     told = [f"{name:<10} {size / 2**20:10.1f} MiB" for name, size in parts.items()]
     told.append(f"the peak is in {found.where}; the training images, apart, are {resident / 2**20:.1f} MiB")
     if on_device is not None:
-        told.append(
-            f"CUDA allocator's peak of such a step without cuBLAS's workspace: {on_device.peak / GIB:.2f} GiB"
-        )
+        told.append(f"CUDA allocator's peak of such a step: {on_device.peak / GIB:.2f} GiB, of tensors alone")
+        told[-1] += f" {on_device.live / GIB:.2f}; cuBLAS's {on_device.cublas / 2**20:.0f} MiB are not in it"
     scope = "live bytes of the second training step, without workspaces, allocator rounding and the data set"
     return Measurement(scope, figures, [*told, f"peak {found.peak / GIB:.2f} GiB"], device)
 

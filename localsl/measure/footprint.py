@@ -7,11 +7,14 @@ until nothing refers to it. Not in it: kernels' workspaces, the allocator's roun
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from localsl.config.building import build_network
 from localsl.execution import devices
@@ -113,33 +116,50 @@ def _step(cfg: Config, run: FakeRun, census: Census | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Allocated:
-    """Bytes that the CUDA allocator handed out for a training step.
+    """Peaks of the CUDA allocator in a training step, without what was there before, in bytes.
 
     Attributes:
-        peak: over the second step, without what was there before and without `workspace`; more than `footprint`
-            by cuDNN's workspaces and by rounding.
-        workspace: what cuBLAS takes with its first matrix product, and keeps.
+        peak: all that is handed out, workspaces of cuDNN included.
+        live: what is handed out between operations: the tensors, which `footprint` traces.
+        cublas: the workspace that cuBLAS takes with its first matrix product and keeps, in neither.
     """
 
     peak: int
-    workspace: int
+    live: int
+    cublas: int
+
+
+class _BetweenOperations(TorchDispatchMode):
+    """The most that the CUDA allocator has handed out before or after an operation: no kernel's workspace."""
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.live = 0
+        self._device = device
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.live = max(self.live, torch.cuda.memory_allocated(self._device))
+        return out
 
 
 def allocated(cfg: Config) -> Allocated:
-    """The CUDA allocator's peak over the second training step, in eager mode, of real tensors."""
+    """Peaks of the second training step, in eager mode, of real tensors."""
     device = devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic)
-    workspace = _cublas_workspace(device)
+    cublas = _cublas_workspace(device)
     before = torch.cuda.memory_allocated(device)
     network = build_network(cfg).train()
     devices.place(network, replace(cfg, compile=False), device)
     optimizer = optim.build(network.parameters(), cfg.optimizer)
     images, targets = batch_of_zeros(cfg, device)
-    for _ in range(2):
+    between = _BetweenOperations(device)
+    for around in (nullcontext(), nullcontext(), between):
         torch.cuda.reset_peak_memory_stats(device)
-        for _ in train_step(network, optimizer, images, targets, training_forward(cfg, device)):
-            pass
-    return Allocated(torch.cuda.max_memory_allocated(device) - before, workspace)
+        with around:
+            for _ in train_step(network, optimizer, images, targets, training_forward(cfg, device)):
+                pass
+    return Allocated(torch.cuda.max_memory_allocated(device) - before, between.live - before, cublas)
 
 
 def _cublas_workspace(device: torch.device) -> int:
