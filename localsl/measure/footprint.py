@@ -114,7 +114,7 @@ def _step(cfg: Config, run: FakeRun, census: Census | None) -> list[int]:
 def allocated(cfg: Config) -> int:
     """The CUDA allocator's peak over the second training step, in eager mode, of real tensors."""
     device = devices.chosen(cfg.device)
-    devices.prepare(device, cfg.deterministic)
+    devices.prepare(device, cfg.deterministic, cfg.tf32)
     network = build_network(cfg).train()
     devices.place(network, replace(cfg, compile=False), device)
     optimizer = optim.build(network.parameters(), cfg.optimizer)
