@@ -10,6 +10,7 @@ from localsl.aux_nets.heads import BigDGLHead, InfoProHead, InfoProImageNetHead,
 from localsl.aux_nets.terms import Terms
 from localsl.config import compose
 from localsl.config.building import method_of, partition_of
+from localsl.core.layers import AvgPoolTo
 from localsl.core.plan import Plan, Site
 from localsl.network import build_network, count_parameters
 from tests.golden_auglocal import RESNET32
@@ -406,3 +407,35 @@ def test_the_released_mlaan_on_imagenet():
         "last_twice",
         "fresh",
     )
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("size", "to", "adaptive"), [(32, 8, False), (8, 2, False), (7, 2, True), (8, 1, False)]
+)
+def test_pooling_is_adaptive_only_where_windows_are_not_equal(size, to, adaptive, layout):
+    """Of which the backward on CUDA is not deterministic; bits are the same either way."""
+    image = torch.randn(4, 5, size, size).contiguous(memory_format=layout)
+    results = []
+    for pool in (AvgPoolTo(to), torch.nn.AdaptiveAvgPool2d(to)):
+        x = image.clone().requires_grad_()
+        y = pool(x)
+        (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
+        results.append((y, x.grad))
+    (ours, gradient), (torchs, other) = results
+    assert ("Adaptive" in ours.grad_fn.name()) == adaptive
+    assert torch.equal(ours, torchs)
+    assert torch.equal(gradient, other)
+
+
+def test_a_window_may_be_oblong():
+    image = torch.randn(2, 3, 8, 6)
+    torch.testing.assert_close(AvgPoolTo((2, 3))(image), torch.nn.functional.adaptive_avg_pool2d(image, (2, 3)))
+    torch.testing.assert_close(AvgPoolTo((4, 1))(image), torch.nn.functional.adaptive_avg_pool2d(image, (4, 1)))
+
+
+@pytest.mark.parametrize("rule", ["dgl", "infopro", "predsim", "mlaan", "auglocal aux.depth=3"])
+def test_no_rule_pools_adaptively_on_small_images(rule):
+    network = build_network(compose(["dataset=cifar10", *f"method={rule}".split(), "K=4"]))
+    pools = [m for m in network.modules() if isinstance(m, torch.nn.AdaptiveAvgPool2d)]
+    assert all(isinstance(pool, AvgPoolTo) or pool.output_size == 1 for pool in pools)

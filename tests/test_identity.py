@@ -11,6 +11,7 @@ from localsl.runs.identity import cell_id, run_directory, run_id
     [
         ["device=cpu"],
         ["threads=1"],
+        ["tf32=false"],
         ["logger=wandb"],
         ["data_dir=elsewhere"],
         ["output_dir=elsewhere"],

@@ -216,10 +216,8 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("localsl.measure.command.MEASURES", {})
     assert typed(monkeypatch, *line, "output_dir=b") == 0
-    assert (
-        "CUDA allocator's peak of such a step: 7.00 GiB, of tensors alone 6.00; cuBLAS's 32 MiB"
-        in capsys.readouterr().out
-    )
+    told = "CUDA allocator's peak of such a step: 7.00 GiB, of tensors alone 6.00; cuBLAS's 32 MiB"
+    assert told in capsys.readouterr().out
     without = json.loads(recorded(cfg, Path("a")).read_text())
     without["figures"]["cuda_allocator_peak_bytes"] = None
     recorded(cfg, Path("a")).write_text(json.dumps(without | {"device": "cpu"}))

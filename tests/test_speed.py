@@ -8,6 +8,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torchvision import transforms
 
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
+from localsl.execution import devices
 from localsl.measure import speed
 from localsl.measure.bench import slug
 from localsl.measure.records import recorded
@@ -96,7 +98,7 @@ def test_what_changes_a_speed_has_a_record_of_its_own():
         return recorded(compose(["measure=speed", *overrides]), Path())
 
     changes = ["memory=lean", "optimizer.per_module=true", "threads=1", "threads=7", "channels_last=false"]
-    changes += ["precision=bf16", "batch_size=64", "deterministic=true"]
+    changes += ["precision=bf16", "batch_size=64", "deterministic=true", "tf32=false"]
     assert place("threads=1") == place()  # the tests' own number
     assert len({place(change) for change in changes}) == len(changes)
     assert place("seed=3", "optimizer.lr=0.5") == place()
@@ -275,3 +277,14 @@ def test_augmentation_is_faster_than_per_sample(layout):
         assert len(torch.stack([transform(picture) for picture in pictures])) == few
 
     assert ratio(per_sample, ours, turns=9) * len(split) / few >= 20
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_a_gpus_convolutions_have_all_bits_where_tf32_is_off(tf32, monkeypatch):
+    backends = SimpleNamespace(benchmark=None, deterministic=None, allow_tf32=None)
+    monkeypatch.setattr(torch.backends, "cudnn", backends)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cfg = compose([] if tf32 else ["tf32=false"])
+    devices.prepare(torch.device("cuda"), cfg.deterministic, cfg.tf32)
+    assert backends.allow_tf32 is tf32

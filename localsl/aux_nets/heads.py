@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from localsl.core.layers import conv_bn_relu, pooled
+from localsl.core.layers import AvgPoolTo, conv_bn_relu, pooled
 
 
 class DGLHead(nn.Sequential):
@@ -18,10 +18,10 @@ class DGLHead(nn.Sequential):
 
     def __init__(self, channels: int, size: int, outputs: int):
         hidden = 4 * channels
-        layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(math.ceil(size / 4))]
+        layers: list[nn.Module] = [AvgPoolTo(math.ceil(size / 4))]
         for _ in range(3):
             layers += conv_bn_relu(channels, channels, 1)
-        layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        layers += [AvgPoolTo(2), nn.Flatten()]
         for _ in range(2):
             layers += [nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden)]
             layers += [nn.ReLU(inplace=True)]

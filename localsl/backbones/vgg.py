@@ -15,7 +15,7 @@ from torch import nn
 
 from localsl.backbones.base import StagedConfig, renamed
 from localsl.core.architecture import Backbone, LocalLayer
-from localsl.core.layers import activation, pooled
+from localsl.core.layers import AvgPoolTo, activation, pooled
 from localsl.core.settings import Problem, number, ruled
 
 WIDTHS = [64, 128, 256, 512, 512]
@@ -78,7 +78,7 @@ class VGG(StagedConfig):
         """After a last pooling, on ImageNet 7x7 features, two hidden layers and dropout."""
         if not self.hidden:
             return nn.Sequential(_halving(), *pooled(), nn.Linear(width, num_classes))
-        layers: list[nn.Module] = [_halving(), nn.AdaptiveAvgPool2d(7), nn.Flatten()]
+        layers: list[nn.Module] = [_halving(), AvgPoolTo(7), nn.Flatten()]
         for before in (49 * width, self.hidden):
             layers += [nn.Linear(before, self.hidden), nn.ReLU(inplace=True), nn.Dropout(0.5)]
         return nn.Sequential(*layers, nn.Linear(self.hidden, num_classes))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from localsl.backbones import tracing
 from localsl.backbones.tracing import Glue, Step, Uncuttable
 from localsl.core.architecture import Architecture, Backbone, LocalLayer
-from localsl.core.layers import as_image, conv_bn, from_image
+from localsl.core.layers import AvgPoolTo, as_image, conv_bn, from_image
 
 
 class WrappedBackbone(Backbone):
@@ -196,7 +196,7 @@ def _fitted(
         return []
     channels = wanted[0] if takes in ("image", "vector") else wanted[-1]
     spatial = {"image": wanted[1:], "map": wanted[:2], "tokens": (wanted[0], 1), "vector": (1, 1)}[takes]
-    fit = [*as_image(layout), nn.AdaptiveAvgPool2d(spatial)]  # pyright: ignore[reportArgumentType]
+    fit = [*as_image(layout), AvgPoolTo(spatial)]  # pyright: ignore[reportArgumentType]
     fit += conv_bn(width, channels, 1) if width != channels else []
     return [*fit, *from_image(takes)]
 

@@ -148,6 +148,7 @@ class Config:
     compile: bool
     cuda_graph: bool
     deterministic: bool = False
+    tf32: bool = True
     device: str
     threads: int | None = ruled(number(1, at_most=1024))
     data_dir: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +27,26 @@ def activation(negative_slope: float) -> nn.Module:
 def rectified(x: Tensor, negative_slope: float) -> Tensor:
     """(Leaky) ReLU, in place."""
     return F.leaky_relu(x, negative_slope, inplace=True) if negative_slope else F.relu(x, inplace=True)
+
+
+class AvgPoolTo(nn.AdaptiveAvgPool2d):
+    """Average pooling to a size, by equal windows where they cover the image without overlap.
+
+    That is what adaptive pooling computes there, and on CUDA, where the backward of adaptive pooling is not
+    deterministic, it is. To one position torch takes the mean, which is too. The same bits on a CPU for windows
+    whose sides are powers of two, else equal but for rounding.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, *output_size)."""
+        size: Any = self.output_size
+        height, width = (size, size) if isinstance(size, int) else size
+        if (height, width) == (1, 1):
+            return super().forward(input)
+        down, right = input.shape[-2] // height, input.shape[-1] // width
+        if (down * height, right * width) != tuple(input.shape[-2:]):
+            return super().forward(input)
+        return F.avg_pool2d(input, (down, right))
 
 
 def pooled() -> list[nn.Module]:

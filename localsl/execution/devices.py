@@ -85,16 +85,18 @@ def graphs(cfg: Execution) -> Graphs | None:
     return Graphs() if cfg.cuda_graph else None
 
 
-def prepare(device: torch.device, deterministic: bool = False) -> None:
+def prepare(device: torch.device, deterministic: bool = False, tf32: bool = True) -> None:
     """cuDNN as in the released code: the fastest algorithms among the deterministic ones.
 
     With `deterministic` the same algorithms in every process, cuDNN's and all others; torch warns of operations
-    that have none.
+    that have none. Without `tf32` convolutions of fp32 keep all its bits; torch has it on, and so do the papers'
+    codes. Matrix products keep them by torch's default.
     """
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)  # streams and graphs are the present device's
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = tf32
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(deterministic, warn_only=True)

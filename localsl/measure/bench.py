@@ -47,7 +47,7 @@ def _line(record: dict[str, Any]) -> dict[str, Any]:
         "backbone": record["backbone"],
         "K": record["K"],
         "batch": record["batch_size"],
-        "precision": record["precision"],
+        "precision": record["precision"] + (" without TF32" if record["tf32"] is False else ""),
         "how": " ".join(name for name in HOW if figures.get(name)) or "eager",
         "threads": record["threads"],
         "ms a step": f"{figures['ms_median']:.1f}",

@@ -146,7 +146,7 @@ class _BetweenOperations(TorchDispatchMode):
 def allocated(cfg: Config) -> Allocated:
     """Peaks of the second training step, in eager mode, of real tensors."""
     device = devices.chosen(cfg.device)
-    devices.prepare(device, cfg.deterministic)
+    devices.prepare(device, cfg.deterministic, cfg.tf32)
     cublas = _cublas_workspace(device)
     before = torch.cuda.memory_allocated(device)
     network = build_network(cfg).train()

@@ -21,7 +21,10 @@ UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
 
 # What it has not, and changes a cost: memory and time, or time alone.
 LEAN = ("memory", "optimizer.per_module")
-FAST = ("channels_last", "compile", "cuda_graph", "deterministic")
+FAST = ("channels_last", "compile", "cuda_graph", "deterministic", "tf32")
+
+# Of these, what joined later: measurements at these values keep their names.
+JOINED = {"deterministic": False, "tf32": True}
 
 TIMES = ("speed", "overhead")  # each machine has its own
 
@@ -32,8 +35,7 @@ def cost_id(cfg: Config) -> str:
     counted = identity.without(identity.identity(asdict(cfg)), *UNCOUNTED)
     counted |= {name: values[name] for name in LEAN if values[name] not in ("plain", False)}
     if cfg.measure in TIMES:
-        # The last joined later: measurements without it keep their names.
-        counted |= {name: values[name] for name in FAST if name != "deterministic" or values[name]}
+        counted |= {name: values[name] for name in FAST if values[name] != JOINED.get(name)}
     return identity.digest(counted)
 
 

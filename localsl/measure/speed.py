@@ -116,7 +116,7 @@ def speed(cfg: Config) -> Speed:
     The ratio of backpropagation, to a copy of itself, tells how much the machine leaves to chance.
     """
     cfg, device = replace(cfg, processes=1), devices.chosen(cfg.device)
-    devices.prepare(device, cfg.deterministic)
+    devices.prepare(device, cfg.deterministic, cfg.tf32)
     batches = TrainBatches(noise(cfg), cfg.dataset, cfg.batch_size, device, devices.layout(cfg))
     rule, reference = Trained(cfg, batches, device), Trained(backpropagation(cfg), batches, device)
     warm_up = rule.steps(WARM_UP[device.type])

@@ -48,7 +48,7 @@ def run(cfg: Config) -> dict[str, Any]:
         Diverged: if a module's loss stops being finite.
     """
     device = devices.chosen(cfg.device)
-    devices.prepare(device, cfg.deterministic)
+    devices.prepare(device, cfg.deterministic, cfg.tf32)
     with processes.joined(cfg.processes, device) as team, ExitStack() as held:
         record = team.tell(lambda: _finished(cfg))
         if record is not None:

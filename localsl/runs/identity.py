@@ -19,7 +19,7 @@ from localsl.config.schema import Config, fields, leaves
 EXCLUDED = ("channels_last", "memory", "compile", "cuda_graph", "optimizer.per_module", "deterministic")
 EXCLUDED += ("device", "threads", "logger", "checkpoint", "data_dir", "output_dir", "results_dir", "sweep")
 EXCLUDED += ("held", "show", "measure", "analysis", "runs", "dataset.root", "dataset.sgd_lr", "schedule.name")
-EXCLUDED += ("recipe", "dataset.workers")
+EXCLUDED += ("recipe", "dataset.workers", "tf32")
 
 # How long, on how many images and how a configuration is trained: what a cell of a table leaves open.
 SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_subset", "dataset.test_subset")
