@@ -7,8 +7,8 @@ until nothing refers to it. Not in it: kernels' workspaces, the allocator's roun
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -48,6 +48,12 @@ class Footprint:
     def peak(self) -> int:
         """All of it."""
         return self.parameters + self.gradients + self.optimizer + self.saved + self.transient
+
+    @classmethod
+    def recorded(cls, figures: dict[str, Any]) -> Footprint:
+        """As the figures of a record have it."""
+        parts = {f.name: figures[f"{f.name}_bytes"] for f in fields(cls) if f.name != "where"}
+        return cls(**parts, where=figures["where"])
 
 
 class Census(LiveBytes):
