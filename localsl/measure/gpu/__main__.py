@@ -17,10 +17,10 @@ from localsl.execution import devices
 from localsl.measure.gpu.archive import ARCHIVE, SUMMARY, Report
 from localsl.measure.gpu.groups import ROOT
 from localsl.measure.gpu.queue import Places, Queue, lines
-from localsl.measure.gpu.stages import Stage, command, in_turn
+from localsl.measure.gpu.stages import Stage, Tell, command, in_turn
 
-# Of the time left, and seconds that earlier stages leave.
-SHARES = {"tests": (45, 20), "memory": (20, 20), "speed": (60, 40), "train": (240, 60)}
+# A stage's part of the time left, and the seconds that it has at least: those before it leave them.
+SHARES = {"tests": (45, 85), "memory": (20, 25), "speed": (60, 60), "train": (240, 60)}
 KEPT = 12.0  # seconds at the end for processes to stop in and for the archive
 
 
@@ -36,7 +36,7 @@ def stages(typed: argparse.Namespace) -> list[Stage]:
     speed = [*python, "localsl.measure.gpu.speeds", *common, "--seconds", str(typed.rule_seconds)]
     speed += ["--columns", typed.columns] if typed.columns else []
 
-    def train(deadline: float, tell) -> str:
+    def train(deadline: float, tell: Tell) -> str:
         places = Places(typed.work, typed.data, "cuda" if typed.device == "auto" else typed.device)
         return Queue(lines(typed.queue), places, typed.workers).work(deadline, tell)
 
@@ -76,7 +76,9 @@ def _stop(number: int, frame: object) -> None:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     made = argparse.ArgumentParser(prog="python -m localsl.measure.gpu", description=__doc__)
-    made.add_argument("--stages", type=_names, default=["tests", "memory", "speed"], help=f"of {','.join(SHARES)}")
+    made.add_argument(
+        "--stages", type=_names, default=["tests", "memory", "speed"], help=f"of {','.join(SHARES)}"
+    )
     made.add_argument("--seconds", type=float, default=300, help="for all of it")
     made.add_argument("--work", type=Path, default=ROOT / "outputs" / "gpu", help="written to meanwhile")
     made.add_argument("--out", type=Path, default=os.environ.get("OUT") or ROOT / "results" / "bench")

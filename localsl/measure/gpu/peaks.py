@@ -22,11 +22,11 @@ def main(arguments: Sequence[str]) -> int:
     typed = parser("peaks of training steps").parse_args(arguments)
     cells, rows = Cells(typed.work, typed.device, typed.setting), Rows(typed.work / "memory.json")
     device, well = devices.chosen(typed.device), True
-    networks = NETWORKS[:1] if "backbone=" in typed.setting else NETWORKS
+    networks = [""] if "backbone=" in typed.setting else NETWORKS
     untraced = []
     for network in networks:
         for rule in chosen(PEAKS, typed.rules):
-            name = f"{label(rule)}, {label(network)}"
+            name = f"{label(rule)}  {label(network)}".strip()
             try:
                 cfg = cells.config("memory", rule, network)
                 clear(device)
@@ -40,16 +40,24 @@ def main(arguments: Sequence[str]) -> int:
                     keep(cfg, memory_of(cfg, found, peak))
                     _tell(rows, name, found, peak)
             except Exception as error:  # of any kind: the other cells are measured all the same
-                rows.set(name, allocator=reason(error))
-                print(f"{name}: {reason(error)}", flush=True)
-                well = False
+                well = _failed(rows, name, "allocator", error)
                 if lost(device):
                     return LOST
     for name, cfg, peak in untraced:
-        found = footprint(cfg)
-        keep(cfg, memory_of(cfg, found, peak))
-        _tell(rows, name, found, peak)
+        try:
+            found = footprint(cfg)
+            keep(cfg, memory_of(cfg, found, peak))
+            _tell(rows, name, found, peak)
+        except Exception as error:
+            well = _failed(rows, name, "traced", error)
     return 0 if well else 1
+
+
+def _failed(rows: Rows, name: str, column: str, error: Exception) -> bool:
+    """Say so in the cell; false."""
+    rows.set(name, **{column: reason(error)})
+    print(f"{name}: {reason(error)}", flush=True)
+    return False
 
 
 def _tell(rows: Rows, name: str, found: Footprint | None, peak: int | None) -> None:

@@ -67,11 +67,13 @@ class Run:
     """A line of the queue.
 
     Attributes:
+        name: what tells it from the others.
         state: waiting, running, done, or why it is neither.
         estimate: seconds that it takes beside the other workers' runs.
     """
 
     line: str
+    name: str
     state: str = "waiting"
     estimate: float = 0.0
     seconds: float = 0.0
@@ -89,7 +91,7 @@ class Run:
         record = (self.folder and tracking.read(self.folder / "record.json")) or {}
         last, best = record.get("last") or {}, record.get("best") or {}
         return {
-            "run": label(self.line),
+            "run": self.name,
             "state": self.state,
             "estimate": f"{self.estimate:.0f} s",
             "took": f"{self.seconds:.0f} s" if self.seconds else "",
@@ -104,7 +106,8 @@ class Queue:
 
     def __init__(self, typed: Sequence[str], places: Places, workers: int):
         self._places, self._workers = places, workers
-        self.runs = [Run(line) for line in typed]
+        shared = set.intersection(*(set(line.split()) for line in typed)) if len(typed) > 1 else set()
+        self.runs = [Run(line, _without(line, shared)) for line in typed]
         composition = Composition()
         for run in self.runs:
             try:
@@ -187,4 +190,9 @@ class Queue:
         tracking.write_atomically(self._places.work / "train.json", json.dumps(rows, indent=2) + "\n")
 
     def _say(self, run: Run) -> None:
-        print(f"{label(run.line)}: {run.state}, {run.seconds:.0f} s", flush=True)
+        print(f"{run.name}: {run.state}, {run.seconds:.0f} s", flush=True)
+
+
+def _without(line: str, shared: set[str]) -> str:
+    """A line's words but those that all lines have."""
+    return label(" ".join(word for word in line.split() if word not in shared)) or label(line)

@@ -6,7 +6,7 @@ Backpropagation is timed first and last in each way, and not in turn with every 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,7 +71,7 @@ class Column:
         if self._reference is not None and not self._reference.cfg.compile:
             self._cell(BP, self._last)
 
-    def _cell(self, rule: str, measured) -> None:
+    def _cell(self, rule: str, measured: Callable[[], str]) -> None:
         try:
             text = measured()
         except Exception as error:  # of any kind: the other cells are measured all the same
