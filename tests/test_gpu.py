@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from localsl.config.validation import compose
+from localsl.measure.footprint import Footprint
 from localsl.measure.gpu import __main__ as gpu
+from localsl.measure.gpu import peaks, speeds, stages
 from localsl.measure.gpu import queue as queues
-from localsl.measure.gpu import stages
 from localsl.measure.gpu.archive import Report
 from localsl.measure.gpu.queue import Places, Queue
 from localsl.measure.gpu.stages import Stage
@@ -221,18 +222,44 @@ def test_the_default_queue_is_of_runs_that_are_there():
     assert runs[4].name == "man aux_net=dgl"
 
 
-def test_the_whole_on_a_cpu(tmp_path):
-    """Peaks, speeds and a run, whose record unpacks to where a clone looks for it."""
+def test_peaks_are_traced_once(tmp_path, monkeypatch):
+    traced = Footprint(1, 2, 3, 4, 2**30 - 10, "module 0")
+    monkeypatch.setattr(peaks, "footprint", lambda cfg: traced)
+    arguments = ["--work", str(tmp_path), "--device", "cpu", "--rules", "dgl", "--setting", f"{DIGITS} K=2"]
+    assert peaks.main(arguments) == 0
+    rows = json.loads((tmp_path / "memory.json").read_text())
+    assert rows == [{"cell": "dgl", "allocator": "", "traced": "1.000 GiB", "peak in": "module 0", "ratio": ""}]
+    monkeypatch.setattr(peaks, "footprint", None)
+    assert peaks.main(arguments) == 0
+    (file,) = (tmp_path / "outputs" / "measured").glob("memory-*.json")
+    assert json.loads(file.read_text())["figures"]["peak_bytes"] == traced.peak
+
+
+def test_a_cell_that_fails_is_told_in_its_place(tmp_path, monkeypatch):
+    taken = iter([[9.0], [8.0] * 3, [10.0], [9.0], [12.0] * 3, [9.0], [9.0] * 3])
+
+    def steps(self, number):
+        found = next(taken)
+        if found == [10.0]:
+            raise RuntimeError("out of memory")
+        return found
+
+    monkeypatch.setattr(speeds.Trained, "steps", steps)
+    arguments = ["--work", str(tmp_path), "--device", "cpu", "--rules", "bp,dgl,man", "--columns", "fp32"]
+    assert speeds.main([*arguments, "--seconds", "0", "--setting", f"{DIGITS} K=2"]) == 1
+    cells = {row["cell"]: row["fp32"] for row in json.loads((tmp_path / "speed.json").read_text())}
+    assert cells == {"bp": "8.00 ms (0.89)", "dgl": "RuntimeError: out of memory", "man": "12.00 ms (1.50)"}
+
+
+def test_the_whole_on_a_cpu(tmp_path, monkeypatch):
+    """Speeds and a run, whose records unpack to where a clone looks for them."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     line = f"method=dgl K=2 {DIGITS} schedule.epochs=1"
     (tmp_path / "queue.txt").write_text(line)
-    arguments = ["--device", "cpu", "--stages", "memory,speed,train", "--seconds", "150", "--workers", "1"]
+    arguments = ["--device", "cpu", "--stages", "speed,train", "--seconds", "150", "--workers", "1"]
     arguments += ["--work", f"{tmp_path}/work", "--out", f"{tmp_path}/out", "--queue", f"{tmp_path}/queue.txt"]
-    arguments += ["--rules", "bp,dgl", "--columns", "fp32", "--rule-seconds", "0.01"]
-    arguments += ["--setting", f"{DIGITS} K=2"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "localsl.measure.gpu", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    arguments += ["--rules", "dgl", "--columns", "fp32", "--rule-seconds", "0.01"]
+    assert gpu.main([*arguments, "--setting", f"{DIGITS} K=2"]) == 0
     clone = tmp_path / "clone"
     with tarfile.open(tmp_path / "out" / "gpu.tar.gz") as archive:
         archive.extractall(clone, filter="data")
@@ -241,7 +268,7 @@ def test_the_whole_on_a_cpu(tmp_path):
     assert json.loads((folder / "record.json").read_text())["status"] == "done"
     assert sorted(file.name for file in folder.iterdir()) == ["config.yaml", "metrics.csv", "record.json"]
     measured = sorted(file.name.split("-")[0] for file in (clone / "outputs" / "measured").glob("*.json"))
-    assert measured == ["memory", "memory", "speed", "speed"]
+    assert measured == ["speed", "speed"]
     speeds = [json.loads(f.read_text()) for f in (clone / "outputs" / "measured").glob("speed-*.json")]
     assert {record["method"] for record in speeds} == {"bp", "dgl"}
     assert all(record["figures"]["in_turn"] is False for record in speeds)

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -57,17 +58,29 @@ def main(arguments: Sequence[str]) -> int:
         what = "torch finds no CUDA device: make gpu is for a machine that has one"
         print(f"{what}; --device cpu tries it without", file=sys.stderr)
         return 2
-    # A shell ignores SIGINT for what it runs in the background, and so would all that is started here.
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
     report = Report(typed.work, typed.out, devices.chosen(typed.device))
     deadline = began + typed.seconds - min(KEPT, typed.seconds / 5)
     try:
-        well = in_turn(stages(typed), deadline, report)
+        with _stopped_by_signals():
+            well = in_turn(stages(typed), deadline, report)
     except KeyboardInterrupt:
         well = False
     print(f"{typed.out / SUMMARY}, {typed.out / ARCHIVE}")
     return 0 if well else 1
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does, all that was started with it.
+
+    SIGINT is set too: a shell has what it runs in the background ignore it, and so would what is started here.
+    """
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(number: int, frame: object) -> None:
