@@ -67,9 +67,12 @@ bench: setup ## results/bench/<device>.csv: milliseconds a step of every rule be
 	$(PY) run.py -m method=auglocal aux.depth=3,6 $(BENCH)
 	@echo; $(PY) run.py show=bench output_dir=outputs/bench
 
-# Where packages cannot be fetched: make gpu PY=python3, with what pyproject.toml lists importable by it.
-gpu: $(if $(findstring $(VENV),$(PY)),setup) ## on a machine with a GPU: tests, speeds, peaks, a profile, in 10 minutes, into $OUT or results/bench
-	$(PY) -m localsl.measure.gpu
+# Where packages cannot be fetched: make gpu PY=python3, with what pyproject.toml lists importable by it. More of it,
+# training too, by GPU="--stages train --seconds 470 --data data": docs/gpu.md.
+GPU :=
+
+gpu: $(if $(findstring $(VENV),$(PY)),setup) ## on a machine with a GPU: tests, peaks, speeds, in 5 minutes, into $OUT or results/bench
+	$(PY) -m localsl.measure.gpu $(GPU)
 
 check: setup ## lint, formatting and types
 	$(VENV)/bin/ruff check .

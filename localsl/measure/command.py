@@ -15,9 +15,9 @@ from localsl.core.network import count_parameters
 from localsl.data import sources
 from localsl.execution import devices
 from localsl.measure.flops import flops
-from localsl.measure.footprint import allocated, footprint
+from localsl.measure.footprint import Allocated, Footprint, allocated, footprint
 from localsl.measure.records import FAST, allocated_bytes, cost_id, measured, recorded
-from localsl.measure.speed import SCOPE, quartiles, speed
+from localsl.measure.speed import SCOPE, Speed, quartiles, speed
 from localsl.runs import provenance, tracking
 
 if TYPE_CHECKING:
@@ -45,12 +45,15 @@ class Measurement:
 
 def memory(cfg: Config) -> Measurement:
     """The peak of a training step, and what it is made of."""
-    found = footprint(cfg)
+    cuda = devices.chosen(cfg.device).type == "cuda"
+    return memory_of(cfg, footprint(cfg), allocated(cfg) if cuda else None)
+
+
+def memory_of(cfg: Config, found: Footprint, on_device: Allocated | None) -> Measurement:
+    """The same of a step that was traced, with the CUDA allocator's peak if it is known."""
     parts = {name: size for name, size in asdict(found).items() if name != "where"}
     image = 3 * cfg.dataset.image_size**2 + 8  # uint8 pixels and an int64 class
     resident = 0 if cfg.dataset.crop == "resized" else sources.training_images(cfg.dataset) * image
-    device = devices.chosen(cfg.device)
-    on_device = allocated(cfg) if device.type == "cuda" else None
     figures = {f"{name}_bytes": size for name, size in parts.items()}
     figures |= {"peak_bytes": found.peak, "where": found.where, "resident_data_bytes": resident}
     for name in ("peak", "live"):
@@ -62,7 +65,7 @@ def memory(cfg: Config) -> Measurement:
         told.append(f"CUDA allocator's peak of such a step: {on_device.peak / GIB:.2f} GiB, of tensors alone")
         told[-1] += f" {on_device.live / GIB:.2f}; cuBLAS's {on_device.cublas / 2**20:.0f} MiB are not in it"
     scope = "live bytes of the second training step, without workspaces, allocator rounding and the data set"
-    return Measurement(scope, figures, [*told, f"peak {found.peak / GIB:.2f} GiB"], device)
+    return Measurement(scope, figures, [*told, f"peak {found.peak / GIB:.2f} GiB"], devices.chosen(cfg.device))
 
 
 def operations(cfg: Config) -> Measurement:
@@ -88,7 +91,11 @@ def operations(cfg: Config) -> Measurement:
 
 def step_time(cfg: Config) -> Measurement:
     """How long a training step takes, and how that compares with backpropagation."""
-    found = speed(cfg)
+    return time_of(cfg, speed(cfg))
+
+
+def time_of(cfg: Config, found: Speed) -> Measurement:
+    """The same of steps that were timed."""
     steps, bp = quartiles(found.steps), quartiles(found.bp)
     rate = 1e3 * cfg.batch_size / steps[1]
     figures = {"ms_median": steps[1], "ms_q1": steps[0], "ms_q3": steps[2], "steps": len(found.steps)}
@@ -131,13 +138,9 @@ def run(cfg: Config) -> dict[str, Any]:
     lacks = cfg.measure == "memory" and devices.chosen(cfg.device).type == "cuda"
     if record is None or cfg.measure in ANEW or (lacks and allocated_bytes(record) is None):
         found = MEASURES[cfg.measure](cfg)
-        record = {"status": "done", "measure": cfg.measure, "signature": cost_id(cfg), **_what(cfg)}
-        record |= {"scope": found.scope, "figures": found.figures, "told": found.told}
-        record |= provenance.environment(found.device)
-    if record != tracking.read(file):  # new, or known among the results only
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tracking.write_atomically(file, json.dumps(record, indent=2) + "\n")
-        _tabulate(file.parent, cfg.measure)
+        record = keep(cfg, found)
+    elif record != tracking.read(file):  # known among the results only
+        _write(cfg, record)
     print(f"{cfg.method.name} on {cfg.backbone.name}, K={cfg.K}, batch {cfg.batch_size}, {cfg.precision}")
     print(f"{record['scope']}; {file.parent / cfg.measure}.csv")
     if cfg.measure == "memory" and (cfg.compile or cfg.cuda_graph):
@@ -147,6 +150,23 @@ def run(cfg: Config) -> dict[str, Any]:
         print(f"of one of {several} processes, {cfg.batch_size // several} images")
     print("\n".join(record["told"]))
     return record
+
+
+def keep(cfg: Config, found: Measurement) -> dict[str, Any]:
+    """The record of a measurement, written to OUTPUT_DIR/measured."""
+    record = {"status": "done", "measure": cfg.measure, "signature": cost_id(cfg), **_what(cfg)}
+    record |= {"scope": found.scope, "figures": found.figures, "told": found.told}
+    record |= provenance.environment(found.device)
+    _write(cfg, record)
+    return record
+
+
+def _write(cfg: Config, record: dict[str, Any]) -> None:
+    assert cfg.measure is not None
+    file = recorded(cfg, Path(cfg.output_dir))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tracking.write_atomically(file, json.dumps(record, indent=2) + "\n")
+    _tabulate(file.parent, cfg.measure)
 
 
 def _what(cfg: Config) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +51,12 @@ class Footprint:
     def peak(self) -> int:
         """All of it."""
         return self.parameters + self.gradients + self.optimizer + self.saved + self.transient
+
+    @classmethod
+    def recorded(cls, figures: dict[str, Any]) -> Footprint:
+        """As the figures of a record have it."""
+        parts = {f.name: figures[f"{f.name}_bytes"] for f in fields(cls) if f.name != "where"}
+        return cls(**parts, where=figures["where"])
 
 
 class Census(LiveBytes):

@@ -132,6 +132,15 @@ def speed(cfg: Config) -> Speed:
     return Speed(steps, others, warm_up, quartiles(ratios)[1], compiled)
 
 
+def timed(rule: Trained, device: torch.device, seconds: float) -> list[float]:
+    """Milliseconds of a rule's steps alone, for at least two turns and so many seconds."""
+    steps: list[float] = []
+    began = time.perf_counter()
+    while len(steps) < 2 * TURN[device.type] or time.perf_counter() - began < seconds:
+        steps += rule.steps(TURN[device.type])
+    return steps
+
+
 def backpropagation(cfg: Config) -> Config:
     """The same network, data and optimizer, trained end to end; one module asks nothing of `aux` and `ema`."""
     return replace(cfg, method=OwnSettings(name="bp", rule="bp"))
