@@ -121,6 +121,9 @@ class MomentumLayer(FollowingLayer):
         """One step of the average, in place, towards the live layer's present parameters."""
         if self.follower is None or self.momentum == 1:
             return
-        followers, live = list(self.follower.parameters()), list(self.live.parameters())
-        torch._foreach_mul_(followers, self.momentum)
-        torch._foreach_add_(followers, torch._foreach_mul(live, 1 - self.momentum))
+        followers: list[Tensor] = list(self.follower.parameters())
+        live: list[Tensor] = list(self.live.parameters())
+        # Of all parameters at once, with the bits of `mul_` and `add_` one by one.
+        torch._foreach_mul_(followers, self.momentum)  # pyright: ignore[reportPrivateImportUsage]
+        moved = torch._foreach_mul(live, 1 - self.momentum)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(followers, moved)  # pyright: ignore[reportPrivateImportUsage]
