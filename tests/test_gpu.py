@@ -251,6 +251,27 @@ def test_a_cell_that_fails_is_told_in_its_place(tmp_path, monkeypatch):
     assert cells == {"bp": "8.00 ms (0.89)", "dgl": "RuntimeError: out of memory", "man": "12.00 ms (1.50)"}
 
 
+def test_a_process_goes_on_behind_the_cell_that_lost_the_device(tmp_path, monkeypatch):
+    calls = []
+
+    def cell(self, rule):
+        calls.append(rule)
+        if rule == "method=man":
+            raise RuntimeError("illegal memory access")
+        return "1.00 ms (1.00)"
+
+    monkeypatch.setattr(speeds.Column, "_first", lambda self, batches: cell(self, speeds.BP))
+    monkeypatch.setattr(speeds.Column, "_rule", lambda self, rule, batches: cell(self, rule))
+    monkeypatch.setattr(speeds, "lost", lambda device: True)
+    arguments = ["--work", str(tmp_path), "--device", "cpu", "--rules", "dgl,man,mlaan", "--columns", "fp32"]
+    assert speeds.main(arguments) == stages.LOST
+    assert speeds.main([*arguments, "--go-on"]) == 0
+    assert calls == [f"method={name}" for name in ("bp", "dgl", "man", "bp", "mlaan")]
+    cells = {row["cell"]: row["fp32"] for row in json.loads((tmp_path / "speed.json").read_text())}
+    assert cells["man"] == "RuntimeError: illegal memory access"
+    assert cells["mlaan"] == "1.00 ms (1.00)"
+
+
 def test_the_whole_on_a_cpu(tmp_path, monkeypatch):
     """Speeds and a run, whose records unpack to where a clone looks for them."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -72,9 +72,9 @@ class Rows:
         """Go on from what the file held."""
         self._rows.update({str(row["cell"]): row for row in rows})
 
-    def has(self, name: str, column: str) -> bool:
-        """Whether this cell has something in it."""
-        return bool(self._rows.get(name, {}).get(column))
+    def text(self, name: str, column: str) -> str:
+        """What is in a cell; empty if nothing is."""
+        return str(self._rows.get(name, {}).get(column, ""))
 
 
 def label(overrides: str) -> str:
@@ -108,6 +108,7 @@ def clear(device: torch.device) -> None:
     """Let go of what the cell before left on the device."""
     gc.collect()
     if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.default_stream(device))  # a recording that fails leaves its own
         torch.cuda.empty_cache()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-KILLED = 2.0  # seconds in which the kernel takes away what was killed
+KILLED = 1.0  # seconds in which the kernel takes away what was killed
 
 
 class Group:

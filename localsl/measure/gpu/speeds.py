@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from localsl.config.schema import Config
+from localsl.core.settings import ConfigError
 from localsl.data.batches import TrainBatches
 from localsl.execution import devices
 from localsl.measure.command import keep, time_of
@@ -64,9 +65,13 @@ class Column:
         Raises:
             Lost: if an error leaves the device of no use.
         """
-        self._cell(BP, lambda: self._first(batches))
+        known = {rule: self._rows.text(label(rule), self._name) for rule in (BP, *rules)}
+        if all(known.values()):  # by a process before
+            return
+        if not known[BP] or " ms (" in known[BP]:  # not what failed there: it may be what lost the device
+            self._cell(BP, lambda: self._first(batches))
         for rule in rules:
-            if rule != BP and not self._rows.has(label(rule), self._name):
+            if rule != BP and not known[rule]:
                 self._cell(rule, lambda rule=rule: self._rule(rule, batches))
         if self._reference is not None and not self._reference.cfg.compile:
             self._cell(BP, self._last)
@@ -74,6 +79,8 @@ class Column:
     def _cell(self, rule: str, measured: Callable[[], str]) -> None:
         try:
             text = measured()
+        except ConfigError as error:  # a rule that cannot be executed so, and is not meant to
+            text = reason(error)
         except Exception as error:  # of any kind: the other cells are measured all the same
             text, self.well = reason(error), False
         self._rows.set(label(rule), **{self._name: text})
