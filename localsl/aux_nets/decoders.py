@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,7 +65,9 @@ def upsampled(x: Tensor, size: int) -> Tensor:
     """(N, C, s, s) to (N, C, size, size), as it is where it has that size already."""
     if x.shape[2:] == (size, size):
         return x
-    return F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
+    # CUDA's autocast would keep a copy in float32, which the convolution that follows rounds to what this returns.
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
 
 
 def _conv(c_in: int, c_out: int, kernel: int) -> list[nn.Module]:
