@@ -48,11 +48,9 @@ def cuda_pretended():
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(Tensor, "backward", backward))
         patches.enter_context(mock.patch.object(optim, "sgd"))
-        for name in ("is_available", "is_bf16_supported"):
-            patches.enter_context(mock.patch.object(torch.cuda, name, lambda *_: True))
-        patches.enter_context(
-            mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-        )
+        for name in ("is_available", "is_bf16_supported", "amp.common.amp_definitely_not_available"):
+            answer = not name.endswith("not_available")
+            patches.enter_context(mock.patch(f"torch.cuda.{name}", return_value=answer))
         yield
 
 
