@@ -277,3 +277,15 @@ def test_a_run_killed_three_times_ends_as_if_it_was_not(method):
 def test_a_run_killed_fifty_times_ends_as_if_it_was_not():
     """Most processes get a few epochs on."""
     killed([*typed("man"), "schedule.epochs=200"], 50, "fifty")
+
+
+def test_a_gpus_tensors_come_over_in_one_copy_of_each_type():
+    layout = torch.channels_last
+    weights = {"a": torch.randn(4, 3, 2, 2).to(memory_format=layout), "count": torch.tensor(7), "none": None}
+    state = {"network": weights, "optimizer": [{}, {"momentum_buffer": torch.randn(5)}], "epochs": 2}
+    brought = checkpoint.on_cpu(state, lambda t: True)
+    found = [brought["network"]["a"], brought["optimizer"][1]["momentum_buffer"]]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in found}) == 1
+    torch.testing.assert_close(brought, state, rtol=0, atol=0)
+    assert brought["epochs"] == 2
+    assert checkpoint.on_cpu(state)["network"]["a"] is weights["a"]

@@ -1,10 +1,12 @@
 """What a recorded step promises that can be seen without a GPU."""
 
+import pytest
 import torch
 
 from localsl.config import compose
 from localsl.execution.graphs import WARM_UP, Graphs
 from localsl.network import build_network
+from localsl.runs.identity import run_id
 from localsl.train import optim
 from localsl.train.step import Totals, counted_step, train_epoch
 
@@ -74,3 +76,24 @@ def test_a_recorded_update_reads_the_rate_from_its_tensor():
     parameter.grad = torch.ones(3)
     optimizer.step()
     assert parameter.tolist() == [0.75] * 3
+
+
+@pytest.mark.parametrize(
+    ("line", "gpu", "recorded"),
+    [
+        ("method=dgl", True, True),
+        ("method=dgl device=cpu", True, False),
+        ("method=dgl", False, False),
+        ("method=dgl processes=2", True, False),
+        ("method=bp_checkpoint", True, False),
+    ],
+)
+def test_fast_records_a_step_where_it_can_be_and_is_the_same_run(line, gpu, recorded, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    if "processes" in line:  # as torchrun says it
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    line = [*line.split(), "channels_last=false"]
+    fast, plain = compose([*line, "fast=true"]), compose(line)
+    assert (fast.channels_last, fast.cuda_graph) == (True, recorded)
+    assert run_id(fast) == run_id(plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,9 @@ def upsampled(x: Tensor, size: int) -> Tensor:
     """(N, C, s, s) to (N, C, size, size), as it is where it has that size already."""
     if x.shape[2:] == (size, size):
         return x
-    # CUDA's autocast would keep a copy in float32, which the convolution that follows rounds to what this returns.
-    with torch.autocast(x.device.type, enabled=False):
+    # CUDA's autocast would make a copy in float32, which the convolution that follows rounds to what this returns.
+    half = x.dtype != torch.float32
+    with torch.autocast(x.device.type, enabled=False) if half else nullcontext():
         return F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
 
 

@@ -147,6 +147,7 @@ class Config:
     memory: str = ruled(one_of("plain", "lean"))
     compile: bool
     cuda_graph: bool
+    fast: bool = False
     deterministic: bool = False
     tf32: bool = True
     device: str

@@ -256,6 +256,8 @@ def _resolved(
         unfit = list(building.partition_of(config).problems(single_module=single))
     if not unfit:  # what follows asks for the layers and the cuts
         config = building.resolved(config)
+        if config.fast:
+            config = dataclasses.replace(config, **consistency.fastest(config, building.method_of(config)))
         unfit = building.problems(config)
     problems += unfit
     return config, problems

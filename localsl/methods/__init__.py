@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
 
 from localsl.core import registry
@@ -31,10 +32,15 @@ def register(method: type[Method], name: str | None = None) -> type[Method]:
     return method
 
 
+@cache
+def _announced() -> dict[str, type[Method]]:
+    """The rules of entry points, by name; looked for once in a process, since every package is asked."""
+    return {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
+
+
 def registered() -> dict[str, type[Method]]:
     """The rules of `register` and of entry points, by name."""
-    announced = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-    return {name: entry.load() for name, entry in announced.items()} | _registered
+    return _announced() | _registered
 
 
 def names() -> list[str]:

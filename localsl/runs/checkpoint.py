@@ -8,12 +8,15 @@ import os
 import pickle
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from localsl.core.settings import first_line
 from localsl.runs import identity
@@ -47,7 +50,7 @@ class Checkpoints:
     def save(self, state: dict[str, Any], epochs: int, steps: int) -> None:
         """Write a state after `epochs` whole epochs and `steps` steps more; of the older ones one stays."""
         buffer = io.BytesIO()
-        torch.save({"config": OmegaConf.to_yaml(asdict(self._cfg)), **state}, buffer)
+        torch.save({"config": OmegaConf.to_yaml(asdict(self._cfg)), **on_cpu(state)}, buffer)
         self._folder.mkdir(exist_ok=True)
         # Released before the buffer in any case: Python 3.12.1 crashes where a failed write leaves that to its
         # garbage collector.
@@ -108,6 +111,24 @@ class Checkpoints:
             print(f"warning: {file} is of another run and passed over: {foreign}", file=sys.stderr)
             return None
         return state
+
+
+def on_cpu(state: dict[str, Any], away: Callable[[Tensor], bool] = lambda t: t.is_cuda) -> dict[str, Any]:
+    """The state with the tensors that are `away` brought to the CPU, all of one type by a single copy.
+
+    One by one, MLAAN's 2,307 would each wait for the GPU.
+    """
+    found, structure = tree_flatten(state)
+    by_type: dict[torch.dtype, list[int]] = {}
+    for place, leaf in enumerate(found):
+        if isinstance(leaf, Tensor) and away(leaf):
+            by_type.setdefault(leaf.dtype, []).append(place)
+    for places in by_type.values():
+        tensors = [found[place].detach() for place in places]
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
+        for place, tensor, part in zip(places, tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            found[place] = part.view(tensor.shape)
+    return tree_unflatten(found, structure)
 
 
 def _is_whole(file: Path, data: bytes) -> bool:

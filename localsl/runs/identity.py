@@ -19,7 +19,7 @@ from localsl.config.schema import Config, fields, leaves
 EXCLUDED = ("channels_last", "memory", "compile", "cuda_graph", "optimizer.per_module", "deterministic")
 EXCLUDED += ("device", "threads", "logger", "checkpoint", "data_dir", "output_dir", "results_dir", "sweep")
 EXCLUDED += ("held", "show", "measure", "analysis", "runs", "dataset.root", "dataset.sgd_lr", "schedule.name")
-EXCLUDED += ("recipe", "dataset.workers", "tf32")
+EXCLUDED += ("recipe", "dataset.workers", "tf32", "fast")
 
 # How long, on how many images and how a configuration is trained: what a cell of a table leaves open.
 SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_subset", "dataset.test_subset")
@@ -96,7 +96,8 @@ def kept_directory(cfg: Config) -> Path:
 
 def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
     """Without these dotted names and those below them."""
-    return {p: v for p, v in values.items() if not any(p == n or p.startswith(f"{n}.") for n in names)}
+    below = tuple(f"{name}." for name in names)
+    return {path: value for path, value in values.items() if not f"{path}.".startswith(below)}
 
 
 def _default(field: dataclasses.Field) -> Any:

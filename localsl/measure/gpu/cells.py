@@ -35,8 +35,8 @@ COLUMNS = {
     "fp32": [],
     "bf16": ["precision=bf16"],
     "bf16 graph": ["precision=bf16", "cuda_graph=true"],
-    "fp32 graph": ["cuda_graph=true"],
-    "fast": ["precision=bf16", "channels_last=true", "compile=true", "cuda_graph=true"],
+    "fast": ["fast=true"],
+    "compiled": ["precision=bf16", "compile=true", "cuda_graph=true"],
 }
 
 
