@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-slow lock clean status render report bench gpu figures fuzz
+.PHONY: help setup demo check quick test test-slow lock clean status render report bench gpu figures fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,11 @@ check: setup ## lint, formatting and types
 
 # One thread each: two processes of two threads on two cores mostly wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest
+
+QUICK := losses partition network structure graphs identity batches health engine
+
+quick: setup ## the core's tests, in a minute
+	$(PYTEST) -n 2 --dist loadgroup -m "not slow" $(QUICK:%=tests/test_%.py)
 
 test: setup ## the fast tests
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow"

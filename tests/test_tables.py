@@ -19,7 +19,7 @@ from localsl.measure.records import recorded
 from localsl.published import numbers as published
 from localsl.published.numbers import KEYS
 from localsl.runs import experiment, lock, provenance, tracking
-from localsl.tables import records, reductions, render, structures, sweeps
+from localsl.tables import estimate, records, reductions, render, structures, sweeps
 from localsl.tables.render import Composed
 from tests.conftest import ROOT
 from tests.test_cli import records as written
@@ -320,6 +320,27 @@ def test_what_changes_a_cell_is_no_result():
     assert not sweeps.requested(["sweep=man/table4", *settings, "hydra/launcher=joblib"]).varied
     for typed_too in ("backbone=resnet20", "dataset=cifar10", "aux.feature_dim=64", "partition.stem=own"):
         assert sweeps.requested(["sweep=man/table4", typed_too]).varied
+
+
+def test_operations_are_counted_once(monkeypatch, capsys):
+    """Neither in a folder where they were counted, nor beside results that have them."""
+    line = ["-m", "sweep=man/table4", "dataset=cifar10", "results_dir=there"]
+    assert typed(monkeypatch, *line, "show=jobs", "output_dir=a") == 0
+    told = capsys.readouterr().out.splitlines()[-5:-1]
+    assert all(" x " in line for line in told)
+    count = estimate.training_flops
+
+    def of_this_machines_rate(cfg):
+        assert cfg.method.name == "bp"
+        return count(cfg)
+
+    monkeypatch.setattr(estimate, "training_flops", of_this_machines_rate)
+    assert typed(monkeypatch, *line, "show=jobs", "output_dir=a") == 0
+    assert capsys.readouterr().out.splitlines()[-5:-1] == told
+    Path("there/measured").mkdir(parents=True)
+    Path("a/measured/training_flops.json").rename("there/measured/training_flops.json")
+    assert typed(monkeypatch, *line, "show=jobs", "output_dir=b") == 0
+    assert capsys.readouterr().out.splitlines()[-5:-1] == told
 
 
 def test_a_table_without_runs_is_told_and_rendered(monkeypatch, capsys):

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from localsl.config.schema import Config
 
 
+# Below OUTPUT_DIR what was counted there, below RESULTS_DIR of the papers' tables: counting takes half of the time.
+COUNTED = Path("measured") / "training_flops.json"
+
+
 def work(configs: Sequence[Config]) -> Iterator[str]:
     """Lines on the runs that are not done: how many there are of each, and their operations; last the hours.
 
     Hours at the rate of a step of backpropagation on this machine: local rules have more and smaller
-    operations, and take longer. What was counted is kept in OUTPUT_DIR/measured.
+    operations, and take longer. What was counted is kept.
     """
     to_do = (cfg for cfg in configs if cfg.measure is None and records.state(cfg) != "done")
     # One that a figure asks for with its checkpoint, and another by its record alone, is trained once.
@@ -42,8 +46,8 @@ def work(configs: Sequence[Config]) -> Iterator[str]:
         directory = identity.run_directory(cfg)
         name = f"{directory.parent.parent.name} {directory.parent.name} {identity.cell_id(cfg)}"
         by_name.setdefault(name, []).append(cfg)
-    kept = Path(left[0].output_dir) / "measured" / "training_flops.json"
-    counted = dict(tracking.read(kept) or {})
+    results, kept = (Path(folder) / COUNTED for folder in (left[0].results_dir, left[0].output_dir))
+    counted = _counted(results) | _counted(kept)
     known, total = len(counted), 0.0
     yield "to run: times, floating-point operations each"
     for name, alike in by_name.items():
@@ -64,6 +68,14 @@ def work(configs: Sequence[Config]) -> Iterator[str]:
         f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, at least "
         f"{_hours(total / rate)} at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here"
     )
+
+
+def _counted(file: Path) -> dict[str, int]:
+    """Operations of networks that were counted before, by their digests; none if the file is not there or broken."""
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _hours(seconds: float) -> str:
