@@ -141,7 +141,7 @@ def test_every_run_can_be_traced(run: Run):
     assert float(last["test_accuracy"]) == run.record["last"]["test_accuracy"]
 
 
-@pytest.mark.parametrize("file", sorted((RESULTS / "measured").glob("*.json")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((RESULTS / "measured").glob("*-*.json")), ids=lambda file: file.stem)
 def test_every_measurement_can_be_traced(file):
     record = json.loads(file.read_text())
     assert file.stem.startswith(f"{record['measure']}-{record['signature']}")
