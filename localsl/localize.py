@@ -9,7 +9,6 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from localsl.backbones import wrapped
 from localsl.backbones.tracing import Step, Uncuttable, position
@@ -171,6 +170,8 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.no_grad():
+        from torch.utils.flop_counter import FlopCounterMode  # imports Triton, half a second
+
         for last, piece in zip(ends[:-1], backbone.layers, strict=False):
             with FlopCounterMode(display=False) as counter:
                 x = piece(x)

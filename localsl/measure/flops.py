@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from localsl.config.building import method_of, planned
 from localsl.config.schema import Config
@@ -48,6 +47,8 @@ class Flops:
 
 def flops(cfg: Config) -> Flops:
     """Counted on tensors without data."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, half a second
+
     batch = 2
     with fake_run(cfg, batch) as run:
         with FlopCounterMode(display=False) as forward, torch.no_grad():
