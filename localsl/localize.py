@@ -169,9 +169,9 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     ends = [end - 1 for end in accumulate(map(len, found.pieces))]
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    with torch.no_grad():
-        from torch.utils.flop_counter import FlopCounterMode  # imports Triton, half a second
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, half a second
 
+    with torch.no_grad():
         for last, piece in zip(ends[:-1], backbone.layers, strict=False):
             with FlopCounterMode(display=False) as counter:
                 x = piece(x)

@@ -85,8 +85,8 @@ def _on_gpu(config: Config) -> bool:
 def fastest(config: Config, method: Method) -> dict[str, bool]:
     """What `fast` sets: nothing but ways to execute a step that leave its numbers alone but for rounding.
 
-    On an H200 recorded steps took two thirds (MLAAN, batch 1024) to a sixth (MAN, batch 128) of the time of those
-    before the recording. Compiling is left out, which takes minutes there.
+    On an H200 a recorded step took two thirds (MLAAN, batch 1024) to a sixth (MAN, batch 128) of the time of one
+    before the recording, estimated from the warm-up. Compiling is left out: a minute and more for one network.
     """
     recordable = _on_gpu(config) and config.processes == 1 and not method.checkpoint_segments(1)
     return {"channels_last": True, "cuda_graph": recordable}

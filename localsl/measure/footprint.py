@@ -150,7 +150,10 @@ class _BetweenOperations(TorchDispatchMode):
 
 
 def allocated(cfg: Config) -> Allocated:
-    """Peaks of the second training step, in eager mode, of real tensors."""
+    """Peaks of a training step after the first two, in eager mode, of real tensors.
+
+    By then cuDNN has tried its algorithms, and the optimizer's state exists.
+    """
     device = devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic, cfg.tf32)
     cublas = _cublas_workspace(device)
