@@ -9,8 +9,8 @@ import torch
 from localsl.config.building import build_network, method_of
 from localsl.config.schema import Config
 from localsl.core.settings import ConfigError, LocalslError
-from localsl.execution import processes
-from localsl.runs import display, experiment, tracking
+from localsl.execution import devices, processes
+from localsl.runs import display, experiment, staging, tracking
 
 
 def run(cfg: Config) -> dict[str, Any] | None:
@@ -35,7 +35,11 @@ def run(cfg: Config) -> dict[str, Any] | None:
         print(bench(cfg))
         return None
     if cfg.show == "modules":
-        print(experiment.describe(cfg, build_network(cfg)))
+        network = build_network(cfg)
+        print(experiment.describe(cfg, network))
+        if cfg.parallel.name == "modules" and (cfg.processes or 1) > 1:
+            devices.place(network, cfg, devices.chosen(cfg.device))
+            print("\n".join(staging.stage_lines(staging.balance_of(cfg, network))))
         return None
     misfits = list(cfg.backbone.misfits(cfg.dataset.image_size)) if cfg.analysis.kind == "none" else []
     if misfits:

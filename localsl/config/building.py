@@ -10,8 +10,11 @@ import torch
 from localsl import methods
 from localsl.config import consistency
 from localsl.config.schema import Config, OwnSettings
+from localsl.core import operations
 from localsl.core.initialization import seeded
 from localsl.core.network import LocalNetwork, build
+from localsl.core.objectives import Objective, open_cuts
+from localsl.core.operations import ShapesOnly
 from localsl.core.partition import Partition
 from localsl.core.plan import Plan
 from localsl.core.settings import Problem
@@ -58,7 +61,26 @@ def problems(cfg: Config) -> Iterator[Problem]:
         what = f"{name} has no auxiliary network whose depth can be set"
         yield Problem("aux.depth", cfg.aux.depth, what, "leave aux.depth out")
     yield from consistency.recomputation_problems(cfg, method.checkpoint_segments(1))
-    yield from method.problems(partition_of(cfg))
+    unfit = list(method.problems(partition_of(cfg)))
+    yield from unfit
+    if not unfit and cfg.parallel.name == "modules" and (cfg.processes or 1) > 1:
+        yield from _sharing_problems(cfg)
+
+
+def _sharing_problems(cfg: Config) -> Iterator[Problem]:
+    """What keeps a network's modules from being shared out to so many processes."""
+    size, name = cfg.processes or 1, cfg.method.name
+    _, objectives, _ = _described(cfg)
+    if len(objectives) < size:
+        held = "one module" if len(objectives) == 1 else f"{len(objectives)} modules"
+        what = f"{name} trains {held}, which {size} processes cannot share out"
+        yield Problem("parallel", "modules", what, "type parallel=data, or start fewer processes")
+        return
+    cuts = open_cuts(objectives)
+    if len(cuts) < size - 1:
+        where = f"before modules {', '.join(map(str, cuts))}" if cuts else "nowhere"
+        what = f"losses of {name} reach over several modules: processes could be parted {where}"
+        yield Problem("parallel", "modules", what, "type parallel=data, or a shorter method.cascade")
 
 
 def planned(cfg: Config) -> tuple[Plan, Method]:
@@ -87,6 +109,20 @@ def build_network(cfg: Config) -> LocalNetwork:
         batchnorm_every_forward=method.batchnorm_every_forward,
         segments=method.checkpoint_segments(len(cfg.backbone.local_layers())),
     )
+
+
+def module_operations(cfg: Config) -> list[int]:
+    """Operations of a training step per image, in every module's turn; see `operations.of_modules`."""
+    plan, objectives, method = _described(cfg)
+    segments = method.checkpoint_segments(len(cfg.backbone.local_layers()))
+    return operations.of_modules(plan.backbone, objectives, plan.groups, cfg.dataset.image_size, segments)
+
+
+def _described(cfg: Config) -> tuple[Plan, list[Objective], Method]:
+    """The plan and the objectives of a configuration, without weights."""
+    with torch.device("meta"), ShapesOnly():
+        plan, method = planned(cfg)
+        return plan, method.objectives(plan), method
 
 
 def _fractions(values: list[float]) -> list[float]:

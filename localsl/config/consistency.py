@@ -48,7 +48,8 @@ def _processes_problems(config: Config, here: int) -> Iterator[Problem]:
         yield Problem("processes", size, f"{here} were started", "leave it out")
     if size == 1:
         return
-    if config.batch_size % size or config.batch_size < 2 * size:
+    parts = config.replicas
+    if config.batch_size % parts or config.batch_size < 2 * parts:
         what = f"{size} processes take equal parts of a batch, of two images or more"
         near = size * max(2, round(config.batch_size / size))
         yield Problem("batch_size", config.batch_size, what, f"type batch_size={near}")
@@ -57,7 +58,10 @@ def _processes_problems(config: Config, here: int) -> Iterator[Problem]:
     if config.cuda_graph:
         yield Problem("cuda_graph", True, "is for one process", "type cuda_graph=false")
     on_cpu = config.device == "cpu" or (here > 1 and not torch.cuda.is_available())
-    if config.sync_batchnorm and on_cpu:
+    if config.sync_batchnorm and parts == 1:
+        what = "is for parts of a batch, and parallel=modules has whole ones"
+        yield Problem("sync_batchnorm", True, what, "type sync_batchnorm=false")
+    elif config.sync_batchnorm and on_cpu:
         yield Problem("sync_batchnorm", True, "is for GPUs", "type sync_batchnorm=false")
     if config.sync_batchnorm and config.memory == "lean":
         yield Problem("memory", "lean", "cannot make synchronised BatchNorm again", "type memory=plain")

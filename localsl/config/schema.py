@@ -18,6 +18,7 @@ from localsl.backbones.base import BackboneConfig
 from localsl.core.partition import PartitionSettings
 from localsl.core.settings import number, one_of, ruled
 from localsl.data.settings import DatasetSettings
+from localsl.execution.balance import ParallelSettings
 from localsl.methods.base import Method
 from localsl.train.optim import OptimizerSettings, ScheduleSettings
 
@@ -142,6 +143,7 @@ class Config:
     seed: int = ruled(number(0, at_most=2**53))
     precision: str = ruled(one_of("fp32", "bf16"))
     processes: int | None = ruled(number(1, at_most=2**16), default=1)
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
     sync_batchnorm: bool = False
     channels_last: bool
     memory: str = ruled(one_of("plain", "lean"))
@@ -159,6 +161,11 @@ class Config:
     held: str = ruled(one_of("wait", "skip"))
     measure: str | None = ruled(one_of("memory", "flops", "speed", "overhead"))
     show: str | None = ruled(one_of("modules", "runs", "bench", "jobs", "status", "tables", "report"))
+
+    @property
+    def replicas(self) -> int:
+        """How many processes take a part of every batch each."""
+        return (self.processes or 1) if self.parallel.name == "data" else 1
 
 
 @cache

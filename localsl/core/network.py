@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,11 +50,32 @@ class LocalModule:
     objective: Objective = field(repr=False)
 
 
+class Neighbours(Protocol):
+    """The processes that hold the other modules of a network, as the process of one stage sees them."""
+
+    def images(self, features: Tensor) -> Tensor:
+        """The batch's images, given what the stage's first module takes."""
+        ...
+
+    def hand_on(self, features: Tensor) -> None:
+        """Take the output of the stage's last module, detached, for the module after it."""
+        ...
+
+    def fetch_followed(self) -> None:
+        """Bring layers that momentum layers of the stage follow, and other stages train, up to date."""
+        ...
+
+
 class LocalNetwork(nn.Module):
     """A backbone, its partition into modules, and the auxiliary networks that train them.
 
     Calling it runs the backbone alone: images (N, 3, H, W), normalised, to logits (N, classes).
     `state_dict()` has the backbone under `backbone.` whatever the rule, the rest under `auxiliary.`.
+
+    Attributes:
+        local_modules: all of them.
+        held: those that this process trains: all, unless `restrict` left a stage of them.
+        neighbours: the other stages; None where all modules are held.
     """
 
     _mean: Tensor
@@ -87,17 +108,30 @@ class LocalNetwork(nn.Module):
             LocalModule(index, layers, objective)
             for index, (layers, objective) in enumerate(zip(plan.groups, objectives, strict=True))
         ]
-        self._momentum_layers = [m for m in self.auxiliary.modules() if isinstance(m, FollowingLayer)]
+        self.held: Sequence[LocalModule] = self.local_modules
+        self.neighbours: Neighbours | None = None
         self._classes = plan.num_classes
         for name, values in (("_mean", mean), ("_std", std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
         self._count_every_forward = batchnorm_every_forward
         self._segments = segments
+        self._momentum_layers = self.following()
         self.path_losses: PathLosses = path_losses  # or the same compiled
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the plain backbone; no auxiliary network runs."""
-        return self.backbone(images)
+        """Logits of the plain backbone; no auxiliary network runs.
+
+        A stage takes its first module's input, and returns its last module's output, which it hands on too.
+        """
+        if self.neighbours is None:
+            return self.backbone(images)
+        features = images
+        for module in self.held:
+            features = nn.Sequential(*self.layers_of(module))(features)
+        if self.holds_output:
+            return self.backbone.classifier(features)
+        self.neighbours.hand_on(features)
+        return features
 
     def local_losses(self, images: Tensor, targets: Tensor) -> Iterator[LocalLoss]:
         """The loss of every module that has one, in turn, each on a graph of its own.
@@ -107,14 +141,15 @@ class LocalNetwork(nn.Module):
         more than backpropagation does.
 
         Args:
-            images: normalised, (N, 3, H, W).
+            images: normalised, (N, 3, H, W); of a stage what its first module takes.
             targets: class indices, (N,) int64.
         """
         self.backbone.refresh()
-        batch = Batch(images, targets, self._mean, self._std, self._classes)
-        reach = max((p.span for m in self.local_modules for p in m.objective.parts), default=1)
-        inputs = {0: images}  # of the modules that a later graph can begin with, detached
-        for module in self.local_modules:
+        seen = images if self.neighbours is None else self.neighbours.images(images)
+        batch = Batch(seen, targets, self._mean, self._std, self._classes)
+        reach = max((p.span for m in self.held for p in m.objective.parts), default=1)
+        inputs = {self.held[0].index: images}  # of the modules that a later graph can begin with, detached
+        for module in self.held:
             yield from self._losses(module, inputs, batch)
             inputs.pop(module.index - reach + 1, None)
 
@@ -136,7 +171,9 @@ class LocalNetwork(nn.Module):
         if features is None:
             with torch.no_grad():
                 features = nn.Sequential(*self.layers_of(module))(inputs[index])
-        inputs[index + 1] = _dropped(features.detach(), module.objective.dropout, self.training)
+        inputs[index + 1] = dropped(features.detach(), module.objective.dropout, self.training)
+        if self.neighbours is not None and module is self.held[-1]:
+            self.neighbours.hand_on(inputs[index + 1])
         if parts:
             weights = module.objective.weights
             loss = LocalLoss(index, weighted_sum(terms, weights), terms, weights, correct)
@@ -151,12 +188,76 @@ class LocalNetwork(nn.Module):
         layers = [layer for module in modules for layer in self.layers_of(module)]
         return Segmented(layers, self._segments) if self._segments else nn.Sequential(*layers)
 
-    def update_ema(self) -> None:
+    def following(self, modules: Sequence[LocalModule] | None = None) -> list[FollowingLayer]:
+        """The momentum layers of these modules, or of all that are held."""
+        auxiliaries = (self.auxiliary[module.index] for module in modules or self.held)
+        return [m for auxiliary in auxiliaries for m in auxiliary.modules() if isinstance(m, FollowingLayer)]
+
+    def update_ema(self, layers: Sequence[FollowingLayer] | None = None) -> None:
         """Move every momentum layer towards the layer it follows: once per step, after the last backward and
         before the optimizer's step, so that it sees the weights that the losses were computed with.
+
+        Args:
+            layers: move these alone.
         """
-        for layer in self._momentum_layers:
+        moved = self._momentum_layers if layers is None else layers
+        if moved and self.neighbours is not None:
+            self.neighbours.fetch_followed()
+        for layer in moved:
             layer.update()
+
+    def restrict(self, modules: range, neighbours: Neighbours) -> None:
+        """Hold these modules and no others: the rest of the weights go to the meta device, and take no memory.
+
+        The layers of other modules that momentum layers follow stay, as copies that do not train.
+        """
+        self.held = self.local_modules[modules.start : modules.stop]
+        self.neighbours = neighbours
+        self._momentum_layers = self.following()
+        kept = nn.ModuleList([layer for module in self.held for layer in self.layers_of(module)])
+        kept.extend(self.auxiliary[module.index] for module in self.held)
+        if self.holds_output:
+            kept.append(self.backbone.classifier)
+        trained = {id(tensor) for tensor in (*kept.parameters(), *kept.buffers())}
+        named = self.state_dict(keep_vars=True).items()
+        self._held_names = [name for name, tensor in named if id(tensor) in trained]
+        followed = nn.ModuleList([layer.live for layer in self._momentum_layers])
+        present = trained | {id(tensor) for tensor in (*followed.parameters(), *followed.buffers())}
+        for module in self.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) not in present:
+                    away = torch.empty_like(parameter, device="meta")
+                    module._parameters[name] = nn.Parameter(away, requires_grad=False)
+                elif id(parameter) not in trained:
+                    parameter.requires_grad_(False)
+            for name, buffer in module.named_buffers(recurse=False):
+                if id(buffer) not in present and module is not self:
+                    module._buffers[name] = torch.empty_like(buffer, device="meta")
+
+    def held_state(self) -> dict[str, Tensor]:
+        """The entries of `state_dict()` that this process trains, or that its training moves."""
+        state = self.state_dict()
+        return state if self.neighbours is None else {name: state[name] for name in self._held_names}
+
+    @torch.no_grad()
+    def load_held(self, state: dict[str, Tensor]) -> None:
+        """Take from a whole network's `state_dict()` what is held, and the layers that it follows."""
+        if self.neighbours is None:
+            self.load_state_dict(state)
+            return
+        for name, tensor in self.state_dict().items():
+            if not tensor.is_meta:
+                tensor.copy_(state[name])
+
+    @property
+    def holds_output(self) -> bool:
+        """Whether the last module, whose output are logits, is held."""
+        return self.held[-1] is self.local_modules[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._mean.device
 
     def modules_table(self) -> list[dict[str, Any]]:
         """One row a module: its layers, its auxiliary networks and the parameters of both.
@@ -181,7 +282,7 @@ class LocalNetwork(nn.Module):
         return rows
 
 
-def _dropped(features: Tensor, probability: float, training: bool) -> Tensor:
+def dropped(features: Tensor, probability: float, training: bool) -> Tensor:
     """Features with whole channels of images, and single values of anything else, dropped in training."""
     if not probability:
         return features

@@ -192,3 +192,12 @@ def weighted_sum(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
 def weightless(objectives: Sequence[Objective]) -> list[int]:
     """Indices of the modules whose objective has terms, all of weight 0: they are not trained."""
     return [i for i, o in enumerate(objectives) if o.parts and not any(o.weights.values())]
+
+
+def open_cuts(objectives: Sequence[Objective]) -> list[int]:
+    """The modules that a process can begin with, 0 apart: those before which no loss's graph is under way."""
+    closed: set[int] = set()
+    for module, objective in enumerate(objectives):
+        for part in objective.parts:
+            closed |= set(range(module - part.span + 2, module + 1))
+    return [module for module in range(1, len(objectives)) if module not in closed]

@@ -43,20 +43,21 @@ def per_module(network: LocalNetwork) -> dict[int, Update]:
 
 def _found(network: LocalNetwork) -> dict[int, Update]:
     last: dict[nn.Parameter, int] = {}
-    for module in network.local_modules:
+    for module in network.held:
         for read in _read(network, module):
             last |= dict.fromkeys(read.parameters(), module.index)
-    layers = [
-        m for m in network.auxiliary.modules() if isinstance(m, FollowingLayer) and m.follower is not None
-    ]
     updates: dict[int, Update] = {}
-    for layer in layers:
-        assert layer.follower is not None
-        moved = max(last[p] for p in (*layer.live.parameters(), *layer.follower.parameters()))
-        last |= dict.fromkeys([*layer.live.parameters(), *layer.follower.parameters()], moved)
+    for layer in network.following():
+        if layer.follower is None:
+            continue
+        # Of a stage, a live layer may be another stage's: nothing here reads it but the average.
+        both = [p for p in (*layer.live.parameters(), *layer.follower.parameters()) if p in last]
+        moved = max(last[p] for p in both)
+        last |= dict.fromkeys(both, moved)
         updates.setdefault(moved, Update()).momentum_layers.append(layer)
     for parameter in network.parameters():
-        updates.setdefault(last[parameter], Update()).parameters.append(parameter)
+        if parameter in last:
+            updates.setdefault(last[parameter], Update()).parameters.append(parameter)
     return updates
 
 

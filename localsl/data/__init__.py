@@ -44,7 +44,7 @@ def load(cfg: Loading) -> Data:
         check(split, which, cfg.dataset)
     train = _subset(train, "train_subset", cfg.dataset)
     test = _subset(test, "test_subset", cfg.dataset)
-    processes = cfg.processes or 1
+    processes = cfg.replicas
     if 0 < len(train) % cfg.batch_size <= processes:
         whose = " for each process" if processes > 1 else ""
         what = f"{len(train)} training images leave a last batch of one{whose}, which BatchNorm cannot train on"

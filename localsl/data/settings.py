@@ -40,4 +40,8 @@ class Loading(Protocol):
     dataset: DatasetSettings
     data_dir: str
     batch_size: int
-    processes: int | None
+
+    @property
+    def replicas(self) -> int:
+        """How many processes take a part of every batch each."""
+        ...

@@ -20,7 +20,6 @@ class Execution(Protocol):
     """How a step is executed; a run's configuration has these values, under the same names."""
 
     batch_size: int
-    processes: int | None
     threads: int | None
     precision: str
     channels_last: bool
@@ -28,6 +27,11 @@ class Execution(Protocol):
     compile: bool
     cuda_graph: bool
     sync_batchnorm: bool
+
+    @property
+    def replicas(self) -> int:
+        """How many processes take a part of every batch each."""
+        ...
 
 
 def chosen(name: str) -> torch.device:
@@ -69,7 +73,7 @@ def place(network: LocalNetwork, cfg: Execution, device: torch.device) -> None:
     if cfg.sync_batchnorm:
         _synchronise(network)
     if cfg.compile:
-        network.path_losses = Compiled(cfg.batch_size // (cfg.processes or 1))
+        network.path_losses = Compiled(cfg.batch_size // cfg.replicas)
 
 
 def _synchronise(network: LocalNetwork) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -89,10 +90,16 @@ def fail(error: LocalslError) -> int:
 
 
 class Team:
-    """The processes of a run. Every method but `part` is called by all of them, in the same order."""
+    """The processes of a run. Every method but `part` is called by all of them, in the same order.
 
-    def __init__(self, rank: int = 0, size: int = 1):
+    Attributes:
+        replicas: how many of them hold the same modules, and take a part of every batch each: all, or one where
+            they share out the modules.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, parallel: str = "data"):
         self.rank, self.size = rank, size
+        self.replicas = size if parallel == "data" else 1
         # Gloo's, on CPUs: a first look at a large data set takes longer than a step may.
         self._patient: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None
 
@@ -104,12 +111,12 @@ class Team:
     @property
     def part(self) -> Part:
         """This process's part of the images."""
-        return Part(self.rank, self.size)
+        return Part(self.rank, self.size) if self.replicas > 1 else WHOLE
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.size > 1:
-            with _lost(self.rank):
+            with lost():
                 dist.all_reduce(tensor)
         return tensor
 
@@ -117,12 +124,12 @@ class Team:
         """Starts `sum`; what is returned waits for it."""
         if self.size == 1:
             return lambda: tensor
-        with _lost(self.rank):
+        with lost():
             work = dist.all_reduce(tensor, async_op=True)
 
         def wait() -> Tensor:
             assert work is not None
-            with _lost(self.rank):
+            with lost():
                 work.wait()
             return tensor
 
@@ -133,16 +140,39 @@ class Team:
         if self.size == 1:
             return value
         given = torch.tensor(value)
-        with _lost(self.rank):
+        with lost():
             dist.all_reduce(given, dist.ReduceOp.MAX)
         return int(given)
+
+    def begin_most(self, value: int) -> Callable[[], int]:
+        """Starts `most`; what is returned waits for it."""
+        given = torch.tensor(value)
+        with lost():
+            work = dist.all_reduce(given, dist.ReduceOp.MAX, async_op=True)
+
+        def wait() -> int:
+            assert work is not None
+            with lost():
+                work.wait()
+            return int(given)
+
+        return wait
+
+    def collect(self, value: T) -> list[T]:
+        """Every process's value, in their order, for the leader; nothing for the others. Tensors are the CPU's."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.leader else None
+        with lost():
+            dist.gather_object(value, values, dst=0, group=self._patient)
+        return values or []
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, in their order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _lost(self.rank):
+        with lost():
             dist.all_gather_object(values, value)
         return values
 
@@ -179,16 +209,38 @@ class Team:
             return make()
 
     def _broadcast(self, values: list[Any]) -> list[Any]:
-        with _lost(self.rank):
+        with lost():
             dist.broadcast_object_list(values, src=0, group=self._patient)
         return values
+
+
+class Votes:
+    """The largest of all processes' values, over and over: of processes that share out the modules each call
+    returns that of some calls before, so that none waits for another that is steps behind.
+    """
+
+    def __init__(self, team: Team):
+        self._team, self._lag = team, team.size if team.replicas < team.size else 0
+        self._underway: deque[Callable[[], int]] = deque()
+
+    def most(self, value: int) -> int:
+        """The largest, the same for all processes at their same call; 0 for the first calls."""
+        if not self._lag:
+            return self._team.most(value)
+        self._underway.append(self._team.begin_most(value))
+        return self._underway.popleft()() if len(self._underway) > self._lag else 0
+
+    def close(self) -> None:
+        """Wait for those under way; who gave a value gives it in the next votes too."""
+        while self._underway:
+            self._underway.popleft()()
 
 
 ALONE = Team()
 
 
 @contextmanager
-def joined(processes: int | None, device: torch.device) -> Iterator[Team]:
+def joined(processes: int | None, device: torch.device, parallel: str = "data") -> Iterator[Team]:
     """The team of a run, on this process's device; all but the leader print nothing inside.
 
     Raises:
@@ -203,7 +255,7 @@ def joined(processes: int | None, device: torch.device) -> Iterator[Team]:
         yield ALONE
         return
     dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
-    team = Team(here.rank, here.size)
+    team = Team(here.rank, here.size, parallel)
     if device.type == "cuda":
         own = platform.node(), str(torch.cuda.get_device_properties(device).uuid)
         if len(set(team.gather(own))) < here.size:
@@ -215,14 +267,13 @@ def joined(processes: int | None, device: torch.device) -> Iterator[Team]:
 
 
 @contextmanager
-def _lost(rank: int) -> Iterator[None]:
+def lost() -> Iterator[None]:
     """Errors of the connection told as what they most often are."""
     try:
         yield
     except RuntimeError as error:  # gloo's and NCCL's, which have no class of their own
         if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
             raise
-        what = (
-            f"process {rank}: another process of this run has ended or cannot be reached ({first_line(error)})"
-        )
+        what = f"process {dist.get_rank()}: another process of this run has ended or cannot be reached"
+        what += f" ({first_line(error)})"
         raise LostProcess(f"{what}; the same command goes on from the last checkpoint") from error

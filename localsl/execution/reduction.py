@@ -20,11 +20,11 @@ def begin_average(team: Team, parameters: Sequence[nn.Parameter], poisoned: Tens
     Returns:
         what waits for it, puts the averages into `grad`, and returns whether any process is poisoned, a scalar.
     """
-    if team.size == 1:
+    if team.replicas == 1:
         return lambda: poisoned
     grads = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([*(grad.flatten() for grad in grads), poisoned.to(parameters[0].dtype).view(1)])
-    wait = team.begin_sum(flat.div_(team.size))
+    wait = team.begin_sum(flat.div_(team.replicas))
 
     def finish() -> Tensor:
         *averages, flag = wait().split([*(grad.numel() for grad in grads), 1])
@@ -40,12 +40,12 @@ def average_statistics(team: Team, network: nn.Module) -> None:
 
     After every step, so that a checkpoint of any moment holds all there is.
     """
-    if team.size == 1:
+    if team.replicas == 1:
         return
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
     if not statistics:
         return
-    averages = team.sum(torch.cat(statistics).div_(team.size)).split([len(s) for s in statistics])
+    averages = team.sum(torch.cat(statistics).div_(team.replicas)).split([len(s) for s in statistics])
     for own, average in zip(statistics, averages, strict=True):
         own.copy_(average)

@@ -95,7 +95,7 @@ class Census(LiveBytes):
 
 def footprint(cfg: Config) -> Footprint:
     """The memory of a training step on a full batch; of several processes that of one, on its part."""
-    with fake_run(cfg, cfg.batch_size // (cfg.processes or 1)) as run:
+    with fake_run(cfg, cfg.batch_size // cfg.replicas) as run:
         _step(cfg, run, None)
         first = Census(run)
         _step(cfg, run, first)
@@ -182,7 +182,7 @@ def _cublas_workspace(device: torch.device) -> int:
 
 def batch_of_zeros(cfg: Config, device: torch.device) -> tuple[Tensor, Tensor]:
     """A process's part of a full batch, for what does not depend on what is in it."""
-    number, size = cfg.batch_size // (cfg.processes or 1), cfg.dataset.image_size
+    number, size = cfg.batch_size // cfg.replicas, cfg.dataset.image_size
     images = torch.zeros(number, 3, size, size, device=device)
     targets = torch.zeros(number, dtype=torch.int64, device=device)
     return images.contiguous(memory_format=devices.layout(cfg)), targets

@@ -25,6 +25,7 @@ from localsl.execution import devices, processes
 from localsl.execution.compiled import Compiled
 from localsl.execution.processes import Team
 from localsl.runs import display, identity, lock, provenance, tracking
+from localsl.runs.staging import Counts
 from localsl.runs.training import Diverged, Training
 from localsl.train import signals
 from localsl.train.optim import learning_rate
@@ -49,14 +50,28 @@ def run(cfg: Config) -> dict[str, Any]:
     """
     device = devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic, cfg.tf32)
-    with processes.joined(cfg.processes, device) as team, ExitStack() as held:
+    with processes.joined(cfg.processes, device, cfg.parallel.name) as team, ExitStack() as held:
         record = team.tell(lambda: _finished(cfg))
         if record is not None:
             return record
         devices.use_threads(cfg)
-        images = team.in_turn(lambda: data.load(cfg))
+        images = _loaded(cfg, team)
         record = team.tell(lambda: _held(cfg, held) or _finished(cfg))
         return record or _train(cfg, images, device, team)
+
+
+def _loaded(cfg: Config, team: Team) -> data.Data | Counts:
+    """The data set, in every process that makes batches of its own; its counts in those that receive them."""
+    if team.replicas == team.size:
+        return team.in_turn(lambda: data.load(cfg))
+    loaded: list[data.Data] = []
+
+    def counted() -> Counts:
+        loaded.append(data.load(cfg))
+        return Counts.of(loaded[0])
+
+    counts = team.tell(counted)
+    return loaded[0] if loaded else counts
 
 
 def _held(cfg: Config, stack: ExitStack) -> dict[str, Any] | None:
@@ -94,8 +109,9 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
     if weightless:
         lines.append(f"warning: all loss weights are 0 in module {', '.join(map(str, weightless))}")
     if cfg.processes and cfg.processes > 1:
-        share = cfg.batch_size // cfg.processes
-        lines.append(f"{cfg.processes} processes, {share} images of each batch for one")
+        share = cfg.batch_size // cfg.replicas
+        whose = f"{share} images of each batch for one" if cfg.replicas > 1 else "each with some of the modules"
+        lines.append(f"{cfg.processes} processes, {whose}")
     if cfg.method.single_module:
         lines.append(f"{cfg.method.name} trains one module whatever K says")
     lines += method_of(cfg).notes(partition_of(cfg))
@@ -120,13 +136,22 @@ def closing(record: dict[str, Any]) -> str:
         f"test accuracy {last['test_accuracy']:.2f} % at the last epoch, "
         f"{best['test_accuracy']:.2f} % at the best ({best['epoch']})\n{within}"
         f"peak memory {display.mebibytes(record['peak_memory_bytes'])} ({record['peak_memory_scope']}), "
-        f"{record['seconds']:.1f} s"
+        f"{record['seconds']:.1f} s{_of_stages(record)}"
     )
 
 
-def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> dict[str, Any]:
+def _of_stages(record: dict[str, Any]) -> str:
+    peaks = record.get("stage_peaks_bytes")
+    return f"\npeak memory by process: {', '.join(map(display.mebibytes, peaks))}" if peaks else ""
+
+
+def _train(cfg: Config, images: data.Data | Counts, device: torch.device, team: Team) -> dict[str, Any]:
     network = build_network(cfg)
     print(describe(cfg, network), flush=True)
+    parameters = {
+        "backbone": count_parameters(network.backbone),
+        "with_auxiliary": count_parameters(network),
+    }
     try:
         training = Training(cfg, network, images, device, team)
         resumed = training.resume()
@@ -151,11 +176,8 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
         "schedule": cfg.schedule.name,
         "epochs": cfg.schedule.epochs,
         "processes": team.size,
-        "images": {"train": len(images.train), "test": len(images.test)},
-        "parameters": {
-            "backbone": count_parameters(network.backbone),
-            "with_auxiliary": count_parameters(network),
-        },
+        "images": asdict(Counts.of(images)),
+        "parameters": parameters,
         "last": None,
         "best": None,
         **provenance.environment(device),
@@ -166,7 +188,7 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
         with signals.heeded(stop), contextlib.closing(training.train(stop)) as rows:
             for row in rows:
                 tracker.row(row)
-        record["status"] = "done"
+        record["status"], record["stage_peaks_bytes"] = "done", training.peaks
     except Diverged:
         record["status"], together = "diverged", True
         raise
@@ -185,8 +207,7 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
         record["last"], record["best"] = training.last, training.best
         record["warnings"] = training.warnings
         record["seconds"] = training.elapsed
-        record["peak_memory_bytes"] = training.memory.bytes
-        record["peak_memory_scope"] = training.memory.scope
+        record |= _memory(training, record.pop("stage_peaks_bytes", None))
         if isinstance(network.path_losses, Compiled):
             record["compiled"] = network.path_losses.compilations()
         _close(tracker, record)
@@ -199,6 +220,17 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
     if asked:
         stop.grant(asked)
     return record
+
+
+def _memory(training: Training, peaks: list[int | None] | None) -> dict[str, Any]:
+    """What a record says of peak memory: of processes that share out the modules the largest, and each one's.
+
+    Args:
+        peaks: of all processes; None where the run broke off, and the others may be gone.
+    """
+    scope, known = training.memory.scope, [peak for peak in peaks or [training.memory.bytes] if peak is not None]
+    figures = {"peak_memory_bytes": max(known, default=None), "peak_memory_scope": scope}
+    return figures | ({"stage_peaks_bytes": peaks} if peaks and len(peaks) > 1 else {})
 
 
 def _tell_of_other_lengths(cfg: Config) -> None:

@@ -19,7 +19,7 @@ from localsl.config.schema import Config, fields, leaves
 EXCLUDED = ("channels_last", "memory", "compile", "cuda_graph", "optimizer.per_module", "deterministic")
 EXCLUDED += ("device", "threads", "logger", "checkpoint", "data_dir", "output_dir", "results_dir", "sweep")
 EXCLUDED += ("held", "show", "measure", "analysis", "runs", "dataset.root", "dataset.sgd_lr", "schedule.name")
-EXCLUDED += ("recipe", "dataset.workers", "tf32", "fast")
+EXCLUDED += ("recipe", "dataset.workers", "tf32", "fast", "parallel")
 
 # How long, on how many images and how a configuration is trained: what a cell of a table leaves open.
 SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_subset", "dataset.test_subset")
@@ -45,13 +45,15 @@ def identity(values: dict[str, Any]) -> dict[str, Any]:
     """The values that decide a run's numbers, by their dotted names.
 
     A field that has a default in the schema is left out at that value, so that a run keeps its identity when
-    the schema gets a field. A rule with one module is the same run for every K.
+    the schema gets a field. A rule with one module is the same run for every K. Processes that share out the
+    modules do what one would.
     """
     method = methods.find(values["method"]["rule"])
     known = fields(method, backbones.find(values["backbone"]["family"]))
     defaults = {path: _default(field) for path, field in known}
     kept = {path: v for path, v in leaves(values) if path not in defaults or defaults[path] != v}
-    return without(kept, *EXCLUDED, *(("K", "partition") if method.single_module else ()))
+    shared = ("processes",) if values.get("parallel", {}).get("name") == "modules" else ()
+    return without(kept, *EXCLUDED, *shared, *(("K", "partition") if method.single_module else ()))
 
 
 def differing(values: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -14,11 +14,13 @@ from torch.nn.utils import get_total_norm
 
 from localsl.core.initialization import stream
 from localsl.core.settings import ConfigError, LocalslError, Problem
-from localsl.data import Data, feed
+from localsl.data import Data
 from localsl.execution import devices
-from localsl.execution.processes import ALONE, Team
+from localsl.execution.processes import ALONE, Team, Votes
+from localsl.runs import staging
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.display import Progress
+from localsl.runs.staging import Counts
 from localsl.train import health, optim
 from localsl.train.optim import learning_rate
 from localsl.train.peak_memory import PeakMemory
@@ -61,20 +63,26 @@ class Training:
     """
 
     def __init__(
-        self, cfg: Config, network: LocalNetwork, images: Data, device: torch.device, team: Team = ALONE
+        self,
+        cfg: Config,
+        network: LocalNetwork,
+        images: Data | Counts,
+        device: torch.device,
+        team: Team = ALONE,
     ):
+        """`images` are counted only in a process that receives its batches from another."""
         self._cfg, self._network, self._team = cfg, network, team
         devices.place(network, cfg, device)
+        self._stage = staging.staged(cfg, network, team) if team.replicas < team.size else None
+        self._train, self._test = staging.batches(cfg, images, device, team, self._stage)
         self._optimizer = optim.build(network.parameters(), cfg.optimizer)
-        layout = devices.layout(cfg)
-        self._train = feed.train_batches(images.train, cfg, device, layout, team.part)
-        self._test = feed.test_batches(images.test, cfg, device, layout, team.part)
-        self._images = len(images.train)
+        self._images = Counts.of(images).train
         self._forward = autocast(cfg.precision, device)
         self._device = device
         self._totals = Totals(network)
         forward, graphs = training_forward(cfg, device), devices.graphs(cfg)
-        self._step = counted_step(network, self._optimizer, self._totals, forward, graphs, team)
+        step = counted_step(network, self._optimizer, self._totals, forward, graphs, team)
+        self._step = step if self._stage is None else self._stage.step(step)
         self._checkpoints = Checkpoints(cfg)
         steps, epochs = len(self._train), cfg.schedule.epochs
         self.memory = PeakMemory(network, self._optimizer, steps, epochs, cfg.compile, cfg.cuda_graph)
@@ -102,23 +110,37 @@ class Training:
             )
         if state is None:
             return False
-        own = state["processes"][self._team.rank]
-        self._network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        own = state["processes"][self._team.rank if self._stage is None else 0]
+        optimizer = state["optimizer"]
+        if self._stage is not None:
+            optimizer = [optimizer[position] for position in self._stage.positions()]
+        self._network.load_held(state["network"])
+        self._optimizer.load_state_dict(optimizer)
         self._totals.restore(own["totals"])
         self.epochs, self.steps, self.rows = state["epochs"], state["steps"], state["rows"]
         self.warnings = state["warnings"]
         self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
-        peak, alike = state["peak_memory_bytes"], state["peak_memory_scope"] == self.memory.scope
-        if not alike:
+        if state["peak_memory_scope"] != self.memory.scope:
             print(
                 f"note: begun on another kind of device than {self._device.type}: equal only but for rounding"
             )
-        self.memory.go_on(self.epochs * len(self._train) + self.steps, peak if alike else None)
+        self.memory.go_on(self.epochs * len(self._train) + self.steps, self._known_peak(state))
         torch.set_rng_state(own["random"])
         if self._device.type == "cuda" and own["cuda_random"] is not None:
             torch.cuda.set_rng_state(own["cuda_random"], self._device)
         return True
+
+    def _known_peak(self, state: dict[str, Any]) -> int | None:
+        """This process's peak up to a checkpoint; None if it was not its own, or of another kind of device."""
+        stages = 1 if self._stage is None else self._team.size
+        peaks = state.get("stage_peaks_bytes", [state["peak_memory_bytes"]])
+        alike = state["peak_memory_scope"] == self.memory.scope and len(peaks) == stages
+        return peaks[self._team.rank if self._stage is not None else 0] if alike else None
+
+    @property
+    def peaks(self) -> list[int | None]:
+        """Peak memory of every process that holds modules of its own."""
+        return [self.memory.bytes] if self._stage is None else self._team.gather(self.memory.bytes)
 
     def save(self) -> None:
         """Write a checkpoint of this moment, which must be between two steps, if the run has any.
@@ -136,10 +158,20 @@ class Training:
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(self._device) if cuda else None,
         }
-        state = {
-            "network": self._network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "processes": self._team.gather(own),  # all else is the same in each
+        state = {**self._state(own), **self._progress()}
+        self._team.tell(lambda: self._checkpoints.save(state, self.epochs, self.steps))
+
+    def _state(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Weights, the optimizer's state and what is each process's own, in the form that one process has it in."""
+        if self._stage is not None:
+            return staging.collected(self._network, self._optimizer, self._stage, own, self._team)
+        weights = {"network": self._network.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return weights | {"processes": self._team.gather(own)}
+
+    def _progress(self) -> dict[str, Any]:
+        """All else, which is the same in every process."""
+        peaks = self.peaks
+        return {
             "epochs": self.epochs,
             "steps": self.steps,
             "rows": self.rows,
@@ -147,21 +179,23 @@ class Training:
             "last": self.last,
             "best": self.best,
             "seconds": self.elapsed,
-            "peak_memory_bytes": self.memory.bytes,
+            "peak_memory_bytes": max((peak for peak in peaks if peak is not None), default=None),
             "peak_memory_scope": self.memory.scope,
+            **({} if self._stage is None else {"stage_peaks_bytes": peaks}),
         }
-        self._team.tell(lambda: self._checkpoints.save(state, self.epochs, self.steps))
 
     def _finite(self) -> bool:
         """Whether all that a checkpoint would hold is, and every loss of the epoch was."""
         states = (value for state in self._optimizer.state_dict() for value in state.values())
-        tensors = [*self._network.state_dict().values(), *states]
+        tensors = [*self._network.held_state().values(), *states]
         # The largest magnitude is not finite where any value is not; one kernel looks at many tensors.
         largest = get_total_norm([t for t in tensors if t.is_floating_point()], math.inf)
         return not self._team.most(not (bool(largest.isfinite()) and self._totals.finite()))
 
     def close(self) -> None:
         """Keep one checkpoint, of the end."""
+        if self._stage is not None:
+            self._stage.finish()
         if self._team.leader:
             self._checkpoints.keep(1)
 
@@ -200,7 +234,7 @@ class Training:
         if not self.steps:
             self._totals.clear()
             # Of dropout, which is of each process's own images.
-            others = [self._team.rank] if self._team.rank else []
+            others = [self._team.part.rank] if self._team.part.rank else []
             torch.manual_seed(stream(cfg.seed, "training", epoch, *others))
         began, skipped = time.perf_counter(), self.steps
         batches = progress.steps(self._heeding(stop, self._train.epoch(cfg.seed, epoch, skipped)))
@@ -221,7 +255,8 @@ class Training:
 
     def _warn(self) -> None:
         classes = self._cfg.dataset.num_classes
-        for text in health.complaints(self._network, self.rows, classes, self._norms):
+        found = self._team.gather(health.complaints(self._network, self.rows, classes, self._norms))
+        for text in (text for texts in found for text in texts):
             if text not in self.warnings:
                 self.warnings.append(text)
                 if self._team.leader:
@@ -238,13 +273,18 @@ class Training:
 
     def _heeding(self, stop: Stop, batches: Iterable[T]) -> Iterator[T]:
         """The batches; before each, a safe point to stop at: where one process was asked to, all do."""
-        for batch in batches:
-            asked = self._team.most(stop.asked or 0)  # a signal may come in while it waits for the others
+        votes, coming = Votes(self._team), iter(batches)
+        while True:
+            asked = votes.most(stop.asked or 0)  # a signal may come in while it waits for the others
             if asked:
                 with suppress(Diverged):  # the last checkpoint is then from before it broke
                     self.save()
                 stop.grant(asked)
+            batch = next(coming, None)  # after the vote: a process that stops hands on no further batch
+            if batch is None:
+                break
             yield batch
+        votes.close()
 
 
 def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +59,8 @@ class Totals:
     """Per-module sums over an epoch, kept on the device: reading them is the epoch's only synchronisation."""
 
     def __init__(self, network: LocalNetwork):
-        modules, device = len(network.local_modules), next(network.parameters()).device
+        modules, device = len(network.local_modules), network.device
+        self._held = [module in network.held for module in network.local_modules]
         self._loss = torch.zeros(modules, dtype=torch.float64, device=device)
         self._correct = torch.zeros(modules, dtype=torch.int64, device=device)
         self._none = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
@@ -94,10 +95,21 @@ class Totals:
         has = {"has_loss": self._has_loss, "classifies": self._classifies, "images": self._images}
         return {"loss": self._loss.cpu(), "correct": self._correct.cpu()} | has
 
+    @staticmethod
+    def merged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The state of one process, of those of several that hold some of the modules each."""
+        sums = {name: torch.stack([state[name] for state in states]).sum(0) for name in ("loss", "correct")}
+        flags = {
+            name: [any(has) for has in zip(*(state[name] for state in states), strict=True)]
+            for name in ("has_loss", "classifies")
+        }
+        return sums | flags | {"images": states[0]["images"]}
+
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self._loss.copy_(state["loss"])
-        self._correct.copy_(state["correct"])
+        """Go on from what `state` returned; of modules that are held elsewhere nothing is taken."""
+        held = torch.tensor(self._held)
+        self._loss.copy_(torch.where(held, state["loss"], 0.0))
+        self._correct.copy_(torch.where(held, state["correct"], 0))
         self._has_loss, self._classifies = state["has_loss"], state["classifies"]
         self._images = state["images"]
 
@@ -109,12 +121,14 @@ class Totals:
         """Of all processes' images and per module: mean loss per image where it has one, accuracy in per cent
         where it classifies.
         """
-        images = self._images * team.size
+        images = self._images * team.replicas
         loss = (team.sum(self._loss.clone()) / images).tolist()
         accuracy = (100 * team.sum(self._correct.clone()) / images).tolist()
+        has = torch.tensor([self._has_loss, self._classifies], dtype=torch.int64, device=self._loss.device)
+        has_loss, classifies = team.sum(has).tolist()
         return [
             ModuleMeans(x if trained else None, a if known else None)
-            for x, trained, a, known in zip(loss, self._has_loss, accuracy, self._classifies, strict=True)
+            for x, trained, a, known in zip(loss, has_loss, accuracy, classifies, strict=True)
         ]
 
 
@@ -145,9 +159,9 @@ def train_step(
     """
     optimizer.zero_grad()
     seen: list[Tensor] = []
-    updates = per_module(network) if optimizer.per_module or team.size > 1 else {}
+    updates = per_module(network) if optimizer.per_module or team.replicas > 1 else {}
     begun: deque[tuple[Update, Callable[[], Tensor]]] = deque()
-    ahead = 1 if team.size > 1 else 0  # modules whose averages are on their way while others are computed
+    ahead = 1 if team.replicas > 1 else 0  # modules whose averages are on their way while others are computed
     poisoned: Tensor | None = None
 
     def finish(count: int) -> None:
@@ -156,8 +170,7 @@ def train_step(
             update, averaged = begun.popleft()
             poisoned = averaged()
             if optimizer.per_module:
-                for layer in update.momentum_layers:
-                    layer.update()
+                network.update_ema(update.momentum_layers)
                 optimizer.step(update.parameters, poisoned)
                 optimizer.zero_grad(update.parameters)
 
@@ -204,7 +217,7 @@ def counted_step(
 
     if graphs is None:
         return step
-    optimizer.read_lr_from(next(network.parameters()).device)
+    optimizer.read_lr_from(network.device)
     return graphs.replayed(step)
 
 
@@ -255,7 +268,7 @@ def evaluate(
 ) -> Evaluation:
     """Figures of the plain backbone, over all processes' batches; no auxiliary network runs."""
     network.eval()
-    device = next(network.parameters()).device
+    device = network.device
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     among = torch.zeros((), dtype=torch.int64, device=device)
@@ -263,6 +276,8 @@ def evaluate(
     for images, targets in batches:
         with forward():
             logits = network(images)
+        if not network.holds_output:
+            continue
         loss += F.cross_entropy(logits.float(), targets, reduction="sum")
         correct += (logits.argmax(1) == targets).sum()
         if top5:

@@ -1,0 +1,118 @@
+"""Which consecutive modules each of several processes trains, so that the one with most to do has least."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from localsl.core.network import LocalNetwork
+from localsl.core.settings import one_of, ruled
+
+# Steps of a measurement: those in which kernels are chosen, and those that count.
+WARM_UP, TIMED = 2, 5
+
+
+@dataclass(kw_only=True)
+class ParallelSettings:
+    """How the processes of a run share its work (conf/parallel).
+
+    Attributes:
+        name: each takes a part of every batch of `data`, or some of the `modules`.
+        balance: what modules are shared out by: counted `operations`, or times `measured` when training starts.
+    """
+
+    name: str = ruled(one_of("data", "modules"), default="data")
+    balance: str = ruled(one_of("operations", "measured"), default="operations")
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Modules by process, and what they cost.
+
+    Attributes:
+        stages: the modules of each process.
+        costs: of each module, in any unit.
+    """
+
+    stages: list[range]
+    costs: list[float]
+
+    @property
+    def shares(self) -> list[float]:
+        """Of all work, each process's; they add up to 1."""
+        return [sum(self.costs[i] for i in stage) / sum(self.costs) for stage in self.stages]
+
+    @property
+    def limit(self) -> float:
+        """How many times as fast as one process they can be: as the one with most to do lets them."""
+        return 1 / max(self.shares)
+
+
+def balanced(costs: Sequence[float], processes: int, cuts: Sequence[int]) -> Balance:
+    """Consecutive modules for each process, the largest sum of costs as small as can be.
+
+    Args:
+        costs: of each module.
+        cuts: the modules that a process may begin with, 0 apart; at least `processes - 1`.
+    """
+    upto = [0.0, *accumulate(costs)]
+    bounds = [0, *cuts, len(costs)]
+    # best[b]: the largest cost, and the bounds, of the modules before bounds[b] shared among so many processes.
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
+    for _ in range(processes):
+        shared = {}
+        for end in range(1, len(bounds)):
+            options = [
+                (max(worst, upto[bounds[end]] - upto[bounds[begin]]), [*taken, bounds[end]])
+                for begin, (worst, taken) in best.items()
+                if begin < end
+            ]
+            if options:
+                shared[end] = min(options)
+        best = shared
+    _, taken = best[len(bounds) - 1]
+    return Balance([range(begin, end) for begin, end in pairwise(taken)], list(costs))
+
+
+def measured(
+    network: LocalNetwork,
+    images: Tensor,
+    targets: Tensor,
+    forward: Callable[[], AbstractContextManager],
+) -> list[float]:
+    """Seconds of each module's turn in a training step, forward and backward, the median of a few.
+
+    The network is left as it is, and so are torch's random numbers.
+    """
+    device, turns = images.device, []
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        trial = copy.deepcopy(network).train()
+        for _ in range(WARM_UP + TIMED):
+            seconds, losses, begun = [0.0] * len(network.local_modules), trial.local_losses(images, targets), 0
+            while True:
+                began = time.perf_counter()
+                with forward():
+                    loss = next(losses, None)
+                if loss is None:
+                    break
+                loss.total.backward()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                # A module without a loss runs in the turn of the next that has one.
+                share = (time.perf_counter() - began) / (loss.module + 1 - begun)
+                for module in range(begun, loss.module + 1):
+                    seconds[module] = share
+                begun = loss.module + 1
+                del loss
+            trial.zero_grad()
+            turns.append(seconds)
+    return [median(times) for times in zip(*turns[WARM_UP:], strict=True)]

@@ -1,0 +1,175 @@
+"""A run whose processes share out the local modules: who trains which, on what batches, and one state of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from localsl.config.building import module_operations
+from localsl.core import objectives
+from localsl.core.settings import ConfigError, Problem
+from localsl.data import Data, feed
+from localsl.data.feed import Epochs, Tests
+from localsl.execution import balance, devices, pipeline
+from localsl.execution.balance import Balance
+from localsl.execution.pipeline import Stage
+from localsl.runs.checkpoint import on_cpu
+from localsl.train.step import Totals, autocast, training_forward
+
+if TYPE_CHECKING:
+    from localsl.config.schema import Config
+    from localsl.core.network import LocalNetwork
+    from localsl.execution.processes import Team
+    from localsl.train.optim import Optimizer
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images a run trains on and is tested on."""
+
+    train: int
+    test: int
+
+    @classmethod
+    def of(cls, images: Data | Counts) -> Counts:
+        """Of a data set, or as they are known."""
+        return images if isinstance(images, Counts) else cls(len(images.train), len(images.test))
+
+
+def balance_of(cfg: Config, network: LocalNetwork) -> Balance:
+    """Which modules each of `cfg.processes` trains. Times, where they are asked for, are the network's device's."""
+    if cfg.parallel.balance == "measured":
+        images, targets = _example(cfg, network.device, cfg.batch_size)
+        costs = balance.measured(network, images, targets, training_forward(cfg, network.device))
+    else:
+        costs = module_operations(cfg)
+    cuts = objectives.open_cuts([module.objective for module in network.local_modules])
+    return balance.balanced(costs, cfg.processes or 1, cuts)
+
+
+def staged(cfg: Config, network: LocalNetwork, team: Team) -> Stage:
+    """This process's stage; the network is left with its modules only."""
+    found = team.tell(lambda: balance_of(cfg, network))
+    print("\n".join(stage_lines(found)), flush=True)
+    stages = found.stages
+    reason = pipeline.inexact(network, stages)
+    if reason:
+        raise ConfigError([Problem("parallel", "modules", reason, "type parallel=data, or leave dropout out")])
+    images, _ = _example(cfg, network.device, 2)
+    boundaries = pipeline.boundaries(network, images, autocast(cfg.precision, network.device))
+    return Stage(network, stages, team, boundaries)
+
+
+def _example(cfg: Config, device: torch.device, images: int) -> tuple[Tensor, Tensor]:
+    """Images and targets of a training batch's shape and layout."""
+    size, random = cfg.dataset.image_size, torch.Generator().manual_seed(0)
+    pixels = torch.randn(images, 3, size, size, generator=random)
+    targets = torch.randint(cfg.dataset.num_classes, (images,), generator=random)
+    return pixels.to(device, memory_format=devices.layout(cfg)), targets.to(device)
+
+
+class StagedEpochs:
+    """Training batches as one stage sees them: the first process's own, or received ones."""
+
+    def __init__(self, stage: Stage, own: Epochs | None, images: int, batch_size: int):
+        self._stage, self._own, self._sizes = stage, own, _sizes(images, batch_size)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def epoch(self, seed: int, epoch: int, skip: int = 0) -> Batches:
+        """One epoch, without the first `skip`."""
+        if self._own is None:
+            return self._stage.received(self._sizes[skip:])
+        return self._stage.passed(self._own.epoch(seed, epoch, skip))
+
+    def close(self) -> None:
+        """Let go of what makes them."""
+        if self._own is not None:
+            self._own.close()
+
+
+class StagedTests:
+    """Test batches, likewise."""
+
+    def __init__(self, stage: Stage, own: Tests | None, images: int, batch_size: int):
+        self._stage, self._own, self._sizes = stage, own, _sizes(images, batch_size)
+
+    def __iter__(self) -> Batches:
+        return self._stage.received(self._sizes) if self._own is None else self._stage.passed(iter(self._own))
+
+    def close(self) -> None:
+        """Let go of what makes them."""
+        if self._own is not None:
+            self._own.close()
+
+
+def batches(
+    cfg: Config, images: Data | Counts, device: torch.device, team: Team, stage: Stage | None
+) -> tuple[Epochs, Tests]:
+    """Training and test batches of this process.
+
+    Args:
+        images: only counted where they come from another process.
+    """
+    train, test = None, None
+    if isinstance(images, Data):
+        layout = devices.layout(cfg)
+        train = feed.train_batches(images.train, cfg, device, layout, team.part)
+        test = feed.test_batches(images.test, cfg, device, layout, team.part)
+    if stage is None:
+        assert train is not None
+        assert test is not None
+        return train, test
+    counts = Counts.of(images)
+    staged_train = StagedEpochs(stage, train, counts.train, cfg.batch_size)
+    return staged_train, StagedTests(stage, test, counts.test, cfg.batch_size)
+
+
+def _sizes(images: int, batch_size: int) -> list[int]:
+    return [min(batch_size, images - begin) for begin in range(0, images, batch_size)]
+
+
+def collected(
+    network: LocalNetwork, optimizer: Optimizer, stage: Stage, own: dict[str, Any], team: Team
+) -> dict[str, Any]:
+    """The state of all processes as one would have it, for the leader; nothing for the others.
+
+    Args:
+        own: this process's totals and random state.
+    """
+    state = {"network": network.held_state(), "optimizer": optimizer.state_dict(), "own": own}
+    state |= {"positions": stage.positions(), "draws": stage.draws}
+    states = team.collect(on_cpu(state))
+    if not states:
+        return {}
+    by_position = {
+        position: value
+        for state in states
+        for position, value in zip(state["positions"], state["optimizer"], strict=True)
+    }
+    owns = [state["own"] for state in states]
+    # Of random numbers that one process alone draws it knows how many there were.
+    random = next((own for state, own in zip(states, owns, strict=True) if state["draws"]), owns[0])
+    merged = {name: value for state in states for name, value in state["network"].items()}
+    return {
+        "network": {name: merged[name] for name in network.state_dict()},
+        "optimizer": [by_position[position] for position in range(len(by_position))],
+        "processes": [random | {"totals": Totals.merged([own["totals"] for own in owns])}],
+    }
+
+
+def stage_lines(found: Balance) -> Sequence[str]:
+    """What a table of modules says of who trains which."""
+    lines = [
+        f"process {rank}: modules {stage.start} to {stage.stop - 1}, {100 * share:.1f} % of the work"
+        for rank, (stage, share) in enumerate(zip(found.stages, found.shares, strict=True))
+    ]
+    expected = f"at most {found.limit:.2f} times as fast as one process: the one with most work sets the pace"
+    return [*lines, expected]
