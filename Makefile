@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test test-slow lock clean status render report bench gpu figures fuzz
+.PHONY: help setup demo check quick test test-slow lock clean status render report bench pipeline gpu figures fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,11 +61,19 @@ report: setup ## results/index.html: all tables, curves and memory on one page
 BATCH = $(shell $(PY) -c 'import torch; print(1024 if torch.cuda.is_available() else 128)')
 BENCH = measure=speed dataset=cifar10 backbone=resnet32 K=16 batch_size=$(BATCH) output_dir=outputs/bench $(ARGS)
 
+BENCH_OF = dataset=cifar10 batch_size=$(BATCH) output_dir=outputs/pipeline $(ARGS)
+
 bench: setup ## results/bench/<device>.csv: milliseconds a step of every rule beside backpropagation, in 6 minutes
 	rm -rf outputs/bench/measured
 	$(PY) run.py -m method=bp,predsim,dgl,infopro,man,man_released,mlaan,mlaan_released $(BENCH)
 	$(PY) run.py -m method=auglocal aux.depth=3,6 $(BENCH)
 	@echo; $(PY) run.py show=bench output_dir=outputs/bench
+
+pipeline: setup ## results/ours/pipeline.csv, .png: what several devices could make of a step, by a model, in 5 minutes
+	$(PY) run.py -m method=dgl,infopro,man backbone=resnet32 K=16 measure=pipeline $(BENCH_OF)
+	$(PY) run.py -m method=auglocal aux.depth=2,3,6 backbone=resnet32 K=16 measure=pipeline $(BENCH_OF)
+	$(PY) run.py -m method=dgl,auglocal aux.depth=3 backbone=resnet110 K=55 measure=pipeline $(BENCH_OF)
+	@echo; $(PY) run.py show=pipeline output_dir=outputs/pipeline
 
 # Where packages cannot be fetched: make gpu PY=python3, with what pyproject.toml lists importable by it. More of it,
 # training too, by GPU="--stages train --seconds 470 --data data": docs/gpu.md.

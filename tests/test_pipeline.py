@@ -1,18 +1,39 @@
 """Processes that share out local modules do, bit for bit, what one process does."""
 
+import contextlib
+import csv
+import json
 import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
-from torch.multiprocessing import spawn
+from torch.multiprocessing.spawn import spawn
 
+from localsl.cli import commands
 from localsl.config import ConfigError, compose
+from localsl.core.network import count_parameters
 from localsl.core.objectives import open_cuts
-from localsl.execution.balance import balanced
-from localsl.runs import experiment
-from localsl.runs.identity import run_directory, run_id
+from localsl.execution.balance import Turn, balanced, measured
+from localsl.execution.pipeline import inexact, random_modules
+from localsl.measure import scaling
+from localsl.measure.scaling import Module
+from localsl.network import build_network
+from localsl.runs import experiment, tracking
+from localsl.runs.identity import run_id
+from localsl.tables import scaling as tables_scaling
+from tests.conftest import ROOT, environment
 from tests.test_checkpoint import TINY, assert_same, left_by
+from tests.test_processes import children
 
 pytestmark = pytest.mark.xdist_group("pipeline")  # whose fixture starts processes of its own
 
@@ -38,18 +59,27 @@ def settings(case):
     return [*TINY, "schedule.epochs=2", "threads=1", *CASES[case]]
 
 
-def process(rank, size, port, cases):
-    """One of several processes that train these cases one after another."""
+def process(rank, size, ports, cases):
+    """One of several processes that train these cases one after another, each with a meeting of its own."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-    os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
     torch.set_num_threads(1)
-    for case in cases:
+    for case, port in zip(cases, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
         experiment.run(compose([*settings(case), "parallel=modules", f"output_dir=of-{size}"]))
 
 
-def agree(folder, cases, size, port):
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def agree(folder, cases, size):
     os.chdir(folder)
-    spawn(process, (size, port, cases), nprocs=size)
+    spawn(process, (size, free_ports(len(cases)), cases), nprocs=size)
     for case in cases:
         together, alone = compose([*settings(case), f"output_dir=of-{size}"]), compose(settings(case))
         experiment.run(alone)
@@ -61,3 +91,226 @@ def agree(folder, cases, size, port):
         assert state.pop("peak_memory_bytes") == max(peaks) == record["peak_memory_bytes"]
         assert_same(state, wanted)
         assert_same(metrics, metrics_wanted)
+
+
+@pytest.fixture(scope="module")
+def agreed(tmp_path_factory):
+    """Folder in which two processes trained the fast cases, in one start."""
+    folder, before = tmp_path_factory.mktemp("pipeline"), os.getcwd()
+    yield folder
+    os.chdir(before)
+
+
+def test_two_processes_do_what_one_does(agreed):
+    agree(agreed, FAST, 2)
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does_for_every_rule(agreed):
+    agree(agreed, [case for case in CASES if case not in FAST], 2)
+
+
+@pytest.mark.slow
+def test_three_processes_do_what_one_does(agreed):
+    agree(agreed, list(CASES), 3)
+
+
+def started(size, *overrides):
+    """A run of so many processes, started as users do."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={size}"]
+    more = ["parallel=modules"] if size > 1 else []
+    command = command if size > 1 else [sys.executable]
+    return subprocess.Popen(
+        [*command, str(ROOT / "run.py"), *LONG, *more, *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+LONG = [*TINY, "schedule.epochs=12", "threads=1", "method=man", "K=10"]
+
+
+def hurt(run, number, rank=1):
+    """Send a signal to one process of a run at a random moment after its second epoch."""
+    assert run.stdout is not None
+    while " 2/12" not in (line := run.stdout.readline()):
+        assert line, run.communicate()
+    time.sleep(random.random() / 2)
+    workers = children(run.pid) or [run.pid]
+    os.kill(workers[rank if len(workers) > 1 else 0], number)
+    run.communicate(timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "sizes"),
+    [(signal.SIGKILL, (2, 2)), (signal.SIGTERM, (2, 2)), (signal.SIGTERM, (2, 1)), (signal.SIGTERM, (1, 3))],
+)
+def test_a_run_goes_on_with_as_many_processes_or_others(number, sizes):
+    straight, broken = (compose([*LONG, f"output_dir={name}"]) for name in ("straight", "broken"))
+    experiment.run(straight)
+    run = started(sizes[0], "output_dir=broken")
+    hurt(run, number)
+    assert run.returncode not in (0, None)
+    if number == signal.SIGTERM:
+        record = tracking.read_record(broken)
+        assert record is not None
+        assert record["status"] == "interrupted"
+    run = started(sizes[1], "output_dir=broken")
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert "going on after" in out
+    (state, metrics, _), (wanted, metrics_wanted, _) = left_by(broken), left_by(straight)
+    for one in (state, wanted):
+        one["network"] = dict(one["network"])
+        for name in ("peak_memory_bytes", "stage_peaks_bytes"):
+            one.pop(name, None)
+    assert_same(state, wanted)
+    assert_same(metrics, metrics_wanted)
+
+
+@pytest.mark.slow
+def test_a_loss_that_diverges_in_the_second_process_ends_both():
+    run = started(2, "optimizer.lr=1e30", "schedule.warmup_lr=1e30", "output_dir=broken")
+    _, err = run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert err.count("diverged: the loss of module") == 1
+    (record,) = (json.loads(file.read_text()) for file in Path("broken").rglob("record.json"))
+    assert record["status"] == "diverged"
+
+
+def test_modules_are_shared_out_by_what_they_cost():
+    assert balanced([4, 1, 1, 1, 1], 2, range(1, 5)).stages == [range(1), range(1, 5)]
+    found = balanced([1, 1, 1, 5], 3, [2, 3])
+    assert found.stages == [range(2), range(2, 3), range(3, 4)]
+    assert found.limit == pytest.approx(8 / 5)
+    assert sum(found.shares) == pytest.approx(1)
+
+
+def test_no_process_begins_inside_a_cascade():
+    cfg = compose([*TINY, "method=mlaan", "method.cascade=2"])
+    network = build_network(cfg)
+    assert open_cuts([module.objective for module in network.local_modules]) == []
+    cfg = compose([*TINY, "method=lam"])
+    assert open_cuts([module.objective for module in build_network(cfg).local_modules]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "words"),
+    [
+        (["method=bp"], "parallel", "bp trains one module"),
+        (["method=mlaan"], "parallel", "could be parted nowhere"),
+        (["method=dgl", "K=1"], "parallel", "one module"),
+        (["method=dgl", "cuda_graph=true"], "cuda_graph", "one process"),
+        (["method=dgl", "sync_batchnorm=true"], "sync_batchnorm", "whole ones"),
+    ],
+)
+def test_what_cannot_be_shared_out(overrides, key, words, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert compose([*TINY, "method=dgl", "parallel=modules", "batch_size=19"]).processes == 2
+    with pytest.raises(ConfigError) as error:
+        compose([*TINY, "parallel=modules", *overrides])
+    assert any(problem.key == key and words in str(problem) for problem in error.value.problems)
+
+
+def test_the_number_of_processes_is_no_part_of_such_a_run(monkeypatch):
+    alone = run_id(compose(TINY))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_id(compose([*TINY, "parallel=modules"])) == alone
+    assert run_id(compose(TINY)) != alone
+
+
+def test_random_numbers_that_only_one_process_could_draw_are_refused():
+    network = build_network(compose([*TINY, "method=predsim", "method.dropout=0.1"]))
+    stages = [range(2), range(2, 4)]
+    assert inexact(network, stages) == ""
+    cast("torch.nn.Sequential", network.backbone.classifier).append(torch.nn.Dropout(0.5))
+    assert random_modules(network) == [3]
+    assert "modules 3 draw random numbers" in inexact(network, stages)
+    for module in network.local_modules:
+        object.__setattr__(module.objective, "dropout", 0.0)
+    assert inexact(network, stages) == ""
+
+
+def test_a_stage_holds_no_other_modules_weights():
+    network = build_network(compose([*TINY, "method=man", "K=10"]))
+    whole = count_parameters(network)
+    network.restrict(range(4), cast("Any", SimpleNamespace()))
+    followed = [p for layer in network.following() for p in layer.live.parameters()]
+    present = [p for p in network.parameters() if not p.is_meta]
+    assert 0 < sum(p.numel() for p in present) < whole / 2
+    assert all(not p.is_meta for p in followed)
+    weights = dict(network.named_parameters())
+    assert not weights["backbone.layers.4.conv1.weight"].requires_grad  # followed from here, trained elsewhere
+    assert weights["backbone.layers.5.conv1.weight"].is_meta
+    names = set(network.held_state())
+    assert any(name.startswith("backbone.layers.3.") for name in names)
+    assert not any(name.startswith(("backbone.layers.4.", "backbone.layers.5.")) for name in names)
+
+
+def test_measured_turns_leave_the_network_as_it_is():
+    network = build_network(compose([*TINY, "method=infopro"]))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images, targets = torch.randn(4, 3, 8, 8), torch.arange(4)
+    random_state = torch.get_rng_state()
+    turns = measured(network, images, targets, contextlib.nullcontext)
+    assert [turn.total > 0 for turn in turns] == [True] * 4
+    assert_same(dict(network.state_dict()), before)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_table_of_modules_says_who_trains_which(capsys):
+    commands.run(compose([*TINY, "processes=2", "parallel=modules", "show=modules"]))
+    told = capsys.readouterr().out
+    assert "process 1: modules" in told
+    assert "times as fast as one process" in told
+
+
+EVEN = [Module(Turn(1.0, 1.0), 1.0, 100) for _ in range(8)]
+
+
+def test_modules_side_by_side_are_as_fast_as_the_slowest_device():
+    cuts = range(1, 8)
+    assert scaling.pipelined(EVEN, 1, cuts, 1e12, 10) == 16
+    assert scaling.pipelined(EVEN, 4, cuts, 1e12, 10**4) == pytest.approx(4, rel=1e-3)
+    filling = scaling.pipelined(EVEN, 4, cuts, 1e12, 1)
+    assert filling == pytest.approx(3 * 3 + 4)  # each device but the last hands on before its last backward
+    slow = scaling.pipelined(EVEN, 4, cuts, 10, 10**3)  # 10 seconds for each handover
+    assert slow == pytest.approx(10, rel=0.05)
+    followed = [
+        replace(module, followed=40) for module in EVEN
+    ]  # and 4 seconds for weights, two steps in five apart
+    assert scaling.pipelined(followed, 4, cuts, 10, 10**3) >= slow
+
+
+def test_the_other_ways_of_several_devices():
+    assert scaling.data_parallel(8.0, 100, 4, 1e12) == pytest.approx(2)
+    assert scaling.data_parallel(8.0, 100, 4, 10) == pytest.approx(15)  # the ring is slower
+    assert scaling.pipelined_backpropagation([1.0] * 8, 4, 8) == pytest.approx(2 * 11 / 8)
+
+
+def test_a_model_of_several_devices(monkeypatch):
+    monkeypatch.setattr(tables_scaling, "CLAIMED", {"resnet110": (2,)})
+    overrides = [
+        "method=auglocal",
+        "aux.depth=2",
+        "K=10",
+        *TINY[:4],
+        "backbone=resnet20",
+        "K=10",
+        "batch_size=8",
+    ]
+    record = commands.run(compose([*overrides, "device=cpu", "threads=1", "measure=pipeline"]))
+    assert record is not None
+    rows = record["figures"]["rows"]
+    assert [row["devices"] for row in rows] == [1, 2, 4, 8, 9]
+    assert rows[0]["limit"] == 1
+    assert rows[1]["modules"] < rows[0]["modules"]
+    commands.run(compose(["show=pipeline"]))
+    assert Path("results/ours/pipeline.png").exists()
+    with Path("results/ours/auglocal_parallel.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["claim_d_over_L"]) == pytest.approx(2 / 55, abs=1e-4)
+    assert float(row["slowest_module"]) < float(row["16_devices"]) < float(row["2_devices"]) < 2

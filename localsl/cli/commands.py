@@ -34,6 +34,11 @@ def run(cfg: Config) -> dict[str, Any] | None:
 
         print(bench(cfg))
         return None
+    if cfg.show == "pipeline":
+        from localsl.tables import scaling
+
+        print(scaling.show(cfg))
+        return None
     if cfg.show == "modules":
         network = build_network(cfg)
         print(experiment.describe(cfg, network))

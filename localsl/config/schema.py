@@ -159,8 +159,10 @@ class Config:
     results_dir: str
     sweep: str | None
     held: str = ruled(one_of("wait", "skip"))
-    measure: str | None = ruled(one_of("memory", "flops", "speed", "overhead"))
-    show: str | None = ruled(one_of("modules", "runs", "bench", "jobs", "status", "tables", "report"))
+    measure: str | None = ruled(one_of("memory", "flops", "speed", "overhead", "pipeline"))
+    show: str | None = ruled(
+        one_of("modules", "runs", "bench", "pipeline", "jobs", "status", "tables", "report")
+    )
 
     @property
     def replicas(self) -> int:

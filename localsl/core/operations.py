@@ -53,6 +53,7 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
     trained = torch.is_grad_enabled() and weight.requires_grad
     return output.detach().requires_grad_() if trained and not x.requires_grad else output
 
+
 def of_modules(
     backbone: Backbone,
     objectives: Sequence[Objective],

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from localsl.core.network import LocalNetwork
-from localsl.core.settings import one_of, ruled
+from localsl.core.settings import number, one_of, ruled
 
 # Steps of a measurement: those in which kernels are chosen, and those that count.
 WARM_UP, TIMED = 2, 5
@@ -27,10 +27,12 @@ class ParallelSettings:
     Attributes:
         name: each takes a part of every batch of `data`, or some of the `modules`.
         balance: what modules are shared out by: counted `operations`, or times `measured` when training starts.
+        bandwidth: of the connection between two devices in 10^9 bytes a second, for `measure=pipeline` alone.
     """
 
     name: str = ruled(one_of("data", "modules"), default="data")
     balance: str = ruled(one_of("operations", "measured"), default="operations")
+    bandwidth: float = ruled(number(above=0), default=25.0)
 
 
 @dataclass(frozen=True)
@@ -82,37 +84,59 @@ def balanced(costs: Sequence[float], processes: int, cuts: Sequence[int]) -> Bal
     return Balance([range(begin, end) for begin, end in pairwise(taken)], list(costs))
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Seconds of a module's turn in a training step: its forward with its losses, and its backward."""
+
+    forward: float
+    backward: float
+
+    @property
+    def total(self) -> float:
+        """Of both."""
+        return self.forward + self.backward
+
+
 def measured(
     network: LocalNetwork,
     images: Tensor,
     targets: Tensor,
     forward: Callable[[], AbstractContextManager],
-) -> list[float]:
-    """Seconds of each module's turn in a training step, forward and backward, the median of a few.
+) -> list[Turn]:
+    """Each module's turn in a training step, the median of a few.
 
     The network is left as it is, and so are torch's random numbers.
     """
-    device, turns = images.device, []
+    device, steps = images.device, []
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         trial = copy.deepcopy(network).train()
         for _ in range(WARM_UP + TIMED):
-            seconds, losses, begun = [0.0] * len(network.local_modules), trial.local_losses(images, targets), 0
+            turns: dict[int, tuple[float, float]] = {}
+            losses, marks = trial.local_losses(images, targets), [now(device)]
             while True:
-                began = time.perf_counter()
                 with forward():
                     loss = next(losses, None)
                 if loss is None:
                     break
+                marks.append(now(device))
                 loss.total.backward()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
+                marks.append(now(device))
                 # A module without a loss runs in the turn of the next that has one.
-                share = (time.perf_counter() - began) / (loss.module + 1 - begun)
-                for module in range(begun, loss.module + 1):
-                    seconds[module] = share
-                begun = loss.module + 1
+                begun = len(turns)
+                shares = [(b - a) / (loss.module + 1 - begun) for a, b in pairwise(marks[-3:])]
+                turns |= {module: (shares[0], shares[1]) for module in range(begun, loss.module + 1)}
                 del loss
             trial.zero_grad()
-            turns.append(seconds)
-    return [median(times) for times in zip(*turns[WARM_UP:], strict=True)]
+            steps.append([turns[module] for module in range(len(turns))])
+    return [
+        Turn(median(f for f, _ in turn), median(b for _, b in turn))
+        for turn in zip(*steps[WARM_UP:], strict=True)
+    ]
+
+
+def now(device: torch.device) -> float:
+    """The clock's seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -153,8 +153,12 @@ class Followed:
             (Sender(to, group), list(parameters)) for (own, to), parameters in routes.items() if own == rank
         ]
         self._incoming = [(own, list(parameters)) for (own, to), parameters in routes.items() if to == rank]
-        self._rooms = [torch.cat([p.detach().flatten() for p in parameters]) for _, parameters in self._incoming]
-        self._works: list[Any] = []  # none before this process's first update: the weights at hand are the right ones
+        self._rooms = [
+            torch.cat([p.detach().flatten() for p in parameters]) for _, parameters in self._incoming
+        ]
+        self._works: list[
+            Any
+        ] = []  # none before this process's first update: the weights at hand are the right ones
         self._group = group
 
     def updated(self) -> None:
@@ -176,7 +180,9 @@ class Followed:
                 work.wait()
         if self._works:
             for (_, parameters), room in zip(self._incoming, self._rooms, strict=True):
-                for parameter, value in zip(parameters, room.split([p.numel() for p in parameters]), strict=True):
+                for parameter, value in zip(
+                    parameters, room.split([p.numel() for p in parameters]), strict=True
+                ):
                     parameter.copy_(value.view_as(parameter))
         self._works = []
 
@@ -195,7 +201,9 @@ class Stage:
         draws: whether layers inside them draw random numbers, which no other process knows.
     """
 
-    def __init__(self, network: LocalNetwork, stages: Sequence[range], team: Team, boundaries: Sequence[Boundary]):
+    def __init__(
+        self, network: LocalNetwork, stages: Sequence[range], team: Team, boundaries: Sequence[Boundary]
+    ):
         """Leaves in the network this process's modules only.
 
         Args:
@@ -216,7 +224,9 @@ class Stage:
         self._images_arrive, self._images_leave = any(decode[rank:]), any(decode[rank + 1 :])
         self._source = Receiver(rank - 1, onward, self._room) if rank else None
         self._sink = Sender(rank + 1, onward) if rank < last else None
-        self._current: tuple[Tensor, Tensor] | None = None  # a batch's images, where losses need them, and targets
+        self._current: tuple[Tensor, Tensor] | None = (
+            None  # a batch's images, where losses need them, and targets
+        )
         self._followed = Followed(network, stages, rank, back)
         network.restrict(self.modules, self)
 
@@ -327,4 +337,6 @@ def inexact(network: LocalNetwork, stages: Sequence[range]) -> str:
     drawing = [stage for stage in stages if any(module in stage for module in (*inside, *dropping))]
     if not inside or len(drawing) == 1:
         return ""
-    return f"modules {', '.join(map(str, inside))} draw random numbers inside, whose number no other process knows"
+    return (
+        f"modules {', '.join(map(str, inside))} draw random numbers inside, whose number no other process knows"
+    )

@@ -26,7 +26,7 @@ FAST = ("channels_last", "compile", "cuda_graph", "deterministic", "tf32")
 # Of these, what joined later: measurements at these values keep their names.
 JOINED = {"deterministic": False, "tf32": True}
 
-TIMES = ("speed", "overhead")  # each machine has its own
+TIMES = ("speed", "overhead", "pipeline")  # each machine has its own
 
 
 def cost_id(cfg: Config) -> str:

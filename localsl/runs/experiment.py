@@ -228,7 +228,10 @@ def _memory(training: Training, peaks: list[int | None] | None) -> dict[str, Any
     Args:
         peaks: of all processes; None where the run broke off, and the others may be gone.
     """
-    scope, known = training.memory.scope, [peak for peak in peaks or [training.memory.bytes] if peak is not None]
+    scope, known = (
+        training.memory.scope,
+        [peak for peak in peaks or [training.memory.bytes] if peak is not None],
+    )
     figures = {"peak_memory_bytes": max(known, default=None), "peak_memory_scope": scope}
     return figures | ({"stage_peaks_bytes": peaks} if peaks and len(peaks) > 1 else {})
 

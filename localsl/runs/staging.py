@@ -45,8 +45,9 @@ class Counts:
 def balance_of(cfg: Config, network: LocalNetwork) -> Balance:
     """Which modules each of `cfg.processes` trains. Times, where they are asked for, are the network's device's."""
     if cfg.parallel.balance == "measured":
-        images, targets = _example(cfg, network.device, cfg.batch_size)
-        costs = balance.measured(network, images, targets, training_forward(cfg, network.device))
+        images, targets = example(cfg, network.device, cfg.batch_size)
+        turns = balance.measured(network, images, targets, training_forward(cfg, network.device))
+        costs = [turn.total for turn in turns]
     else:
         costs = module_operations(cfg)
     cuts = objectives.open_cuts([module.objective for module in network.local_modules])
@@ -61,12 +62,12 @@ def staged(cfg: Config, network: LocalNetwork, team: Team) -> Stage:
     reason = pipeline.inexact(network, stages)
     if reason:
         raise ConfigError([Problem("parallel", "modules", reason, "type parallel=data, or leave dropout out")])
-    images, _ = _example(cfg, network.device, 2)
+    images, _ = example(cfg, network.device, 2)
     boundaries = pipeline.boundaries(network, images, autocast(cfg.precision, network.device))
     return Stage(network, stages, team, boundaries)
 
 
-def _example(cfg: Config, device: torch.device, images: int) -> tuple[Tensor, Tensor]:
+def example(cfg: Config, device: torch.device, images: int) -> tuple[Tensor, Tensor]:
     """Images and targets of a training batch's shape and layout."""
     size, random = cfg.dataset.image_size, torch.Generator().manual_seed(0)
     pixels = torch.randn(images, 3, size, size, generator=random)

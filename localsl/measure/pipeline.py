@@ -1,0 +1,101 @@
+"""`measure=pipeline`: what several devices could make of a rule's step, beside backpropagation's."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from localsl.config.building import build_network
+from localsl.core.network import LocalNetwork, count_parameters
+from localsl.core.objectives import open_cuts
+from localsl.data import sources
+from localsl.execution import balance, devices
+from localsl.execution.balance import balanced
+from localsl.measure import scaling
+from localsl.measure.scaling import Module
+from localsl.measure.speed import backpropagation
+from localsl.runs import display
+from localsl.runs.staging import example
+from localsl.train.step import training_forward
+
+if TYPE_CHECKING:
+    from localsl.config.schema import Config
+
+SCOPE = "a model fed with this device's times of every module; seconds a step, filling of each epoch included"
+
+DEVICES = (1, 2, 4, 8, 16, 55)
+MICROBATCHES = 8
+
+
+def modelled(cfg: Config) -> tuple[dict[str, Any], list[str], torch.device]:
+    """Figures by name, lines to print, and the device whose times they rest on."""
+    device = devices.chosen(cfg.device)
+    devices.prepare(device, cfg.deterministic, cfg.tf32)
+    network, reference = (build_network(c) for c in (cfg, backpropagation(cfg)))
+    for one in (network, reference):
+        devices.place(one, cfg, device)
+    images, targets = example(cfg, device, cfg.batch_size)
+    forward = training_forward(cfg, device)
+    (whole,) = balance.measured(reference, images, targets, forward)
+    modules = _modules(network, images, targets, cfg, device)
+    cuts = open_cuts([module.objective for module in network.local_modules])
+    steps = max(1, sources.training_images(cfg.dataset) // cfg.batch_size)
+    bandwidth = cfg.parallel.bandwidth * 1e9
+    bytes_of = [4 * count_parameters(n) for n in (network, reference)]
+    alone = [module.alone * whole.total / sum(m.alone for m in modules) for module in modules]
+    local = sum(module.turn.total for module in modules)
+    rows = []
+    most = len(cuts) + 1
+    for count in [*(count for count in DEVICES if count < most), most]:
+        seconds = {
+            "modules": scaling.pipelined(modules, count, cuts, bandwidth, steps),
+            "data": scaling.data_parallel(local, bytes_of[0], count, bandwidth),
+            "bp_data": scaling.data_parallel(whole.total, bytes_of[1], count, bandwidth),
+            "bp_pipeline": scaling.pipelined_backpropagation(alone, count, MICROBATCHES),
+        }
+        limit = balanced([m.turn.total for m in modules], count, cuts).limit
+        rows.append({"devices": count, **seconds, "limit": limit})
+    shown = [
+        {
+            "devices": row["devices"],
+            **{
+                name: f"{whole.total / row[name]:.2f}" for name in ("modules", "data", "bp_data", "bp_pipeline")
+            },
+            "speed-up": f"{rows[0]['modules'] / row['modules']:.2f}",
+            "its limit": f"{row['limit']:.2f}",
+        }
+        for row in rows
+    ]
+    figures: dict[str, Any] = {"bp_seconds": whole.total, "local_seconds": local, "rows": rows}
+    figures |= {"bandwidth": bandwidth, "microbatches": MICROBATCHES, "steps_per_epoch": steps}
+    figures |= {"module_seconds": [m.turn.total for m in modules], "layers_seconds": alone}
+    told = ["images a second beside backpropagation on one device, by how the devices share the work:"]
+    told += [display.table(shown)]
+    told.append("modules: local modules side by side; data: parts of the batch; bp_pipeline: GPipe with")
+    told.append(f"{MICROBATCHES} microbatches; connections of {cfg.parallel.bandwidth:g} GB/s")
+    return figures, told, device
+
+
+def _modules(
+    network: LocalNetwork, images: Tensor, targets: Tensor, cfg: Config, device: torch.device
+) -> list[Module]:
+    turns = balance.measured(network, images, targets, training_forward(cfg, device))
+    modules, features = [], images
+    for module, turn in zip(network.local_modules, turns, strict=True):
+        layers = torch.nn.Sequential(*network.layers_of(module))
+        seconds, output = [], features
+        for _ in range(balance.TIMED):
+            began = balance.now(device)
+            with training_forward(cfg, device)():
+                output = layers(features)
+            output.sum().backward()
+            seconds.append(balance.now(device) - began)
+            network.zero_grad()
+        live = [p for layer in network.following([module]) for p in layer.live.parameters()]
+        followed = sum(p.nbytes for p in live)
+        modules.append(Module(turn, median(seconds), output.nbytes, followed))
+        features = output.detach()
+    return modules
