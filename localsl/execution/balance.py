@@ -125,7 +125,7 @@ def measured(
                 # A module without a loss runs in the turn of the next that has one.
                 begun = len(turns)
                 shares = [(b - a) / (loss.module + 1 - begun) for a, b in pairwise(marks[-3:])]
-                turns |= {module: (shares[0], shares[1]) for module in range(begun, loss.module + 1)}
+                turns |= dict.fromkeys(range(begun, loss.module + 1), (shares[0], shares[1]))
                 del loss
             trial.zero_grad()
             steps.append([turns[module] for module in range(len(turns))])

@@ -19,6 +19,7 @@ from localsl.measure.footprint import Allocated, Footprint, allocated, footprint
 from localsl.measure.records import FAST, allocated_bytes, cost_id, measured, recorded
 from localsl.measure.speed import SCOPE, Speed, quartiles, speed
 from localsl.runs import provenance, tracking
+from localsl.runs.staging import balance_of
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -45,6 +46,8 @@ class Measurement:
 
 def memory(cfg: Config) -> Measurement:
     """The peak of a training step, and what it is made of."""
+    if cfg.parallel.name == "modules" and (cfg.processes or 1) > 1:
+        return memory_of_stages(cfg)
     cuda = devices.chosen(cfg.device).type == "cuda"
     return memory_of(cfg, footprint(cfg), allocated(cfg) if cuda else None)
 
@@ -66,6 +69,22 @@ def memory_of(cfg: Config, found: Footprint, on_device: Allocated | None) -> Mea
         told[-1] += f" {on_device.live / GIB:.2f}; cuBLAS's {on_device.cublas / 2**20:.0f} MiB are not in it"
     scope = "live bytes of the second training step, without workspaces, allocator rounding and the data set"
     return Measurement(scope, figures, [*told, f"peak {found.peak / GIB:.2f} GiB"], devices.chosen(cfg.device))
+
+
+def memory_of_stages(cfg: Config) -> Measurement:
+    """The same of each process that holds some of the modules; the figures are those of the one that needs most."""
+    network = build_network(cfg)
+    devices.place(network, cfg, devices.chosen(cfg.device))
+    stages = balance_of(cfg, network).stages
+    found = [footprint(cfg, stage) for stage in stages]
+    most = max(range(len(found)), key=lambda index: found[index].peak)
+    largest = memory_of(cfg, found[most], None)
+    peaks = [
+        f"process {index}, modules {stage.start} to {stage.stop - 1}: peak {one.peak / GIB:.2f} GiB"
+        for index, (stage, one) in enumerate(zip(stages, found, strict=True))
+    ]
+    figures = largest.figures | {"stage_peaks_bytes": [one.peak for one in found]}
+    return Measurement(largest.scope, figures, [*peaks, f"of process {most}:", *largest.told], largest.device)
 
 
 def operations(cfg: Config) -> Measurement:
@@ -157,9 +176,8 @@ def run(cfg: Config) -> dict[str, Any]:
     print(f"{record['scope']}; {file.parent / cfg.measure}.csv")
     if cfg.measure == "memory" and (cfg.compile or cfg.cuda_graph):
         print("note: of an eager step; what a compiled or recorded one needs is not measured")
-    several = cfg.processes or 1
-    if cfg.measure == "memory" and several > 1:
-        print(f"of one of {several} processes, {cfg.batch_size // several} images")
+    if cfg.measure == "memory" and cfg.replicas > 1:
+        print(f"of one of {cfg.replicas} processes, {cfg.batch_size // cfg.replicas} images")
     print("\n".join(record["told"]))
     return record
 

@@ -13,8 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from localsl.config.building import build_network
 from localsl.core.network import LocalNetwork
+from localsl.execution import pipeline
 from localsl.train import optim
 from localsl.train.optim import Optimizer
+from localsl.train.step import autocast
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -30,9 +32,30 @@ class FakeRun:
     targets: Tensor
 
 
+class _Elsewhere:
+    """The other stages of a network of which one is traced: they take what it hands on, and keep nothing."""
+
+    def __init__(self, images: Tensor):
+        self._images = images
+
+    def images(self, features: Tensor) -> Tensor:
+        """The batch's."""
+        return self._images
+
+    def hand_on(self, features: Tensor) -> None:
+        """Nothing."""
+
+    def fetch_followed(self) -> None:
+        """Nothing."""
+
+
 @contextmanager
-def fake_run(cfg: Config, batch_size: int) -> Iterator[FakeRun]:
-    """What a configuration trains, none of it with data: to be used inside the context only."""
+def fake_run(cfg: Config, batch_size: int, stage: range | None = None) -> Iterator[FakeRun]:
+    """What a configuration trains, none of it with data: to be used inside the context only.
+
+    Args:
+        stage: these modules alone, as one of several processes has them; `images` are then their input.
+    """
     network, size, mode = build_network(cfg), cfg.dataset.image_size, FakeTensorMode()
     # Built of real tensors, which can be copied, and faked in place: momentum layers refer to modules.
     for module in network.modules():
@@ -42,6 +65,10 @@ def fake_run(cfg: Config, batch_size: int) -> Iterator[FakeRun]:
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = mode.from_tensor(buffer)
     with mode:
-        optimizer = optim.build(network.parameters(), cfg.optimizer)
         images = torch.zeros(batch_size, 3, size, size)
+        if stage is not None:
+            ends = pipeline.boundaries(network, images, autocast(cfg.precision, images.device))
+            network.restrict(stage, _Elsewhere(images))
+            images = ends[stage.start].empty(batch_size, images.device)
+        optimizer = optim.build(network.parameters(), cfg.optimizer)
         yield FakeRun(network, optimizer, images, torch.zeros(batch_size, dtype=torch.int64))

@@ -63,8 +63,9 @@ class Census(LiveBytes):
     """Live bytes, and at a given peak what they are."""
 
     def __init__(self, run: FakeRun, at: int | None = None):
-        self._parameters = [*run.network.parameters(), *run.network.buffers()]
-        self._trained = list(run.network.parameters())
+        network = run.network
+        self._parameters = [t for t in (*network.parameters(), *network.buffers()) if not t.is_meta]
+        self._trained = [p for p in network.parameters() if not p.is_meta]
         self._state = [tensor for state in run.optimizer.state.values() for tensor in state.values()]
         self._at, self._saved, self.parts = at, set[int](), dict[str, int]()
         self.part_of_step = self.peak_in = 0
@@ -93,9 +94,13 @@ class Census(LiveBytes):
             self.parts[kind_of.get(this, "saved" if this in self._saved else "transient")] += size
 
 
-def footprint(cfg: Config) -> Footprint:
-    """The memory of a training step on a full batch; of several processes that of one, on its part."""
-    with fake_run(cfg, cfg.batch_size // cfg.replicas) as run:
+def footprint(cfg: Config, stage: range | None = None) -> Footprint:
+    """The memory of a training step on a full batch; of several processes that of one, on its part.
+
+    Args:
+        stage: of a process that has these modules alone.
+    """
+    with fake_run(cfg, cfg.batch_size // cfg.replicas, stage) as run:
         _step(cfg, run, None)
         first = Census(run)
         _step(cfg, run, first)

@@ -34,6 +34,8 @@ def cost_id(cfg: Config) -> str:
     values = dict(identity.leaves(asdict(cfg)))
     counted = identity.without(identity.identity(asdict(cfg)), *UNCOUNTED)
     counted |= {name: values[name] for name in LEAN if values[name] not in ("plain", False)}
+    if cfg.parallel.name == "modules" and cfg.measure == "memory":
+        counted |= {"parallel": "modules", "processes": cfg.processes}
     if cfg.measure in TIMES:
         counted |= {name: values[name] for name in FAST if values[name] != JOINED.get(name)}
     return identity.digest(counted)
