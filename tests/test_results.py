@@ -91,7 +91,7 @@ def test_the_readme_shows_what_the_figure_does():
 
 def test_the_results_tell_what_the_runs_have():
     """Rules side by side: accuracies of seeds 0 and 1, and how far their mean is below backpropagation's."""
-    told = table(RESULTS / "README.md", "| rule | paper |")
+    told = table(RESULTS / "rules.md", "| rule | paper |")
     of = {rule: [RUNS[run] for run in more[-1].split()] for rule, *more in told}
     assert len({run.setting for among in of.values() for run in among}) == 1
     accuracy = {
