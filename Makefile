@@ -17,7 +17,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --require-hashes -r requirements.lock
-	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
+	# A path entry, not an import hook: a script beside a clone in a folder named localsl finds the package too.
+	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation \
+		--config-settings editable_mode=compat -e .
 	@touch $@
 
 RULES := schedule.epochs=12 schedule.warmup_epochs=2 output_dir=outputs/demo

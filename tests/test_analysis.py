@@ -298,7 +298,7 @@ def test_convergence_end_to_end_needs_the_records_only(trained, ids, monkeypatch
         shutil.copy(next(trained.glob("digits/dgl-tiny-K4/*")) / file, kept)
     line = ["analysis=convergence", f"runs=[{ids['dgl']}]"]
     assert typed(monkeypatch, *line) == 0
-    (table,) = Path("results/analysis").glob("convergence-*.csv")
+    (table,) = Path("outputs/analysis").glob("convergence-*.csv")
     rows = rows_of(table)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in rows_of(kept / "metrics.csv")]

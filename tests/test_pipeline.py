@@ -23,6 +23,7 @@ from localsl.cli import commands
 from localsl.config import ConfigError, compose
 from localsl.core.network import count_parameters
 from localsl.core.objectives import open_cuts
+from localsl.execution import pipeline
 from localsl.execution.balance import Turn, balanced, measured
 from localsl.execution.pipeline import inexact, random_modules
 from localsl.measure import scaling
@@ -314,3 +315,19 @@ def test_a_model_of_several_devices(monkeypatch):
         (row,) = csv.DictReader(file)
     assert float(row["claim_d_over_L"]) == pytest.approx(2 / 55, abs=1e-4)
     assert float(row["slowest_module"]) < float(row["16_devices"]) < float(row["2_devices"]) < 2
+
+
+def test_what_is_passed_on_is_not_the_buffer_that_is_received_into(monkeypatch):
+    monkeypatch.setattr(pipeline.dist, "new_group", lambda: None)
+    network = build_network(compose([*TINY, "method=infopro"]))
+    ends = pipeline.boundaries(network, torch.randn(2, 3, 8, 8), contextlib.nullcontext)
+    team = cast("Any", SimpleNamespace(rank=1))
+    stage = pipeline.Stage(network, [range(1), range(1, 2), range(2, 4)], team, ends)
+    sent, message = [], stage._room(4)
+    stage._sink = cast("Any", SimpleNamespace(send=sent.extend))
+    stage._source = cast("Any", SimpleNamespace(messages=lambda _: [message]))
+    for features, targets in stage.received([4]):
+        list(network.local_losses(features.normal_(), targets.zero_()))
+    kept = {tensor.data_ptr() for tensor in message}
+    assert len(sent) == len(message) == 3
+    assert not kept & {tensor.data_ptr() for tensor in sent}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from localsl.analysis import runs
+from localsl.analysis import findings, runs
 from localsl.analysis.kinds import KINDS
 from localsl.analysis.runs import Trained
 from localsl.execution import devices
@@ -29,7 +30,9 @@ def run(cfg: Config) -> dict[str, Any]:
     given = runs.found(cfg.runs, cfg)
     stem = Path(cfg.analysis.output) if cfg.analysis.output else _stem(cfg, given)
     written = analyse(stem, cfg.analysis, _title(cfg.analysis), [given], devices.chosen(cfg.device))
-    print("\n".join(f"written to {file}" for file in written))
+    with written[0].open(newline="") as file:
+        told = findings.of(cfg.analysis.kind, list(csv.DictReader(file)))
+    print("\n".join([*told, *(f"written to {file}" for file in written)]))
     return {"status": "done"}
 
 
@@ -57,7 +60,7 @@ def analyse(
 def _stem(cfg: Config, given: Sequence[Trained]) -> Path:
     ids = [run.record["id"] for run in given]
     name = f"{cfg.analysis.kind}-{identity.digest({'runs': ids, 'analysis': asdict(cfg.analysis)})}"
-    return Path(cfg.results_dir) / "analysis" / name
+    return Path(cfg.output_dir) / "analysis" / name
 
 
 def _title(settings: AnalysisConfig) -> str:

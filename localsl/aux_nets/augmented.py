@@ -13,6 +13,7 @@ of the module's last layer ("repetitive/repetitive_s2/uniform"):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,14 +36,18 @@ class AugmentedHead(nn.Sequential):
         strides: of its layers.
     """
 
-    def __init__(self, layers: list[nn.Module], selected: list[int], strides: list[int]):
+    def __init__(
+        self, layers: list[nn.Module], selected: list[int], strides: list[int], names: Sequence[str] = ()
+    ):
+        """`names` are the selected layers'."""
         super().__init__(*layers)
-        self.selected, self.strides = selected, strides
+        self.selected, self.strides, self._names = selected, strides, names
 
     def summary(self) -> str:
-        """For the table of modules."""
-        strides = ",".join(map(str, self.strides))
-        return f"layers {','.join(map(str, self.selected))} strides {strides}"
+        """For the table of modules: the layers it is like, by the names that the table has them under."""
+        if not self.selected:
+            return "pooling and a classifier"
+        return f"like {' '.join(self._names)}, strides {' '.join(map(str, self.strides))}"
 
 
 class ConvHead(nn.Sequential):
@@ -103,7 +108,7 @@ def build(
     # BatchNorm on one layer at most, and none on ImageNet: the released code's, which Table 6 omits.
     norm = len(layers) <= 1 and augmentation.norm
     layers += [*as_image(last.layout), *architecture.auxiliary_classifier(last.channels, outputs, norm)]
-    return AugmentedHead(layers, selected, strides)
+    return AugmentedHead(layers, selected, strides, [plan.layers[index].name for index in selected])
 
 
 def matched_multiplier(

@@ -80,6 +80,11 @@ class InfoProHead(nn.Sequential):
             layers += [nn.Linear(width, feature_dim), nn.ReLU(inplace=True)]
             width = feature_dim
         super().__init__(*layers, nn.Linear(width, outputs))
+        self._kind = kind
+
+    def summary(self) -> str:
+        """For the table of modules."""
+        return self._kind
 
 
 class InfoProImageNetHead(nn.Sequential):
@@ -139,8 +144,8 @@ class PredSimHead(nn.Sequential):
         super().__init__(pool, nn.Flatten(), linear(features, outputs))
 
 
-class PooledHead(nn.Sequential):
-    """Global average pooling and one linear layer: PredSim's classifier for tokens, which have no grid to pool."""
+class LinearHead(nn.Sequential):
+    """Global average pooling and one linear layer: InfoPro's "0c1f", and PredSim's classifier for tokens."""
 
     def __init__(self, channels: int, outputs: int, zero_start: bool = False):
         super().__init__(*pooled(), (ZeroLinear if zero_start else nn.Linear)(channels, outputs))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from localsl.aux_nets.decoders import Decoder, ImageNetDecoder
-from localsl.aux_nets.heads import InfoProHead, InfoProImageNetHead, MLAANImageNetHead
+from localsl.aux_nets.heads import InfoProHead, InfoProImageNetHead, LinearHead, MLAANImageNetHead
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def _imagenet_decoder(channels: int, size: int, image_size: int, image_channels:
 SCALES = {
     "cifar": Scale(
         convolutional=InfoProHead,
-        linear=lambda channels, outputs: InfoProHead("0c1f", channels, channels, outputs),
+        linear=LinearHead,
         decoder=lambda channels, _, image_size, image_channels: Decoder(channels, image_size, image_channels),
         pyramid=0.5,
         norm=True,

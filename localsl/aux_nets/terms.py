@@ -6,7 +6,7 @@ from torch import nn
 
 from localsl.aux_nets import augmented
 from localsl.aux_nets.augmented import Augmentation
-from localsl.aux_nets.heads import BigDGLHead, DGLHead, DGLTokenHead, InfoProHead, PooledHead, PredSimHead
+from localsl.aux_nets.heads import BigDGLHead, DGLHead, DGLTokenHead, InfoProHead, LinearHead, PredSimHead
 from localsl.aux_nets.settings import AuxSettings
 from localsl.core.layers import as_image
 from localsl.core.objectives import Contrastive, CrossEntropy, Reconstruction, Similarity, Term
@@ -61,7 +61,7 @@ class Terms:
         if name == "dgl":
             return DGLHead(site.channels, self._first_size(site), self._outputs)
         if name == "predsim" and not site.has_grid:
-            return PooledHead(site.channels, self._outputs, self._aux.zero_start)
+            return LinearHead(site.channels, self._outputs, self._aux.zero_start)
         if name == "predsim":
             aux = self._aux
             return PredSimHead(site.channels, site.size, self._outputs, aux.pool_target, aux.zero_start)

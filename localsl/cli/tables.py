@@ -12,7 +12,7 @@ from typing import Any
 from localsl.config.composition import Composition
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem
-from localsl.runs import display, tracking
+from localsl.runs import display, identity, tracking
 from localsl.tables import overview, records, render, report
 from localsl.tables.records import Run
 from localsl.tables.render import Composed, Row
@@ -79,10 +79,25 @@ def _after(line: Line) -> str:
     if line.request is not None:
         return f"\n{_told(_rendered(line))}\n"
     first = line.configs[0] if line.configs else None
-    if first is None or len(line.configs) < 2 or first.measure is not None or first.analysis.kind != "none":
+    if first is None or len(line.configs) < 2 or first.analysis.kind != "none":
         return ""
+    if first.measure is not None:
+        from localsl.measure.command import compared
+
+        return compared(line.configs)
     runs = tracking.planned_runs(line.configs)
-    return f"\n{display.summary(runs, tracking.told_apart(runs, line.configs))}\n"
+    told = tracking.told_apart(runs, line.configs)
+    return f"\n{display.summary(runs, told)}\n{_over_seeds(line, runs, told)}"
+
+
+def _over_seeds(line: Line, runs: list[tuple[Path, dict[str, Any]]], told: list[dict[str, str]]) -> str:
+    """Figures of the runs that differ in the seed alone."""
+    cells = {identity.run_id(cfg): identity.cell_id(cfg) for cfg in line.configs}
+    groups: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for (_, record), more in zip(runs, told, strict=True):
+        groups.setdefault(cells[record["id"]], []).append((record, more))
+    text = display.over_seeds(list(groups.values()))
+    return f"\n{text}\n" if text else ""
 
 
 def _shows(line: Line) -> bool:

@@ -265,8 +265,10 @@ class Stage:
             return
         assert self._current is not None
         images, targets = self._current
-        end = self._ends[self.modules.stop - 1]
-        self._sink.send([end.fitted(features), targets, *([images] if self._images_leave else [])])
+        beside = [targets, images] if self._images_leave else [targets]
+        if self._source is not None:  # the buffers are received into again, perhaps before they have been sent on
+            beside = [tensor.clone() for tensor in beside]
+        self._sink.send([self._ends[self.modules.stop - 1].fitted(features), *beside])
 
     def fetch_followed(self) -> None:
         """Wait for the weights of followed layers that other processes have updated since."""

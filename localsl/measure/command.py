@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from localsl.measure.flops import flops
 from localsl.measure.footprint import Allocated, Footprint, allocated, footprint
 from localsl.measure.records import FAST, allocated_bytes, cost_id, measured, recorded
 from localsl.measure.speed import SCOPE, Speed, quartiles, speed
-from localsl.runs import provenance, tracking
+from localsl.runs import display, provenance, tracking
 from localsl.runs.staging import balance_of
 
 if TYPE_CHECKING:
@@ -180,6 +180,45 @@ def run(cfg: Config) -> dict[str, Any]:
         print(f"of one of {cfg.replicas} processes, {cfg.batch_size // cfg.replicas} images")
     print("\n".join(record["told"]))
     return record
+
+
+def compared(configs: Sequence[Config]) -> str:
+    """The figures that matter of several configurations' measurements, side by side; empty if none is known."""
+    rows = []
+    for cfg in configs:
+        record = measured(cfg)
+        if record is None or cfg.measure not in COMPARED:
+            continue
+        figures = COMPARED[cfg.measure](record["figures"])
+        of = {"method": cfg.method.name, "aux": record["aux"], "d": record["depth"] or ""}
+        of |= {"backbone": record["backbone"], "K": record["K"], "batch": record["batch_size"]}
+        rows.append(of | {"precision": record["precision"]} | figures)
+    return f"\n{display.table(rows)}\n" if len(rows) > 1 else ""
+
+
+def _compared_memory(figures: dict[str, Any]) -> dict[str, Any]:
+    parts = ("parameters", "gradients", "optimizer", "saved", "transient")
+    told = {f"{part} MiB": f"{figures[f'{part}_bytes'] / 2**20:.1f}" for part in parts}
+    return told | {"peak MiB": f"{figures['peak_bytes'] / 2**20:.1f}", "in": figures["where"]}
+
+
+def _compared_operations(figures: dict[str, Any]) -> dict[str, Any]:
+    named = {"evaluation": "forward", "training step": "step", "auxiliary networks": "step_auxiliary"}
+    told = {f"{words}, 10^6": f"{figures[name] / 1e6:.1f}" for words, name in named.items()}
+    return {"parameters": figures["parameters"], "auxiliary": figures["parameters_auxiliary"]} | told
+
+
+def _compared_times(figures: dict[str, Any]) -> dict[str, Any]:
+    told = {"ms a step": f"{figures['ms_median']:.1f}", "images/s": round(figures["images_per_s"])}
+    return told | {"times bp": f"{figures['ratio_to_bp']:.2f}"}
+
+
+COMPARED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "memory": _compared_memory,
+    "flops": _compared_operations,
+    "speed": _compared_times,
+    "overhead": _compared_times,
+}
 
 
 def keep(cfg: Config, found: Measurement) -> dict[str, Any]:

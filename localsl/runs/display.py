@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -89,6 +90,26 @@ def summary(runs: list[tuple[Path, dict[str, Any]]], told: list[dict[str, Any]] 
         )
     files = [f"{folder}/{{config.yaml,metrics.csv,record.json}}" for folder, r in runs if r["status"] == "done"]
     return "\n".join([table(rows), "", "Files:", *(f"  {file}" for file in files)])
+
+
+def over_seeds(groups: list[list[tuple[dict[str, Any], dict[str, Any]]]]) -> str:
+    """Mean and standard deviation of the last and best test accuracy of runs that differ in the seed alone.
+
+    Args:
+        groups: records of runs, each with what tells its group from others; groups of one done run are left out.
+    """
+    rows = []
+    for group in groups:
+        done = [record for record, _ in group if record["status"] == "done"]
+        if len(done) < 2:
+            continue
+        row = {name: done[0][name] for name in ("method", "dataset", "backbone")} | group[0][1]
+        row["seeds"] = len(done)
+        for name in ("last", "best"):
+            found = [record[name]["test_accuracy"] for record in done]
+            row[f"{name} %"] = f"{statistics.fmean(found):.2f} ± {statistics.stdev(found):.2f}"
+        rows.append(row)
+    return f"mean and standard deviation over seeds:\n{table(rows)}" if rows else ""
 
 
 def mebibytes(count: int | None) -> str:

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from localsl.core.settings import ConfigError, Problem
-from localsl.runs import identity
+from localsl.runs import identity, lock
 from localsl.runs.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
@@ -228,6 +228,12 @@ def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomically(file, text.getvalue())
 
 
+def present(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """A run's record as things are: one that says "running" while no process is at it was interrupted."""
+    gone = record["status"] == "running" and not lock.is_held(folder)
+    return record | {"status": "interrupted"} if gone else record
+
+
 def finished(cfg: Config) -> Path | None:
     """Where a configuration's finished run lies: its own folder, or that among the results; None if none is.
 
@@ -250,7 +256,8 @@ def planned_runs(configs: list[Config]) -> list[tuple[Path, dict[str, Any]]]:
         absent = {"status": "not run", "method": cfg.method.name, "dataset": cfg.dataset.name}
         absent |= {"backbone": cfg.backbone.name, "seed": cfg.seed, "id": identity.run_id(cfg)}
         folder = finished(cfg) or identity.run_directory(cfg)
-        runs[folder] = read(folder / "record.json") or absent
+        record = read(folder / "record.json")
+        runs[folder] = present(folder, record) if record else absent
     return list(runs.items())
 
 
@@ -298,4 +305,4 @@ def found_runs(output_dir: str) -> list[tuple[Path, dict[str, Any]]]:
     """The folder and record of every run in a folder, in the order they ended in."""
     files = sorted(Path(output_dir).rglob("record.json"), key=lambda file: file.parent.stat().st_ctime)
     records = [(file.parent, read(file)) for file in files]
-    return [(folder, record) for folder, record in records if record is not None]
+    return [(folder, present(folder, record)) for folder, record in records if record is not None]

@@ -243,7 +243,8 @@ class Training:
         means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
         images_per_s = images / (time.perf_counter() - began)
         heeded = self._heeding(stop, self._test)
-        test = evaluate(self._network, heeded, self._forward, cfg.dataset.top5, self._team)
+        top5 = cfg.dataset.top5 and cfg.dataset.num_classes > 5  # of fewer every answer is among the five
+        test = evaluate(self._network, heeded, self._forward, top5, self._team)
         _check_finite([*(mean.loss for mean in means), test.loss], epoch, lr)
         self.epochs, self.steps = epoch, 0
         self.last = {"epoch": epoch, **test.accuracies, "test_loss": test.loss}

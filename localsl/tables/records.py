@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from localsl.measure.records import measured, recorded
-from localsl.runs import identity, lock, tracking
+from localsl.runs import identity, tracking
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -99,9 +99,7 @@ def state(cfg: Config) -> str:
     record = tracking.read_record(cfg)
     if record is None or record["status"] == "done":  # done without the checkpoint that is asked for
         return "missing"
-    if record["status"] == "running" and not lock.is_held(identity.run_directory(cfg)):
-        return "interrupted"
-    return record["status"]
+    return tracking.present(identity.run_directory(cfg), record)["status"]
 
 
 def signature(cfg: Config) -> str:
