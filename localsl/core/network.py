@@ -6,6 +6,7 @@ each cut. Backpropagation is the case of one module.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -50,7 +51,28 @@ class LocalModule:
     objective: Objective = field(repr=False)
 
 
-class LocalNetwork(nn.Module):
+class Learner(nn.Module, ABC):
+    """A network that makes its own losses, module by module: what a training step is of.
+
+    Attributes:
+        local_modules: each with its `index`; as many as there are losses in a step, at most.
+    """
+
+    local_modules: list[Any]
+
+    @abstractmethod
+    def local_losses(self, images: Any, targets: Any) -> Iterator[LocalLoss]:
+        """The loss of every module that has one, in turn, to be backpropagated before the next is asked for."""
+
+    @abstractmethod
+    def layers_of(self, module: Any) -> list[nn.Module]:
+        """The layers of a module."""
+
+    def update_ema(self) -> None:
+        """Called once per step, after the last backward and before the optimizer's step."""
+
+
+class LocalNetwork(Learner):
     """A backbone, its partition into modules, and the auxiliary networks that train them.
 
     Calling it runs the backbone alone: images (N, 3, H, W), normalised, to logits (N, classes).
@@ -83,7 +105,7 @@ class LocalNetwork(nn.Module):
         self.names = [layer.name for layer in plan.layers]
         classifier = plan.backbone.classifier
         self.auxiliary = nn.ModuleList(objective.networks(but=classifier) for objective in objectives)
-        self.local_modules = [
+        self.local_modules: list[LocalModule] = [
             LocalModule(index, layers, objective)
             for index, (layers, objective) in enumerate(zip(plan.groups, objectives, strict=True))
         ]

@@ -1,0 +1,71 @@
+"""Classification: a network trained by a rule, tested by its accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from localsl.config.building import build_network, method_of, partition_of
+from localsl.core import objectives
+from localsl.core.network import LocalNetwork, count_parameters
+from localsl.data import Data, feed
+from localsl.execution.processes import Part, Team
+from localsl.runs import display
+from localsl.train.step import Autocast, Evaluation, evaluate
+from localsl.train.task import Task, TestBatches, TrainingBatches
+
+if TYPE_CHECKING:
+    from localsl.config.schema import Config
+
+
+class Classification(Task):
+    """A class for every image."""
+
+    def __init__(self, cfg: Config, images: Data):
+        self._cfg, self._data = cfg, images
+        self.network: LocalNetwork = build_network(cfg)
+        self.images = {"train": len(images.train), "test": len(images.test)}
+        self.classes = cfg.dataset.num_classes
+        parameters = count_parameters(self.network.backbone), count_parameters(self.network)
+        self.record = {"parameters": dict(zip(("backbone", "with_auxiliary"), parameters, strict=True))}
+
+    def describe(self) -> str:
+        """The table of modules."""
+        return describe(self._cfg, self.network)
+
+    def batches(
+        self, device: torch.device, layout: torch.memory_format, part: Part
+    ) -> tuple[TrainingBatches, TestBatches]:
+        """Of images in memory, or of pictures on disk."""
+        data, cfg = self._data, self._cfg
+        train = feed.train_batches(data.train, cfg, device, layout, part)
+        return train, feed.test_batches(data.test, cfg, device, layout, part)
+
+    def evaluate(self, batches: Iterable[tuple[Any, Any]], forward: Autocast, team: Team) -> Evaluation:
+        """Loss and accuracy of the plain backbone."""
+        return evaluate(self.network, batches, forward, self._cfg.dataset.top5, team)
+
+
+def describe(cfg: Config, network: LocalNetwork) -> str:
+    """The table of modules, and what of the rule is worth knowing before a run starts."""
+    rows = network.modules_table()
+    backbone = sum(row["parameters"] for row in rows)
+    auxiliary = sum(row["aux_parameters"] for row in rows)
+    size = cfg.dataset.image_size
+    lines = [
+        f"{cfg.method.name} on {cfg.backbone.name}, {cfg.dataset.name} {size}x{size}, "
+        f"{len(rows)} module{'s' if len(rows) > 1 else ''}",
+        display.table(rows),
+        f"parameters: {backbone:,} in the backbone, {auxiliary:,} in auxiliary networks",
+    ]
+    weightless = objectives.weightless([module.objective for module in network.local_modules])
+    if weightless:
+        lines.append(f"warning: all loss weights are 0 in module {', '.join(map(str, weightless))}")
+    if cfg.processes and cfg.processes > 1:
+        share = cfg.batch_size // cfg.processes
+        lines.append(f"{cfg.processes} processes, {share} images of each batch for one")
+    if cfg.method.single_module:
+        lines.append(f"{cfg.method.name} trains one module whatever K says")
+    return "\n".join(lines + method_of(cfg).notes(partition_of(cfg)))
