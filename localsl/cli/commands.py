@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from localsl.config.building import build_network, method_of
+from localsl.config.building import method_of
 from localsl.config.schema import Config
 from localsl.core.settings import ConfigError, LocalslError
 from localsl.execution import processes
-from localsl.runs import display, experiment, tracking
+from localsl.runs import display, experiment, tasks, tracking
 
 
 def run(cfg: Config) -> dict[str, Any] | None:
@@ -35,7 +35,7 @@ def run(cfg: Config) -> dict[str, Any] | None:
         print(bench(cfg))
         return None
     if cfg.show == "modules":
-        print(experiment.describe(cfg, build_network(cfg)))
+        print(experiment.describe(cfg, tasks.described(cfg)))
         return None
     misfits = list(cfg.backbone.misfits(cfg.dataset.image_size)) if cfg.analysis.kind == "none" else []
     if misfits:

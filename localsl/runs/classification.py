@@ -68,4 +68,5 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
         lines.append(f"{cfg.processes} processes, {share} images of each batch for one")
     if cfg.method.single_module:
         lines.append(f"{cfg.method.name} trains one module whatever K says")
-    return "\n".join(lines + method_of(cfg).notes(partition_of(cfg)))
+    lines += method_of(cfg).notes(partition_of(cfg))
+    return "\n".join(lines)

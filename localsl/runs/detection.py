@@ -42,21 +42,7 @@ class Detection(Task):
 
     def describe(self) -> str:
         """The parts of the detector."""
-        cfg = self._cfg
-        rows = []
-        for name, place in PARTS.items():
-            parameters = list(self.network.detector.get_submodule(place).parameters())
-            trained = sum(p.numel() for p in parameters if p.requires_grad)
-            rows.append({"part": name, "parameters": sum(p.numel() for p in parameters), "trained": trained})
-        lines = [
-            f"{cfg.detector.name} on {cfg.backbone.name} of run {cfg.backbone_run} ({cfg.method.name}), "
-            f"{cfg.dataset.name}, {self.images['train']} and {self.images['test']} images, "
-            f"{cfg.dataset.image_size} pixels on the shorter side",
-            display.table(rows),
-        ]
-        if cfg.processes and cfg.processes > 1:
-            lines.append(f"{cfg.processes} processes, {cfg.batch_size // cfg.processes} images of each batch for one")
-        return "\n".join(lines)
+        return describe(self._cfg, self.network)
 
     def batches(
         self, device: torch.device, layout: torch.memory_format, part: Part
@@ -80,6 +66,23 @@ class Detection(Task):
                 found += predictions(output, test.image_ids[index], test.category_ids)
         everything = [entry for own in team.gather(found) for entry in own]
         return Precision(team.tell(lambda: average_precision(test.truth(), everything, test.image_ids)))
+
+
+def describe(cfg: Config, network: DetectionNetwork) -> str:
+    """The parts of a detector, with their parameters."""
+    rows = []
+    for name, place in PARTS.items():
+        parameters = list(network.detector.get_submodule(place).parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        rows.append({"part": name, "parameters": sum(p.numel() for p in parameters), "trained": trained})
+    lines = [
+        f"{cfg.detector.name} on {cfg.backbone.name}, which {cfg.method.name} trained in run {cfg.backbone_run}, "
+        f"{cfg.dataset.name}, {cfg.dataset.image_size} pixels on the shorter side",
+        display.table(rows),
+    ]
+    if cfg.processes and cfg.processes > 1:
+        lines.append(f"{cfg.processes} processes, {cfg.batch_size // cfg.processes} images of each batch for one")
+    return "\n".join(lines)
 
 
 def build_detector(cfg: Config) -> DetectionNetwork:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from localsl import data
+from localsl.config.building import build_network
+from localsl.runs import classification
 from localsl.runs.classification import Classification
 from localsl.train.task import Task
 
@@ -38,3 +40,12 @@ def build(cfg: Config, loaded: Loaded) -> Task:
     from localsl.runs.detection import Detection
 
     return Detection(cfg, loaded)
+
+
+def described(cfg: Config) -> str:
+    """What the network of a configuration is made of, for which no data are needed."""
+    if cfg.task.name == "classification":
+        return classification.describe(cfg, build_network(cfg))
+    from localsl.runs import detection
+
+    return detection.describe(cfg, detection.build_detector(cfg))
