@@ -35,7 +35,9 @@ DATASET :=
 DRY :=
 ARGS :=
 SMOKE := $(if $(filter smoke,$(SCHEDULE)),dataset.train_subset=256 dataset.test_subset=256)
-CELLS := schedule=$(SCHEDULE) $(if $(DATASET),dataset=$(DATASET)) $(SMOKE) $(ARGS)
+# The shapes have few images and a small network of their own.
+OF_SHAPES := $(if $(filter shapes,$(DATASET)),backbone=resnet10 K=5)
+CELLS := schedule=$(SCHEDULE) $(if $(DATASET),dataset=$(DATASET)) $(or $(OF_SHAPES),$(SMOKE)) $(ARGS)
 
 table%: setup ## table1 to table13: run what the papers' tables need, and write results/<paper>/table1.csv
 	$(PY) run.py -m sweep=$(if $(PAPER),$(PAPER)/)$@ $(CELLS) $(if $(DRY),show=jobs)

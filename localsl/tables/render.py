@@ -163,7 +163,7 @@ def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
         "best_mean": f"{statistics.mean(best):.2f}",
         "best_std": _spread(best),
         "status": "done" if len(runs) >= seeds else f"{len(runs)} of {seeds} seeds",
-        "measured_on": first.record["dataset"],
+        "measured_on": measured_on(first.record),
         "schedule": _joined(run.record["schedule"] for run in runs),
         "epochs": first.record["epochs"],
         "batch_size": first.values["batch_size"],
@@ -228,8 +228,14 @@ VALUES: dict[str, Callable[[dict[str, Any]], tuple[float, str]]] = {
 }
 
 
+def measured_on(record: dict[str, Any]) -> str:
+    """The data set of a run, and the run that it starts from if there is one."""
+    backbone = record.get("backbone_run")
+    return record["dataset"] + (f" on the backbone of run {backbone}" if backbone else "")
+
+
 def _value(metric: str, accuracy: float) -> float:
-    return accuracy if metric.endswith("_acc_pct") else 100 - accuracy
+    return 100 - accuracy if metric.endswith("_error_pct") else accuracy
 
 
 def _spread(values: list[float]) -> str:
