@@ -17,7 +17,7 @@ from localsl.backbones.base import StagedConfig
 from localsl.config.composition import field_of
 from localsl.config.identity import run_id
 from localsl.config.schema import Config, leaves
-from localsl.core.settings import ConfigError, Problem
+from localsl.core.settings import ConfigError, Problem, first_line
 
 # What describes the network and how it was trained, and is the backbone's run's.
 TAKEN = ("method", "backbone", "aux", "ema", "partition", "K")
@@ -55,8 +55,8 @@ def resolved(
             folder = found_folder(text, config)
             trained = _stored(folder, config, typed)
     except ConfigError as error:
-        return config, [replace(p, key=f"backbone_run: {p.key}") for p in error.problems if p.key != "backbone_run"] or [
-            *error.problems
+        return config, [
+            p if p.key == "backbone_run" else replace(p, key=f"backbone_run: {p.key}") for p in error.problems
         ]
     taken = {name: getattr(trained, name) for name in TAKEN}
     own = {"backbone_run": run_id(trained), "backbone_folder": None if folder is None else str(folder)}
@@ -85,12 +85,17 @@ def found_folder(text: str, config: Config) -> Path:
     """
     places = [Path(text)]
     if re.fullmatch(r"[0-9a-f]{8}", text):
-        places += [*sorted(Path(config.output_dir).rglob(f"seed=*-{text}")), Path(config.results_dir) / "runs" / text]
+        places += [
+            *sorted(Path(config.output_dir).rglob(f"seed=*-{text}")),
+            Path(config.results_dir) / "runs" / text,
+        ]
     for place in places:
         if (place / "config.yaml").is_file():
             return place
     what = "is no run"
-    instead = "type an id that python run.py show=runs lists (output_dir= if elsewhere), a folder, or what trains it"
+    instead = (
+        "type an id that python run.py show=runs lists (output_dir= if elsewhere), a folder, or what trains it"
+    )
     raise ConfigError([Problem("backbone_run", text, what, instead)])
 
 
@@ -100,22 +105,19 @@ def _stored(folder: Path, here: Config, typed: Typed) -> Config:
     Raises:
         ConfigError: if it is not one of this version of the code.
     """
-    found: Any = None
-    problems: list[Problem] = []
+    found, described = None, {}
     try:
-        values: Any = OmegaConf.load(folder / "config.yaml")
-        described = {name: values.dataset.pop(name, None) for name in ("classes", "files", "digest")}
+        values: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        described = {name: values["dataset"].pop(name, None) for name in ("classes", "files", "digest")}
         values.pop("backbone_folder", None)
         places = {key: getattr(here, key) for key in ("data_dir", "output_dir", "results_dir")}
-        found, problems = typed(OmegaConf.merge({"logger": {"name": "csv"}, **places}, values))  # pyright: ignore
-    except (OSError, AttributeError, LookupError, TypeError, ValueError, YAMLError) as error:
-        problems = [Problem(str(folder / "config.yaml"), "", str(error))]
+        found, problems = typed(DictConfig({"logger": {"name": "csv"}, **places} | values))
+    except (OSError, LookupError, TypeError, ValueError, YAMLError) as error:
+        problems = [Problem("config.yaml", "", first_line(error))]
     if found is None:
-        told = "; ".join(map(str, problems))
-        what = f"its configuration in {folder} cannot be read: {told}"
+        what = f"the configuration in {folder} cannot be read: {'; '.join(map(str, problems))}"
         raise ConfigError([Problem("backbone_run", here.backbone_run, what)])
-    plain = {k: None if v is None else OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in described.items()}
-    return replace(found, dataset=replace(found.dataset, **plain))
+    return replace(found, dataset=replace(found.dataset, **described))
 
 
 def _problems(config: Config, trained: Config) -> Iterator[Problem]:

@@ -100,7 +100,9 @@ class TrainScenes:
     def __len__(self) -> int:
         return -(-self._count // self._batch_size)
 
-    def epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+    def epoch(
+        self, seed: int, epoch: int, skip: int = 0
+    ) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
         """One epoch of batches, in the order of (seed, epoch), without the first `skip`."""
         random = torch.Generator().manual_seed(stream(seed, "epoch", epoch))
         order = torch.randperm(self._count, generator=random)

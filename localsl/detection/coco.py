@@ -46,7 +46,10 @@ class CocoScenes:
     texts: np.ndarray
     ends: np.ndarray
 
-    in_memory = False
+    @property
+    def in_memory(self) -> bool:
+        """Images stay on disk."""
+        return False
 
     @property
     def image_ids(self) -> list[int]:
@@ -70,7 +73,9 @@ class CocoScenes:
         if (height, width) != (entry["height"], entry["width"]):
             told = f"{entry['width']}x{entry['height']}"
             return f"{self.pictures.name(index)} is {width}x{height}, and {told} in its annotations"
-        return _scene(image, [entry for entry in self._objects(index) if not entry["iscrowd"]], self.category_ids)
+        return _scene(
+            image, [entry for entry in self._objects(index) if not entry["iscrowd"]], self.category_ids
+        )
 
     def truth(self) -> dict[str, Any]:
         """What the annotation file holds of these images, crowds included."""
@@ -125,7 +130,9 @@ def load(dataset: DatasetSettings, root: Path, data_dir: Path) -> tuple[CocoScen
     if not root.is_dir():
         instead = "put annotations/, train2017/ and val2017/ there, or type dataset.root=FOLDER, "
         instead += "or set LOCALSL_DATA to the folder above it"
-        raise ConfigError([Problem("dataset.root", dataset.root, f"there is no folder {root.resolve()}", instead)])
+        raise ConfigError(
+            [Problem("dataset.root", dataset.root, f"there is no folder {root.resolve()}", instead)]
+        )
     wanted = {"train": dataset.train_subset, "test": dataset.test_subset}
     splits = [_split(root, part, dataset, wanted[part]) for part in PARTS]
     if splits[0].categories != splits[1].categories:
@@ -145,7 +152,11 @@ def _split(root: Path, part: str, dataset: DatasetSettings, wanted: int | None) 
     if len(kinds) != dataset.num_classes:
         what = f"{file} has {len(kinds)} categories"
         raise ConfigError(
-            [Problem("dataset.num_classes", dataset.num_classes, what, f"type dataset.num_classes={len(kinds)}")]
+            [
+                Problem(
+                    "dataset.num_classes", dataset.num_classes, what, f"type dataset.num_classes={len(kinds)}"
+                )
+            ]
         )
     objects = annotations.objects(values)
     images = sorted(values["images"], key=lambda entry: entry["id"])
@@ -190,7 +201,9 @@ def _scene(image: Tensor, entries: list[dict[str, Any]], category_ids: list[int]
     boxes[:, 2:] += boxes[:, :2]
     boxes[:, 0::2].clamp_(min=0, max=width)
     boxes[:, 1::2].clamp_(min=0, max=height)
-    labels = torch.tensor([category_ids.index(entry["category_id"]) + 1 for entry in entries], dtype=torch.int64)
+    labels = torch.tensor(
+        [category_ids.index(entry["category_id"]) + 1 for entry in entries], dtype=torch.int64
+    )
     masks = [_mask(entry["segmentation"], height, width) for entry in entries]
     stacked = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.uint8)
     whole = (boxes[:, 3] > boxes[:, 1]) & (boxes[:, 2] > boxes[:, 0])

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ FIGURES = {
     "ap50_mask": ("segm", 1),
     "ap75_mask": ("segm", 2),
 }
+KINDS: dict[Literal["bbox", "segm"], str] = {"bbox": "bbox", "segm": "segmentation"}  # and the field of results
 INSIDE = 0.5  # the probability from which on a pixel belongs to a mask: torchvision's reference
 
 
@@ -32,9 +33,7 @@ class Precision:
     loss: None = None
 
 
-def predictions(
-    output: dict[str, Tensor], image_id: int, category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
+def predictions(output: dict[str, Tensor], image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """What torchvision's detector says of an image, in COCO's format of results."""
     found = []
     fields = (output[name].cpu() for name in ("boxes", "labels", "scores", "masks"))
@@ -60,13 +59,14 @@ def average_precision(
         return dict.fromkeys(FIGURES, 0.0)
     summaries: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        known = COCO()
+        known: Any = COCO()
         known.dataset = truth
         known.createIndex()
-        for kind, key in (("bbox", "bbox"), ("segm", "segmentation")):
+        for kind, key in KINDS.items():
             # Of one kind: COCO's code takes results with boxes for results of boxes.
-            ours = [{k: v for k, v in entry.items() if k in (key, "image_id", "category_id", "score")} for entry in found]
-            evaluation = COCOeval(known, known.loadRes(ours), kind)
+            fields = (key, "image_id", "category_id", "score")
+            ours = known.loadRes([{field: entry[field] for field in fields} for entry in found])
+            evaluation = COCOeval(known, ours, kind)
             evaluation.params.imgIds = list(image_ids)
             evaluation.evaluate()
             evaluation.accumulate()

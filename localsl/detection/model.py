@@ -38,7 +38,7 @@ def pyramid(
         name = "stem" if layer.is_stem else f"stage{layer.stage}"
         stages.setdefault(name, []).append(module)
         widths[name] = layer.channels
-    parts = OrderedDict((name, nn.Sequential(*modules)) for name, modules in stages.items())
+    parts: OrderedDict[str, nn.Module] = OrderedDict((n, nn.Sequential(*found)) for n, found in stages.items())
     for part in list(parts.values())[: len(parts) - trainable_layers]:
         part.requires_grad_(False)
     names = [name for name in parts if name != "stem"]

@@ -16,17 +16,22 @@ from localsl.data.splits import SUBSET_SEED
 
 
 class Scenes(Protocol):
-    """A split for detection.
+    """A split for detection."""
 
-    Attributes:
-        image_ids: of its images in the ground truth, one a scene.
-        category_ids: there, of the labels 1, 2, ...
-        in_memory: whether a scene is there without being read and decoded.
-    """
+    @property
+    def image_ids(self) -> Sequence[int]:
+        """Of its images in the ground truth, one a scene."""
+        ...
 
-    image_ids: Sequence[int]
-    category_ids: Sequence[int]
-    in_memory: bool
+    @property
+    def category_ids(self) -> Sequence[int]:
+        """There, of the labels 1, 2, ..."""
+        ...
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a scene is there without being read and decoded."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -51,7 +56,10 @@ class MadeScenes:
 
     scenes: list[Scene]
 
-    in_memory = True
+    @property
+    def in_memory(self) -> bool:
+        """They are made beforehand."""
+        return True
 
     @classmethod
     def of(cls, split: str, wanted: int | None) -> MadeScenes:
@@ -98,4 +106,4 @@ def encoded(mask: Tensor) -> dict[str, Any]:
     """A mask (H, W) of 0 and 1, run-length encoded."""
     from pycocotools import mask as coding  # imported only where something is detected
 
-    return coding.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return dict(coding.encode(np.asfortranarray(mask.numpy().astype(np.uint8))))

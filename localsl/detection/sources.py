@@ -32,10 +32,14 @@ def described(dataset: DatasetSettings, data_dir: str) -> DatasetSettings:
     """
     if dataset.name not in NAMES:
         what = "has no objects' boxes and masks"
-        raise ConfigError([Problem("dataset", dataset.name, what, f"type dataset={' or dataset='.join(NAMES)}")])
+        raise ConfigError(
+            [Problem("dataset", dataset.name, what, f"type dataset={' or dataset='.join(NAMES)}")]
+        )
     if dataset.name == "shapes":
         if dataset.root is not None:
-            raise ConfigError([Problem("dataset.root", dataset.root, "shapes are made, not read", "leave it out")])
+            raise ConfigError(
+                [Problem("dataset.root", dataset.root, "shapes are made, not read", "leave it out")]
+            )
         return dataset
     from localsl.detection import coco
 

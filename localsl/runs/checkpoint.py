@@ -115,7 +115,9 @@ class Checkpoints:
 
 def weights(folder: Path) -> dict[str, Tensor] | None:
     """The weights in the newest whole checkpoint of a run's folder; None where there is none."""
-    files = sorted((folder / "checkpoints").glob("*.pt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    files = sorted(
+        (folder / "checkpoints").glob("*.pt"), key=lambda file: file.stat().st_mtime_ns, reverse=True
+    )
     for file in files:
         data = file.read_bytes()
         if _is_whole(file, data):

@@ -25,15 +25,15 @@ class Classification(Task):
 
     def __init__(self, cfg: Config, images: Data):
         self._cfg, self._data = cfg, images
-        self.network: LocalNetwork = build_network(cfg)
+        self.network = self._network = build_network(cfg)
         self.images = {"train": len(images.train), "test": len(images.test)}
         self.classes = cfg.dataset.num_classes
-        parameters = count_parameters(self.network.backbone), count_parameters(self.network)
+        parameters = count_parameters(self._network.backbone), count_parameters(self._network)
         self.record = {"parameters": dict(zip(("backbone", "with_auxiliary"), parameters, strict=True))}
 
     def describe(self) -> str:
         """The table of modules."""
-        return describe(self._cfg, self.network)
+        return describe(self._cfg, self._network)
 
     def batches(
         self, device: torch.device, layout: torch.memory_format, part: Part
@@ -45,7 +45,7 @@ class Classification(Task):
 
     def evaluate(self, batches: Iterable[tuple[Any, Any]], forward: Autocast, team: Team) -> Evaluation:
         """Loss and accuracy of the plain backbone."""
-        return evaluate(self.network, batches, forward, self._cfg.dataset.top5, team)
+        return evaluate(self._network, batches, forward, self._cfg.dataset.top5, team)
 
 
 def describe(cfg: Config, network: LocalNetwork) -> str:

@@ -25,7 +25,12 @@ from localsl.train.task import Task, TestBatches, TrainingBatches
 if TYPE_CHECKING:
     from localsl.config.schema import Config
 
-PARTS = {"backbone": "backbone.body", "feature pyramid": "backbone.fpn", "proposals": "rpn", "heads": "roi_heads"}
+PARTS = {
+    "backbone": "backbone.body",
+    "feature pyramid": "backbone.fpn",
+    "proposals": "rpn",
+    "heads": "roi_heads",
+}
 
 
 class Detection(Task):
@@ -33,16 +38,16 @@ class Detection(Task):
 
     def __init__(self, cfg: Config, data: Data):
         self._cfg, self._data = cfg, data
-        self.network: DetectionNetwork = build_detector(cfg)
+        self.network = self._network = build_detector(cfg)
         self.images = {"train": len(data.train), "test": len(data.test)}
         self.classes = cfg.dataset.num_classes
-        trained = count_parameters(self.network.detector.get_submodule(PARTS["backbone"]))
-        parameters = {"backbone": trained, "with_detector": count_parameters(self.network)}
+        trained = count_parameters(self._network.detector.get_submodule(PARTS["backbone"]))
+        parameters = {"backbone": trained, "with_detector": count_parameters(self._network)}
         self.record = {"task": "detection", "backbone_run": cfg.backbone_run, "parameters": parameters}
 
     def describe(self) -> str:
         """The parts of the detector."""
-        return describe(self._cfg, self.network)
+        return describe(self._cfg, self._network)
 
     def batches(
         self, device: torch.device, layout: torch.memory_format, part: Part
@@ -61,7 +66,7 @@ class Detection(Task):
             if not indices:
                 continue
             with forward():
-                outputs = self.network(images)
+                outputs = self._network(images)
             for output, index in zip(outputs, indices, strict=True):
                 found += predictions(output, test.image_ids[index], test.category_ids)
         everything = [entry for own in team.gather(found) for entry in own]
@@ -81,7 +86,9 @@ def describe(cfg: Config, network: DetectionNetwork) -> str:
         display.table(rows),
     ]
     if cfg.processes and cfg.processes > 1:
-        lines.append(f"{cfg.processes} processes, {cfg.batch_size // cfg.processes} images of each batch for one")
+        lines.append(
+            f"{cfg.processes} processes, {cfg.batch_size // cfg.processes} images of each batch for one"
+        )
     return "\n".join(lines)
 
 

@@ -99,7 +99,8 @@ def figures(found: dict[str, Any]) -> str:
     if "ap_box" not in found:
         return f"test accuracy {found['test_accuracy']:.2f} %"
     boxes, masks = (
-        ", ".join(f"{found[f'{name}_{kind}']:.2f}" for name in ("ap", "ap50", "ap75")) for kind in ("box", "mask")
+        ", ".join(f"{found[f'{name}_{kind}']:.2f}" for name in ("ap", "ap50", "ap75"))
+        for kind in ("box", "mask")
     )
     return f"box AP, AP50, AP75 {boxes} %, of masks {masks} %"
 

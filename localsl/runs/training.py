@@ -50,9 +50,7 @@ class Training:
         memory: the peak so far.
     """
 
-    def __init__(
-        self, cfg: Config, task: Task, device: torch.device, team: Team = ALONE
-    ):
+    def __init__(self, cfg: Config, task: Task, device: torch.device, team: Team = ALONE):
         network = task.network
         self._cfg, self._task, self._network, self._team = cfg, task, network, team
         devices.place(network, cfg, device)

@@ -194,7 +194,9 @@ class Request:
     def jobs(self) -> list[Job]:
         """All runs, those that several cells share once."""
         asking: dict[tuple[tuple[str, ...], int | None], list[str]] = {}
-        needed = {(o, BACKBONE_SEED) for table in self.tables for cell in table.cells for o in self._needed(cell)}
+        needed = {
+            (o, BACKBONE_SEED) for table in self.tables for cell in table.cells for o in self._needed(cell)
+        }
         for table in self.tables:
             for run in (run for cell in table.cells for run in self._runs(cell, table.seeds_of(cell))):
                 tables = asking.setdefault(run, [])
