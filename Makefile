@@ -27,7 +27,7 @@ demo: setup ## train backpropagation and five local rules on the embedded digits
 	$(PY) run.py method=auglocal aux.depth=3 $(RULES)
 	@echo; $(PY) run.py show=runs output_dir=outputs/demo
 
-# What a table's sweep is given: PAPER=man for one paper, SCHEDULE=paper|short|smoke, DATASET=digits for the
+# What a table's sweep is given: PAPER=man for one paper, SCHEDULE=paper|short|smoke, DATASET=digits (or shapes) for the
 # embedded images in every cell, DRY=1 to list the work and run nothing; anything else in ARGS.
 PAPER :=
 SCHEDULE := paper
