@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from localsl.config import ConfigError, compose
-from localsl.network import build_network
 from localsl.runs import experiment, tracking, training
 from localsl.runs.identity import cell_id, kept_directory, run_directory, run_id
 

@@ -218,7 +218,7 @@ class Training:
     def _around_step(self) -> Iterator[None]:
         # Only the epoch's last step is looked at, and only where it lets go of its gradients.
         warmup = self._cfg.schedule.warmup_steps
-        if not self.epochs and self.steps < warmup:
+        if warmup and not self.epochs:
             steps = min(warmup, len(self._train) - 1)
             self._optimizer.lr = self._lr * optim.warmed_up(self.steps, steps)
         watched = self._optimizer.per_module and self.steps + 1 == len(self._train)

@@ -140,7 +140,14 @@ def _rows_of(
         return [row | {"status": "not measured"}]
     if not settings:
         return [row | {"status": "missing"}]
-    return [row | _ours(number, seeds, runs) for runs in settings]
+    return [row | _ours(number, seeds, runs) | _started_from(row, runs[0]) for runs in settings]
+
+
+def _started_from(row: Row, run: Run) -> Row:
+    """The note of runs that start from the backbone of another says of which."""
+    backbone = run.record.get("backbone_run")
+    told = f"on the backbone of run {backbone}" if backbone else ""
+    return {"note": "; ".join(filter(None, (row["note"], told)))}
 
 
 def _marked(row: Row, cell: Cell) -> Row:
@@ -163,7 +170,7 @@ def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
         "best_mean": f"{statistics.mean(best):.2f}",
         "best_std": _spread(best),
         "status": "done" if len(runs) >= seeds else f"{len(runs)} of {seeds} seeds",
-        "measured_on": measured_on(first.record),
+        "measured_on": first.record["dataset"],
         "schedule": _joined(run.record["schedule"] for run in runs),
         "epochs": first.record["epochs"],
         "batch_size": first.values["batch_size"],
@@ -226,12 +233,6 @@ VALUES: dict[str, Callable[[dict[str, Any]], tuple[float, str]]] = {
     "flops_g": _operations,
     "wallclock_overhead_pct": _overhead,
 }
-
-
-def measured_on(record: dict[str, Any]) -> str:
-    """The data set of a run, and the run that it starts from if there is one."""
-    backbone = record.get("backbone_run")
-    return record["dataset"] + (f" on the backbone of run {backbone}" if backbone else "")
 
 
 def _value(metric: str, accuracy: float) -> float:

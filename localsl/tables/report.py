@@ -247,7 +247,7 @@ class Group:
     def told(self) -> str:
         """Their setting in words, as `render.setting`."""
         record, values = self.runs[0].record, self.runs[0].values
-        row = record | {"runs": record["id"], "measured_on": render.measured_on(record)}
+        row = record | {"runs": record["id"], "measured_on": record["dataset"]}
         row |= {"train_images": record["images"]["train"], "batch_size": values["batch_size"]}
         return render.setting(row | {"lr": values["optimizer"]["lr"]})
 
