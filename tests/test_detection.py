@@ -193,7 +193,10 @@ def test_the_backbones_run_is_named_by_its_id_its_folder_or_what_is_typed(output
         ([NAMED, "detector.trainable_layers=6"], "at most 5"),
         ([NAMED, "detector.longest=32"], "below the shorter side"),
         (["backbone_run='dataset=shapes optimizer.lr=-1'"], "backbone_run: optimizer.lr=-1"),
-        (["backbone_run='dataset=digits backbone=timm/resnet18 K=4'"], "no stages to build a feature pyramid on"),
+        (
+            ["backbone_run='dataset=digits backbone=timm/resnet18 K=4'"],
+            "no stages to build a feature pyramid on",
+        ),
     ],
 )
 def test_what_a_detector_cannot_be_is_told(typed, told):
