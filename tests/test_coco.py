@@ -38,8 +38,7 @@ TRAIN = annotated([11, 12, 13], [entry(1, 11), entry(2, 12, 9), entry(3, 12, bbo
 TEST = annotated([21, 22], [entry(1, 21, 9)])
 
 
-@pytest.fixture
-def folder(tmp_path):
+def coco_folder(tmp_path):
     """COCO's layout; training image 13 and test image 22 are empty, and one of the objects of 12 is a crowd."""
     for part, values in (("train2017", TRAIN), ("val2017", TEST)):
         write(tmp_path, part, values)
@@ -48,6 +47,11 @@ def folder(tmp_path):
             pixels = np.random.default_rng(image["id"]).integers(0, 256, (20, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / part / image["file_name"])
     return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return coco_folder(tmp_path)
 
 
 def write(folder, part, values):

@@ -1,24 +1,18 @@
 """Detection: its evaluation, the detector around a run's backbone, and the whole path on shapes."""
 
-import json
-from contextlib import redirect_stdout
 from dataclasses import asdict
-from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torchvision.ops import FrozenBatchNorm2d
 
 from localsl.config import ConfigError, compose
 from localsl.config.identity import identity, run_id
 from localsl.core.settings import LocalslError
 from localsl.detection.batches import TrainScenes
-from localsl.detection.evaluation import FIGURES, average_precision, predictions
-from localsl.detection.scenes import MadeScenes, encoded, xywh
+from localsl.detection.evaluation import FIGURES
+from localsl.detection.scenes import MadeScenes
 from localsl.network import build_network
 from localsl.runs import detection, experiment, tracking
 from localsl.runs.checkpoint import Checkpoints
@@ -27,6 +21,7 @@ from localsl.tables import render, sweeps
 from localsl.tables.render import Composed
 from localsl.train import optim
 from tests.test_checkpoint import assert_same, left_by, terminated
+from tests.test_coco import coco_folder
 
 BACKBONE = ["method=bp", "dataset=shapes", "backbone=resnet10", "K=5", "dataset.train_subset=60"]
 BACKBONE += ["dataset.test_subset=15", "device=cpu", "seed=0"]
@@ -45,61 +40,6 @@ def outputs(tmp_path_factory):
 
 def composed(outputs, *more):
     return compose([*DETECTOR, NAMED, f"output_dir={outputs}", *more])
-
-
-def test_average_precision_is_that_of_cocos_own_code_on_a_file(tmp_path):
-    """Of predictions that are partly right, on images some of which are empty, with a crowd among the objects."""
-    scenes, rng = MadeScenes.of("test", 30), np.random.default_rng(0)
-    truth = scenes.truth()
-    truth["annotations"] = [entry for entry in truth["annotations"] if entry["image_id"] > 3]
-    truth["annotations"][5]["iscrowd"] = 1
-    found = []
-    for image, scene in zip(scenes.image_ids, scenes.scenes, strict=True):
-        for box, label, mask in zip(scene.boxes, scene.labels, scene.masks, strict=True):
-            moved = [float(value + rng.normal(0, 1.5)) for value in xywh(box)]
-            kind = int(label) if rng.random() < 0.8 else int(rng.integers(1, 4))
-            said = {"image_id": image, "category_id": kind, "score": float(rng.random()), "bbox": moved}
-            shifted = mask.roll((int(rng.integers(-3, 4)), int(rng.integers(-3, 4))), (0, 1))
-            found.append(said | {"segmentation": encoded(shifted)})
-    del found[10:15]
-    ours = average_precision(truth, found, [entry["id"] for entry in truth["images"]])
-
-    def texts(entries):
-        coded = [{**e["segmentation"], "counts": e["segmentation"]["counts"].decode()} for e in entries]
-        return [entry | {"segmentation": code} for entry, code in zip(entries, coded, strict=True)]
-
-    (tmp_path / "truth.json").write_text(json.dumps(truth | {"annotations": texts(truth["annotations"])}))
-    expected = {}
-    with redirect_stdout(StringIO()):
-        for kind, left_out in (("bbox", "segmentation"), ("segm", "bbox")):
-            results = [{k: v for k, v in entry.items() if k != left_out} for entry in texts(found)]
-            (tmp_path / "found.json").write_text(json.dumps(results))
-            known = COCO(tmp_path / "truth.json")
-            reference = COCOeval(known, known.loadRes(str(tmp_path / "found.json")), kind)
-            reference.evaluate()
-            reference.accumulate()
-            reference.summarize()
-            expected[kind] = reference.stats
-    assert ours == {name: 100 * float(expected[kind][place]) for name, (kind, place) in FIGURES.items()}
-    assert len(set(ours.values())) == 6
-    assert all(0 < value < 100 for value in ours.values())
-
-
-def test_nothing_found_is_a_precision_of_0():
-    truth = MadeScenes.of("test", 2).truth()
-    assert set(average_precision(truth, [], [1, 2]).values()) == {0.0}
-
-
-def test_what_a_detector_says_is_what_cocos_format_holds():
-    """The truth, put through the form of the detector's output, is all right."""
-    scenes = MadeScenes.of("test", 6)
-    found = []
-    for index, scene in enumerate(scenes.scenes):
-        output = {"boxes": scene.boxes, "labels": scene.labels, "masks": scene.masks[:, None].float()}
-        output["scores"] = torch.full((len(scene.labels),), 0.9)
-        found += predictions(output, scenes.image_ids[index], scenes.category_ids)
-    precision = average_precision(scenes.truth(), found, scenes.image_ids)
-    assert set(precision.values()) == {100.0}
 
 
 def test_a_detector_starts_from_the_weights_and_statistics_of_the_run(outputs):
@@ -165,12 +105,28 @@ def test_a_stopped_detector_goes_on_bit_for_bit_and_leaves_the_record_of_any_run
     assert header.startswith("epoch,lr,train_loss,train_accuracy,ap_box,ap50_box,ap75_box,ap_mask,")
 
 
+def test_a_detector_trains_on_cocos_layout(outputs, tmp_path):
+    folder = coco_folder(tmp_path)
+    typed = [
+        "task=detection",
+        "dataset=coco",
+        f"dataset.root={folder}",
+        "dataset.num_classes=2",
+        "batch_size=2",
+    ]
+    typed += ["dataset.image_size=32", "detector=maskrcnn_small", "detector.rois=8", "dataset.workers=1"]
+    cfg = compose([*typed, "schedule=smoke", "schedule.epochs=1", "device=cpu", NAMED, f"output_dir={outputs}"])
+    record = experiment.run(cfg)
+    assert (record["status"], record["images"]) == ("done", {"train": 2, "test": 2})
+    assert cfg.dataset.files == [3, 2]
+    assert 0 <= record["last"]["ap_box"] <= 100
+
+
 def test_the_backbones_run_is_named_by_its_id_its_folder_or_what_is_typed(outputs):
     cfg = composed(outputs)
     folder = run_directory(compose([*BACKBONE, f"output_dir={outputs}"]))
-    others = [
-        compose([*DETECTOR, f"output_dir={outputs}", f"backbone_run='{x}'"]) for x in (folder.name[-8:], folder)
-    ]
+    here = [*DETECTOR, f"output_dir={outputs}"]
+    others = [compose([*here, f"backbone_run='{named}'"]) for named in (folder.name[-8:], folder)]
     assert {run_id(other) for other in others} == {run_id(cfg)}
     assert (cfg.method.name, cfg.backbone.name, cfg.K) == ("bp", "resnet10", 5)
     assert run_id(composed(outputs, "seed=3")) != run_id(cfg)

@@ -57,6 +57,10 @@ def run(cfg: Config) -> dict[str, Any] | None:
 
 def _out_of_memory(cfg: Config) -> LocalslError:
     """What a step needs, and what needs less."""
+    if cfg.task.name == "detection":
+        return LocalslError(
+            f"out of memory in a training step: lower batch_size={cfg.batch_size} or detector.rois"
+        )
     from localsl.measure.footprint import footprint
 
     need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"
