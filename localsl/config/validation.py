@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import difflib
-import os
 import shlex
 from collections.abc import Sequence
 from functools import cache
@@ -30,6 +29,7 @@ from localsl.config.composition import (
     options,
     searched,
 )
+from localsl.config.places import at_home
 from localsl.config.schema import Config, OwnSettings, fields, leaves, own_settings
 from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.data import sources
@@ -241,7 +241,7 @@ def _resolved(
     config: Config, to_run: bool = True, known: sources.Known | None = None
 ) -> tuple[Config, list[Problem]]:
     """The configuration with what the data and the method fill in, and what does not go together."""
-    config, problems = _at_home(config)
+    config, problems = at_home(config)
     # A run that is done has said what its pictures are, and an analysis is of such runs: they may be gone.
     if to_run and config.analysis.kind == "none":
         try:
@@ -284,22 +284,3 @@ def _described(config: Config, known: sources.Known | None) -> DatasetSettings:
 
         return scenes.described(config.dataset, config.data_dir)
     return sources.described(config.dataset, config.data_dir, known)
-
-
-def _at_home(config: Config) -> tuple[Config, list[Problem]]:
-    """The configuration with the home folder for `~`, which shells leave alone behind an equals sign."""
-    problems = []
-
-    def whole(key: str, path: str | None) -> str | None:
-        if path is None or not (path == "~" or path.startswith("~/")):
-            return path
-        found = os.path.expanduser(path)
-        if found == path:
-            problems.append(Problem(key, path, "no home folder is known here", "type the whole path"))
-        return found
-
-    places = {key: whole(key, getattr(config, key)) for key in ("data_dir", "output_dir", "results_dir")}
-    dataset = dataclasses.replace(config.dataset, root=whole("dataset.root", config.dataset.root))
-    analysis = dataclasses.replace(config.analysis, output=whole("analysis.output", config.analysis.output))
-    runs = [str(whole("runs", run)) for run in config.runs]
-    return dataclasses.replace(config, dataset=dataset, analysis=analysis, runs=runs, **places), problems

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-import torch
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -76,7 +75,7 @@ def mask_rcnn(
     anchors = AnchorGenerator(
         tuple((size,) for size in settings.anchors), (ASPECT_RATIOS,) * len(settings.anchors)
     )
-    detector = MaskRCNN(
+    return MaskRCNN(
         backbone,
         min_size=shortest,
         max_size=settings.longest,
@@ -93,4 +92,3 @@ def mask_rcnn(
         mask_head=MaskRCNNHeads(width, [width] * settings.mask_layers, 1),
         mask_predictor=MaskRCNNPredictor(width, width, num_classes + 1),
     )
-    return detector.to(torch.float32)
