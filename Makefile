@@ -29,7 +29,7 @@ demo: setup ## train backpropagation and five local rules on the embedded digits
 	$(PY) run.py method=auglocal aux.depth=3 $(RULES)
 	@echo; $(PY) run.py show=runs output_dir=outputs/demo
 
-# What a table's sweep is given: PAPER=man for one paper, SCHEDULE=paper|short|smoke, DATASET=digits for the
+# What a table's sweep is given: PAPER=man for one paper, SCHEDULE=paper|short|smoke, DATASET=digits (or shapes) for the
 # embedded images in every cell, DRY=1 to list the work and run nothing; anything else in ARGS.
 PAPER :=
 SCHEDULE := paper
@@ -37,7 +37,9 @@ DATASET :=
 DRY :=
 ARGS :=
 SMOKE := $(if $(filter smoke,$(SCHEDULE)),dataset.train_subset=256 dataset.test_subset=256)
-CELLS := schedule=$(SCHEDULE) $(if $(DATASET),dataset=$(DATASET)) $(SMOKE) $(ARGS)
+# The shapes have few images and a small network of their own.
+OF_SHAPES := $(if $(filter shapes,$(DATASET)),backbone=resnet10 K=5)
+CELLS := schedule=$(SCHEDULE) $(if $(DATASET),dataset=$(DATASET)) $(or $(OF_SHAPES),$(SMOKE)) $(ARGS)
 
 table%: setup ## table1 to table13: run what the papers' tables need, and write results/<paper>/table1.csv
 	$(PY) run.py -m sweep=$(if $(PAPER),$(PAPER)/)$@ $(CELLS) $(if $(DRY),show=jobs)

@@ -42,7 +42,11 @@ class LocalslSweeper(Sweeper):
         self._machine = launching.machine(self._hydra, len(jobs))
         if self._machine is not None:
             self._batch = self._machine.batch
-        returns = self._launch([[*self._typed(job, index), "held=skip"] for index, job in enumerate(jobs)], 0)
+        first = sum(job.needed for job in jobs)  # others start from these, which come before them
+        typed = [[*self._typed(job, index), "held=skip"] for index, job in enumerate(jobs)]
+        returns = [
+            r for begin, end in ((0, first), (first, len(jobs))) for r in self._launch(typed[begin:end], begin)
+        ]
         held = [job for job, r in zip(jobs, returns, strict=True) if _ended(r) and r.return_value == "held"]
         returns += self._launch([self._typed(job, index) for index, job in enumerate(held)], len(jobs))
         failed = [(r, e) for r in returns if (e := _error(r)) is not None]

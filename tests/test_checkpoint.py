@@ -16,7 +16,7 @@ import torch
 from localsl.config import compose
 from localsl.core.settings import LocalslError
 from localsl.data.batches import TrainBatches
-from localsl.runs import checkpoint, experiment, tracking, training
+from localsl.runs import checkpoint, classification, experiment, tracking
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.identity import kept_directory, run_directory
 from localsl.tables import records
@@ -94,7 +94,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(method):
     """Stopped in the second epoch after its first step, after its second, and in the evaluation at its end."""
     straight, stopped = (compose([*typed(method), f"output_dir={name}"]) for name in ("straight", "stopped"))
     experiment.run(straight)
-    stops = [(TrainBatches, "augmented", 5, 1), (TrainBatches, "augmented", 2, 2), (training, "evaluate", 1, 3)]
+    stops = [
+        (TrainBatches, "augmented", 5, 1),
+        (TrainBatches, "augmented", 2, 2),
+        (classification, "evaluate", 1, 3),
+    ]
     for owner, name, call, steps in stops:
         terminated(stopped, owner, name, call)
         state = Checkpoints(stopped).newest()

@@ -9,7 +9,7 @@ import torch
 
 from localsl.config import compose
 from localsl.data.batches import TrainBatches
-from localsl.runs import experiment, training
+from localsl.runs import classification, experiment
 from localsl.runs.checkpoint import Checkpoints, _digest
 from localsl.runs.identity import run_directory
 from tests.test_checkpoint import TINY, left_by, terminated
@@ -142,7 +142,7 @@ def test_a_run_that_diverged_keeps_the_checkpoint_before(monkeypatch):
 def test_weights_that_are_not_finite_reach_no_checkpoint(monkeypatch):
     """An auxiliary network that breaks in an epoch's last step shows in no loss of it, nor in the test's."""
     cfg = compose(TINY)
-    evaluate, seen = training.evaluate, []
+    evaluate, seen = classification.evaluate, []
 
     def breaking(network, *arguments):
         seen.append(1)
@@ -150,7 +150,7 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(monkeypatch):
             next(network.auxiliary.parameters()).data.fill_(float("inf"))
         return evaluate(network, *arguments)
 
-    monkeypatch.setattr(training, "evaluate", breaking)
+    monkeypatch.setattr(classification, "evaluate", breaking)
     with pytest.raises(experiment.Diverged, match="weights are no longer finite after 2 epochs"):
         experiment.run(cfg)
     state = Checkpoints(cfg).newest()

@@ -345,9 +345,9 @@ def test_operations_are_counted_once(monkeypatch, capsys):
 
 def test_a_table_without_runs_is_told_and_rendered(monkeypatch, capsys):
     assert typed(monkeypatch, "-m", "sweep=auglocal/table12", "show=jobs") == 0
-    assert "not built" in capsys.readouterr().out
+    assert "4 missing" in capsys.readouterr().out
     assert not Path("results").exists()
-    assert typed(monkeypatch, "-m", "sweep=auglocal/table12", "results_dir=there") == 0
+    assert typed(monkeypatch, "-m", "sweep=auglocal/table12", "results_dir=there", "show=tables") == 0
     assert len(rows_of("there/auglocal/table12.csv")) == 12
 
 

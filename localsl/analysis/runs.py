@@ -116,6 +116,9 @@ def found(texts: Sequence[str], here: Config) -> list[Trained]:
             if record["status"] != "done":
                 what = f"{path} is not finished: {record['status']}"
                 problems.append(Problem("runs", text, what, "type the command that began it again"))
+            elif record.get("task") == "detection":
+                what = f"{path} is a detector's, and analyses are of classification"
+                problems.append(Problem("runs", text, what, f"type runs=[{record['backbone_run']}]"))
     if problems:
         raise ConfigError(problems)
     configs = [_config(folder, here) for folder in folders]

@@ -30,10 +30,11 @@ AT_HOME = re.compile(r"""(\+*(?:data_dir|output_dir|results_dir|dataset\.root)=)
 def quoted(arguments: Sequence[str]) -> list[str]:
     """The same command line as Hydra reads it: flags before overrides, folders at home by their whole path.
 
-    The runs of `runs=[...]` come in quotes: Hydra would stumble over the equals sign in a folder's name, and
-    take some ids for numbers.
+    The runs of `runs=[...]` and `backbone_run=` come in quotes: Hydra would stumble over the equals sign in a
+    folder's name, and take some ids for numbers.
     """
     typed = [_quoted(a) if re.fullmatch(r"runs=[^'\"]*", a) else a for a in _flags_first(arguments)]
+    typed = [re.sub(r"^(\+?backbone_run=)(?!null$)([^'\"]+)$", r"\1'\2'", a) for a in typed]
     at_home = [(AT_HOME.fullmatch(a), a) for a in typed]
     return [f'{found[1]}"{os.path.expanduser(found[3])}"' if found else a for found, a in at_home]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from localsl.config.building import build_network, method_of
+from localsl.config.building import method_of
 from localsl.config.schema import Config
 from localsl.core.settings import ConfigError, LocalslError
-from localsl.execution import devices, processes
-from localsl.runs import display, experiment, staging, tracking
+from localsl.execution import processes
+from localsl.runs import display, experiment, tasks, tracking
 
 
 def run(cfg: Config) -> dict[str, Any] | None:
@@ -40,11 +40,7 @@ def run(cfg: Config) -> dict[str, Any] | None:
         print(scaling.show(cfg))
         return None
     if cfg.show == "modules":
-        network = build_network(cfg)
-        print(experiment.describe(cfg, network))
-        if cfg.parallel.name == "modules" and (cfg.processes or 1) > 1:
-            devices.place(network, cfg, devices.chosen(cfg.device))
-            print("\n".join(staging.stage_lines(staging.balance_of(cfg, network))))
+        print(experiment.describe(cfg, tasks.described(cfg)))
         return None
     misfits = list(cfg.backbone.misfits(cfg.dataset.image_size)) if cfg.analysis.kind == "none" else []
     if misfits:
@@ -66,6 +62,10 @@ def run(cfg: Config) -> dict[str, Any] | None:
 
 def _out_of_memory(cfg: Config) -> LocalslError:
     """What a step needs, and what needs less."""
+    if cfg.task.name == "detection":
+        return LocalslError(
+            f"out of memory in a training step: lower batch_size={cfg.batch_size} or detector.rois"
+        )
     from localsl.measure.footprint import footprint
 
     need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"

@@ -146,13 +146,13 @@ def _told(rendered: Rendered) -> str:
 def _rendered(line: Line) -> Rendered:
     """Render the tables and figures of a sweep, and keep the records behind them.
 
-    Runs of the smoke schedule, of the embedded digits, or of anything but the cells' own networks and rules are
-    no results: their tables go to OUTPUT_DIR/results, from the sweep's own runs. The others go to RESULTS_DIR,
-    from all records kept there. Figures go there too, but are of the sweep's own runs only.
+    Runs of the smoke schedule, of the embedded digits or shapes, or of anything but the cells' own networks and
+    rules are no results: their tables go to OUTPUT_DIR/results, from the sweep's own runs. The others go to
+    RESULTS_DIR, from all records kept there. Figures go there too, but are of the sweep's own runs only.
     """
     assert line.request is not None
     assert line.base is not None
-    rehearsals = any(c.schedule.name == "smoke" or c.dataset.name == "digits" for c in line.configs)
+    rehearsals = any(c.schedule.name == "smoke" or c.dataset.name in ("digits", "shapes") for c in line.configs)
     if rehearsals or line.request.varied:
         folder, runs = Path(line.base.output_dir) / "results", records.of(line.configs)
     else:

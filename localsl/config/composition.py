@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -39,13 +39,25 @@ def field_of(override: str) -> str:
     return PACKAGES.get(key_of(override), key_of(override))
 
 
+@contextlib.contextmanager
+def _initialized() -> Iterator[None]:
+    """Hydra over conf/; one that is running, of a job that composes another configuration, waits meanwhile."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
 def by_hydra(overrides: Sequence[str]) -> DictConfig:
     """What Hydra composes.
 
     Raises:
         REFUSED: if it cannot.
     """
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with _initialized():
         return hydra.compose("config", list(overrides))
 
 
@@ -108,7 +120,7 @@ class Composition:
 
 def options(group: str, search: Sequence[str] = ()) -> list[str]:
     """The choices of a group, Hydra's own such as hydra/launcher included; none if there is no such group."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with _initialized():
         loader = GlobalHydra.instance().config_loader()
         return loader.get_group_options(group, config_name="config", overrides=list(search))
 
@@ -119,13 +131,13 @@ def hydras_own(overrides: Sequence[str]) -> DictConfig:
     Raises:
         REFUSED: if it does not compose.
     """
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with _initialized():
         return hydra.compose("config", list(overrides), return_hydra_config=True).hydra
 
 
 def hydras_keys(overrides: Sequence[str]) -> list[str]:
     """The groups and values of Hydra itself, by the names under which they are typed."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with _initialized():
         groups = GlobalHydra.instance().config_loader().list_groups("hydra")
     values = leaves({"hydra": OmegaConf.to_container(hydras_own(overrides))})
     return [*(f"hydra/{group}" for group in groups), *(path for path, _ in values)]

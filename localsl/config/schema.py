@@ -16,8 +16,9 @@ from localsl.aux_nets.momentum import EmaSettings
 from localsl.aux_nets.settings import AuxSettings
 from localsl.backbones.base import BackboneConfig
 from localsl.core.partition import PartitionSettings
-from localsl.core.settings import number, one_of, ruled
+from localsl.core.settings import ascending, derived, number, one_of, ruled
 from localsl.data.settings import DatasetSettings
+from localsl.detection.settings import DetectorSettings
 from localsl.execution.balance import ParallelSettings
 from localsl.methods.base import Method
 from localsl.train.optim import OptimizerSettings, ScheduleSettings
@@ -73,6 +74,9 @@ class RecipeConfig:
     warmup_epochs: int = ruled(number(0), default=10)
     warmup_lr: float = ruled(number(0), default=0.01)
     zero_based: bool = False
+    milestones: list[int] = ruled(ascending(), default_factory=list)
+    decay: float = ruled(number(above=0, at_most=1), default=1.0)
+    warmup_steps: int = ruled(number(0, at_most=10**9), default=0)
     batch_size: int | None = ruled(number(2, at_most=2**20), default=None)
     lr: float | None = ruled(number(above=0), default=None)
 
@@ -98,6 +102,13 @@ class LoggerConfig:
     entity: str | None = None
     mode: str = ruled(one_of("auto", "online", "offline", "disabled"), default="auto")
     tags: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """What a network is trained for (conf/task)."""
+
+    name: str = ruled(one_of("classification", "detection"), default="classification")
 
 
 KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid", "tradeoff", "accuracy")
@@ -136,6 +147,10 @@ class Config:
     partition: PartitionSettings
     checkpoint: CheckpointConfig
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    backbone_run: str | None = None
+    backbone_folder: str | None = derived()
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     runs: list[str] = field(default_factory=list)
     K: int = ruled(number(instead="for example K=16"))

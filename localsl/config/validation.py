@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import difflib
-import os
 import shlex
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from localsl import backbones, methods
 from localsl.backbones import BackboneConfig
-from localsl.config import building, consistency
+from localsl.config import backbone_run, building, consistency
 from localsl.config.composition import (
     REFUSED,
     Composition,
@@ -30,9 +29,11 @@ from localsl.config.composition import (
     options,
     searched,
 )
+from localsl.config.places import at_home
 from localsl.config.schema import Config, OwnSettings, fields, leaves, own_settings
 from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.data import sources
+from localsl.data.settings import DatasetSettings
 from localsl.execution.processes import started
 from localsl.methods.base import Method
 
@@ -60,7 +61,10 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
             raise ConfigError(problems)
         config, wrong = _typed(hydra(kept))
     if not replaced:  # with another choice in its place, what does not go together says nothing
+        before = config
         config, more = _resolved(config, known=hydra.known)
+        if config.task.name == "detection" and not more:
+            more = list(backbone_run.retyped(overrides, before, config))
         told = {problem.key for problem in problems}
         problems += [problem for problem in more if problem.key not in told]
     if problems:
@@ -237,11 +241,11 @@ def _resolved(
     config: Config, to_run: bool = True, known: sources.Known | None = None
 ) -> tuple[Config, list[Problem]]:
     """The configuration with what the data and the method fill in, and what does not go together."""
-    config, problems = _at_home(config)
+    config, problems = at_home(config)
     # A run that is done has said what its pictures are, and an analysis is of such runs: they may be gone.
     if to_run and config.analysis.kind == "none":
         try:
-            dataset = sources.described(config.dataset, config.data_dir, known)
+            dataset = _described(config, known)
             config = dataclasses.replace(config, dataset=dataset)
         except ConfigError as error:
             problems += error.problems
@@ -250,6 +254,12 @@ def _resolved(
         config = dataclasses.replace(config, processes=here)
     if to_run:
         problems += consistency.problems(config, here)
+    if config.task.name == "detection":
+        config, unfit = backbone_run.resolved(config, compose, _typed)
+        return config, problems + unfit
+    if config.backbone_run is not None:
+        what = "is what detection starts from"
+        problems.append(Problem("backbone_run", config.backbone_run, what, "type task=detection too"))
     unfit = list(config.backbone.problems())
     if not unfit:
         single = config.method.single_module
@@ -263,20 +273,14 @@ def _resolved(
     return config, problems
 
 
-def _at_home(config: Config) -> tuple[Config, list[Problem]]:
-    """The configuration with the home folder for `~`, which shells leave alone behind an equals sign."""
-    problems = []
+def _described(config: Config, known: sources.Known | None) -> DatasetSettings:
+    """The data set with what its files tell.
 
-    def whole(key: str, path: str | None) -> str | None:
-        if path is None or not (path == "~" or path.startswith("~/")):
-            return path
-        found = os.path.expanduser(path)
-        if found == path:
-            problems.append(Problem(key, path, "no home folder is known here", "type the whole path"))
-        return found
+    Raises:
+        ConfigError: if the settings, or the files, cannot be right.
+    """
+    if config.task.name == "detection":
+        from localsl.detection import sources as scenes  # imports that classification does not wait for
 
-    places = {key: whole(key, getattr(config, key)) for key in ("data_dir", "output_dir", "results_dir")}
-    dataset = dataclasses.replace(config.dataset, root=whole("dataset.root", config.dataset.root))
-    analysis = dataclasses.replace(config.analysis, output=whole("analysis.output", config.analysis.output))
-    runs = [str(whole("runs", run)) for run in config.runs]
-    return dataclasses.replace(config, dataset=dataset, analysis=analysis, runs=runs, **places), problems
+        return scenes.described(config.dataset, config.data_dir)
+    return sources.described(config.dataset, config.data_dir, known)

@@ -6,6 +6,7 @@ each cut. Backpropagation is the case of one module.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -66,7 +67,50 @@ class Neighbours(Protocol):
         ...
 
 
-class LocalNetwork(nn.Module):
+class Learner(nn.Module, ABC):
+    """A network that makes its own losses, module by module: what a training step is of.
+
+    Attributes:
+        local_modules: each with its `index`; as many as there are losses in a step, at most.
+    """
+
+    local_modules: list[Any]
+
+    @abstractmethod
+    def local_losses(self, images: Any, targets: Any) -> Iterator[LocalLoss]:
+        """The loss of every module that has one, in turn, to be backpropagated before the next is asked for."""
+
+    @abstractmethod
+    def layers_of(self, module: Any) -> list[nn.Module]:
+        """The layers of a module."""
+
+    def update_ema(self, layers: Sequence[FollowingLayer] | None = None) -> None:
+        """Called once per step, after the last backward and before the optimizer's step.
+
+        Args:
+            layers: the layers to move; None for all.
+        """
+
+    @property
+    def held(self) -> Sequence[Any]:
+        """The modules that this process trains."""
+        return self.local_modules
+
+    def held_state(self) -> dict[str, Tensor]:
+        """The entries of `state_dict()` that this process trains, or that its training moves."""
+        return self.state_dict()
+
+    def load_held(self, state: dict[str, Tensor]) -> None:
+        """Take from a whole network's `state_dict()` what is held."""
+        self.load_state_dict(state)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+
+class LocalNetwork(Learner):
     """A backbone, its partition into modules, and the auxiliary networks that train them.
 
     Calling it runs the backbone alone: images (N, 3, H, W), normalised, to logits (N, classes).
@@ -74,7 +118,6 @@ class LocalNetwork(nn.Module):
 
     Attributes:
         local_modules: all of them.
-        held: those that this process trains: all, unless `restrict` left a stage of them.
         neighbours: the other stages; None where all modules are held.
     """
 
@@ -104,11 +147,11 @@ class LocalNetwork(nn.Module):
         self.names = [layer.name for layer in plan.layers]
         classifier = plan.backbone.classifier
         self.auxiliary = nn.ModuleList(objective.networks(but=classifier) for objective in objectives)
-        self.local_modules = [
+        self.local_modules: list[LocalModule] = [
             LocalModule(index, layers, objective)
             for index, (layers, objective) in enumerate(zip(plan.groups, objectives, strict=True))
         ]
-        self.held: Sequence[LocalModule] = self.local_modules
+        self._held: Sequence[LocalModule] = self.local_modules
         self.neighbours: Neighbours | None = None
         self._classes = plan.num_classes
         for name, values in (("_mean", mean), ("_std", std)):
@@ -206,12 +249,17 @@ class LocalNetwork(nn.Module):
         for layer in moved:
             layer.update()
 
+    @property
+    def held(self) -> Sequence[LocalModule]:
+        """The modules that this process trains: all, unless `restrict` left a stage of them."""
+        return self._held
+
     def restrict(self, modules: range, neighbours: Neighbours) -> None:
         """Hold these modules and no others: the rest of the weights go to the meta device, and take no memory.
 
         The layers of other modules that momentum layers follow stay, as copies that do not train.
         """
-        self.held = self.local_modules[modules.start : modules.stop]
+        self._held = self.local_modules[modules.start : modules.stop]
         self.neighbours = neighbours
         self._momentum_layers = self.following()
         kept = nn.ModuleList([layer for module in self.held for layer in self.layers_of(module)])

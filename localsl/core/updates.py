@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from localsl.core.following import FollowingLayer
-from localsl.core.network import LocalModule, LocalNetwork
+from localsl.core.network import Learner, LocalModule, LocalNetwork
 
 
 @dataclass
@@ -25,10 +25,10 @@ class Update:
     parameters: list[nn.Parameter] = field(default_factory=list)
 
 
-_known: WeakKeyDictionary[LocalNetwork, dict[int, Update]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Learner, dict[int, Update]] = WeakKeyDictionary()
 
 
-def per_module(network: LocalNetwork) -> dict[int, Update]:
+def per_module(network: Learner) -> dict[int, Update]:
     """The updates of a step by the module whose loss they follow; together they are the single update.
 
     Found once for a network.
@@ -37,7 +37,11 @@ def per_module(network: LocalNetwork) -> dict[int, Update]:
     itself updated no earlier: its average is taken before its gradient is, as in the single update.
     """
     if network not in _known:
-        _known[network] = _found(network)
+        if isinstance(network, LocalNetwork):
+            _known[network] = _found(network)
+        else:  # nothing is known of what its losses read: all is updated after the last one
+            last = network.local_modules[-1].index
+            _known[network] = {last: Update(parameters=list(network.parameters()))}
     return _known[network]
 
 

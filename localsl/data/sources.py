@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, torchvision's data sets, pictures in a folder."""
+"""Where images come from: scikit-learn's digits, shapes made here, torchvision's data sets, pictures in a folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Splits = tuple[Split | Pictures, Split | Pictures]
 
 # Training and test images as published.
 PUBLISHED = {"cifar10": (50000, 10000), "svhn": (73257, 26032), "stl10": (5000, 8000), "digits": (1438, 359)}
-PUBLISHED["imagenet"] = (1281167, 50000)
+PUBLISHED |= {"imagenet": (1281167, 50000), "shapes": (450, 150), "coco": (118287, 5000)}
 
 
 def training_images(dataset: DatasetSettings) -> int:
@@ -82,6 +82,9 @@ def described(dataset: DatasetSettings, data_dir: str, known: Known | None = Non
     Raises:
         ConfigError: if the settings cannot be met by any images.
     """
+    if dataset.name == "coco":
+        what = "has several objects an image, and no image has a class"
+        raise ConfigError([Problem("dataset", "coco", what, "type task=detection backbone_run=ID")])
     if dataset.name not in SOURCES:
         raise ConfigError([Problem("dataset.name", dataset.name, f"one of {', '.join(SOURCES)}")])
     if dataset.name == "imagefolder":
@@ -131,6 +134,13 @@ def digits(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
         for_test[members[torch.from_numpy(rng.permutation(len(members))[: round(len(members) / 5)])]] = True
     whole = Split(images, targets)
     return whole[~for_test], whole[for_test]
+
+
+def shapes(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
+    """Images of one coloured shape each, made here."""
+    from localsl.data.shapes import classified
+
+    return classified("train"), classified("test")
 
 
 def cifar10(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
@@ -196,6 +206,7 @@ def imagenet(dataset: DatasetSettings, data_dir: Path) -> Splits:
 
 SOURCES: dict[str, Callable[[DatasetSettings, Path], Splits]] = {
     "digits": digits,
+    "shapes": shapes,
     "cifar10": cifar10,
     "svhn": svhn,
     "stl10": stl10,

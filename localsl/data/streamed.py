@@ -107,9 +107,9 @@ class Feed:
             decoder,
             batch_sampler=self._pieces,
             num_workers=count,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_begin,
+            worker_init_fn=begin_worker,
             generator=torch.Generator(),  # else each epoch would draw from the one that dropout draws from
             **more,
         )
@@ -218,11 +218,12 @@ def _cut(batch: Piece, size: int) -> Iterator[Piece]:
         yield Piece(batch.pictures[part], positions, batch.seed, batch.epoch)
 
 
-def _as_it_is(decoded: Any) -> Any:
+def as_it_is(decoded: Any) -> Any:
+    """What a loader's processes return for a batch is the batch."""
     return decoded
 
 
-def _begin(worker: int) -> None:
+def begin_worker(worker: int) -> None:
     """Of a worker: a signal that stops a run may reach all its processes, of which the first alone decides.
 
     It ends its workers through their queues or, when Python exits, by a SIGTERM of its own.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from localsl.core.network import LocalNetwork
+from localsl.core.network import Learner, LocalNetwork
 from localsl.execution.compiled import Compiled
 from localsl.execution.graphs import Graphs
 from localsl.execution.processes import started
@@ -67,16 +67,16 @@ def layout(cfg: Execution) -> torch.memory_format:
     return torch.channels_last if cfg.channels_last else torch.contiguous_format
 
 
-def place(network: LocalNetwork, cfg: Execution, device: torch.device) -> None:
+def place(network: Learner, cfg: Execution, device: torch.device) -> None:
     """Bring a network to where and how it is trained."""
     network.to(device=device, memory_format=layout(cfg))  # pyright: ignore[reportCallIssue]
     if cfg.sync_batchnorm:
         _synchronise(network)
-    if cfg.compile:
+    if cfg.compile and isinstance(network, LocalNetwork):
         network.path_losses = Compiled(cfg.batch_size // cfg.replicas)
 
 
-def _synchronise(network: LocalNetwork) -> None:
+def _synchronise(network: Learner) -> None:
     """Make every BatchNorm one over all processes, in place: objectives and momentum layers refer to them."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):

@@ -266,7 +266,9 @@ class Stage:
         assert self._current is not None
         images, targets = self._current
         beside = [targets, images] if self._images_leave else [targets]
-        if self._source is not None:  # the buffers are received into again, perhaps before they have been sent on
+        if (
+            self._source is not None
+        ):  # the buffers are received into again, perhaps before they have been sent on
             beside = [tensor.clone() for tensor in beside]
         self._sink.send([self._ends[self.modules.stop - 1].fitted(features), *beside])
 

@@ -113,6 +113,18 @@ class Checkpoints:
         return state
 
 
+def weights(folder: Path) -> dict[str, Tensor] | None:
+    """The weights in the newest whole checkpoint of a run's folder; None where there is none."""
+    files = sorted(
+        (folder / "checkpoints").glob("*.pt"), key=lambda file: file.stat().st_mtime_ns, reverse=True
+    )
+    for file in files:
+        data = file.read_bytes()
+        if _is_whole(file, data):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["network"]
+    return None
+
+
 def on_cpu(state: dict[str, Any], away: Callable[[Tensor], bool] = lambda t: t.is_cuda) -> dict[str, Any]:
     """The state with the tensors that are `away` brought to the CPU, all of one type by a single copy.
 

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from localsl.train.task import SCORES, score
+
 T = TypeVar("T")
 
 
@@ -31,7 +33,8 @@ class Progress:
     def epoch(self, row: dict[str, Any], best: float) -> None:
         """Tell one epoch's figures."""
         top5 = f"top-5 {row['test_top5_accuracy']:.2f} %  " if "test_top5_accuracy" in row else ""
-        told = f"loss {row['train_loss']:.4f}  test {row['test_accuracy']:.2f} %  {top5}best {best:.2f} %"
+        what = next(name for key, name in SCORES.items() if key in row)
+        told = f"loss {row['train_loss']:.4f}  {what} {score(row):.2f} %  {top5}best {best:.2f} %"
         if self._bar.disable:
             width = len(str(self._epochs))
             speed = f"{row['images_per_s']:.0f} images/s"
@@ -81,8 +84,8 @@ def summary(runs: list[tuple[Path, dict[str, Any]]], told: list[dict[str, Any]] 
                 "seed": record["seed"],
                 **more,
                 "modules": record["modules"] if done else "",
-                "test %": f"{record['last']['test_accuracy']:.2f}" if done else record["status"],
-                "best %": f"{record['best']['test_accuracy']:.2f}" if done else "",
+                "test %": f"{score(record['last']):.2f}" if done else record["status"],
+                "best %": f"{score(record['best']):.2f}" if done else "",
                 "peak memory": mebibytes(record["peak_memory_bytes"]) if done else "",
                 "seconds": f"{record['seconds']:.1f}" if done else "",
                 "id": record["id"],
@@ -106,10 +109,21 @@ def over_seeds(groups: list[list[tuple[dict[str, Any], dict[str, Any]]]]) -> str
         row = {name: done[0][name] for name in ("method", "dataset", "backbone")} | group[0][1]
         row["seeds"] = len(done)
         for name in ("last", "best"):
-            found = [record[name]["test_accuracy"] for record in done]
+            found = [score(record[name]) for record in done]
             row[f"{name} %"] = f"{statistics.fmean(found):.2f} ± {statistics.stdev(found):.2f}"
         rows.append(row)
     return f"mean and standard deviation over seeds:\n{table(rows)}" if rows else ""
+
+
+def figures(found: dict[str, Any]) -> str:
+    """A record's figures of one epoch in words."""
+    if "ap_box" not in found:
+        return f"test accuracy {found['test_accuracy']:.2f} %"
+    boxes, masks = (
+        ", ".join(f"{found[f'{name}_{kind}']:.2f}" for name in ("ap", "ap50", "ap75"))
+        for kind in ("box", "mask")
+    )
+    return f"box AP, AP50, AP75 {boxes} %, of masks {masks} %"
 
 
 def mebibytes(count: int | None) -> str:

@@ -16,19 +16,16 @@ import torch
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from localsl import data
-from localsl.config.building import build_network, method_of, partition_of
-from localsl.core import objectives
-from localsl.core.network import LocalNetwork, count_parameters
 from localsl.core.settings import LocalslError
 from localsl.execution import devices, processes
 from localsl.execution.compiled import Compiled
 from localsl.execution.processes import Team
-from localsl.runs import display, identity, lock, provenance, tracking
-from localsl.runs.staging import Counts
+from localsl.runs import display, identity, lock, provenance, tasks, tracking
+from localsl.runs.classification import Counts
 from localsl.runs.training import Diverged, Training
 from localsl.train import signals
 from localsl.train.optim import learning_rate
+from localsl.train.task import score
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -60,14 +57,14 @@ def run(cfg: Config) -> dict[str, Any]:
         return record or _train(cfg, images, device, team)
 
 
-def _loaded(cfg: Config, team: Team) -> data.Data | Counts:
-    """The data set, in every process that makes batches of its own; its counts in those that receive them."""
+def _loaded(cfg: Config, team: Team) -> tasks.Loaded:
+    """The data, in every process that makes batches of its own; how many in those that receive them."""
     if team.replicas == team.size:
-        return team.in_turn(lambda: data.load(cfg))
-    loaded: list[data.Data] = []
+        return team.in_turn(lambda: tasks.load(cfg))
+    loaded: list[tasks.Loaded] = []
 
     def counted() -> Counts:
-        loaded.append(data.load(cfg))
+        loaded.append(tasks.load(cfg))
         return Counts.of(loaded[0])
 
     counts = team.tell(counted)
@@ -93,28 +90,9 @@ def _finished(cfg: Config) -> dict[str, Any] | None:
     return record
 
 
-def describe(cfg: Config, network: LocalNetwork) -> str:
-    """The table of modules, and what is worth knowing before a run starts."""
-    rows = network.modules_table()
-    backbone = sum(row["parameters"] for row in rows)
-    auxiliary = sum(row["aux_parameters"] for row in rows)
-    size = cfg.dataset.image_size
-    lines = [
-        f"{cfg.method.name} on {cfg.backbone.name}, {cfg.dataset.name} {size}x{size}, "
-        f"{len(rows)} module{'s' if len(rows) > 1 else ''}",
-        display.table(rows),
-        f"parameters: {backbone:,} in the backbone, {auxiliary:,} in auxiliary networks",
-    ]
-    weightless = objectives.weightless([module.objective for module in network.local_modules])
-    if weightless:
-        lines.append(f"warning: all loss weights are 0 in module {', '.join(map(str, weightless))}")
-    if cfg.processes and cfg.processes > 1:
-        share = cfg.batch_size // cfg.replicas
-        whose = f"{share} images of each batch for one" if cfg.replicas > 1 else "each with some of the modules"
-        lines.append(f"{cfg.processes} processes, {whose}")
-    if cfg.method.single_module:
-        lines.append(f"{cfg.method.name} trains one module whatever K says")
-    lines += method_of(cfg).notes(partition_of(cfg))
+def describe(cfg: Config, task: str) -> str:
+    """What a task says of itself, and what of the schedule is worth knowing before a run starts."""
+    lines = [task]
     if cfg.schedule.warmup_epochs >= cfg.schedule.epochs:
         warmup = f"schedule.warmup_epochs={cfg.schedule.warmup_epochs}"
         lines.append(f"note: {warmup} covers all {cfg.schedule.epochs} epochs")
@@ -133,8 +111,8 @@ def closing(record: dict[str, Any]) -> str:
     top5 = [figures.get("test_top5_accuracy") for figures in (last, best)]
     within = "" if None in top5 else f"top-5 accuracy {top5[0]:.2f} % and {top5[1]:.2f} %\n"
     return told + (
-        f"test accuracy {last['test_accuracy']:.2f} % at the last epoch, "
-        f"{best['test_accuracy']:.2f} % at the best ({best['epoch']})\n{within}"
+        f"{display.figures(last)} at the last epoch, "
+        f"{score(best):.2f} % at the best ({best['epoch']})\n{within}"
         f"peak memory {display.mebibytes(record['peak_memory_bytes'])} ({record['peak_memory_scope']}), "
         f"{record['seconds']:.1f} s{_of_stages(record)}"
     )
@@ -145,15 +123,11 @@ def _of_stages(record: dict[str, Any]) -> str:
     return f"\npeak memory by process: {', '.join(map(display.mebibytes, peaks))}" if peaks else ""
 
 
-def _train(cfg: Config, images: data.Data | Counts, device: torch.device, team: Team) -> dict[str, Any]:
-    network = build_network(cfg)
-    print(describe(cfg, network), flush=True)
-    parameters = {
-        "backbone": count_parameters(network.backbone),
-        "with_auxiliary": count_parameters(network),
-    }
+def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) -> dict[str, Any]:
+    task = tasks.build(cfg, images)
+    print(describe(cfg, task.describe()), flush=True)
     try:
-        training = Training(cfg, network, images, device, team)
+        training = Training(cfg, task, device, team)
         resumed = training.resume()
         tracker = tracking.Tracker(cfg, training.rows) if team.leader else tracking.Untracked()
     except (OSError, torch.OutOfMemoryError) as error:
@@ -170,14 +144,14 @@ def _train(cfg: Config, images: data.Data | Counts, device: torch.device, team: 
         "dataset": cfg.dataset.name,
         "backbone": cfg.backbone.name,
         "K": cfg.K,
-        "modules": len(network.local_modules),
+        "modules": len(task.network.local_modules),
         "seed": cfg.seed,
         "precision": cfg.precision,
         "schedule": cfg.schedule.name,
         "epochs": cfg.schedule.epochs,
         "processes": team.size,
-        "images": asdict(Counts.of(images)),
-        "parameters": parameters,
+        "images": task.images,
+        **task.record,
         "last": None,
         "best": None,
         **provenance.environment(device),
@@ -208,8 +182,9 @@ def _train(cfg: Config, images: data.Data | Counts, device: torch.device, team: 
         record["warnings"] = training.warnings
         record["seconds"] = training.elapsed
         record |= _memory(training, record.pop("stage_peaks_bytes", None))
-        if isinstance(network.path_losses, Compiled):
-            record["compiled"] = network.path_losses.compilations()
+        compiled = getattr(task.network, "path_losses", None)
+        if isinstance(compiled, Compiled):
+            record["compiled"] = compiled.compilations()
         _close(tracker, record)
         if together:
             team.most(0)  # torchrun would end the process that records once another has ended

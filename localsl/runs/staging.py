@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,35 +10,21 @@ from torch import Tensor
 
 from localsl.config.building import module_operations
 from localsl.core import objectives
+from localsl.core.network import Learner, LocalNetwork
 from localsl.core.settings import ConfigError, Problem
-from localsl.data import Data, feed
-from localsl.data.feed import Epochs, Tests
 from localsl.execution import balance, devices, pipeline
 from localsl.execution.balance import Balance
 from localsl.execution.pipeline import Stage
 from localsl.runs.checkpoint import on_cpu
 from localsl.train.step import Totals, autocast, training_forward
+from localsl.train.task import Task, TestBatches, TrainingBatches
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
-    from localsl.core.network import LocalNetwork
     from localsl.execution.processes import Team
     from localsl.train.optim import Optimizer
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many images a run trains on and is tested on."""
-
-    train: int
-    test: int
-
-    @classmethod
-    def of(cls, images: Data | Counts) -> Counts:
-        """Of a data set, or as they are known."""
-        return images if isinstance(images, Counts) else cls(len(images.train), len(images.test))
 
 
 def balance_of(cfg: Config, network: LocalNetwork) -> Balance:
@@ -54,8 +39,10 @@ def balance_of(cfg: Config, network: LocalNetwork) -> Balance:
     return balance.balanced(costs, cfg.processes or 1, cuts)
 
 
-def staged(cfg: Config, network: LocalNetwork, team: Team) -> Stage:
-    """This process's stage; the network is left with its modules only."""
+def staged(cfg: Config, task: Task, team: Team) -> Stage:
+    """This process's stage; the task's network is left with its modules only."""
+    network = task.network
+    assert isinstance(network, LocalNetwork)
     found = team.tell(lambda: balance_of(cfg, network))
     print("\n".join(stage_lines(found)), flush=True)
     stages = found.stages
@@ -78,7 +65,7 @@ def example(cfg: Config, device: torch.device, images: int) -> tuple[Tensor, Ten
 class StagedEpochs:
     """Training batches as one stage sees them: the first process's own, or received ones."""
 
-    def __init__(self, stage: Stage, own: Epochs | None, images: int, batch_size: int):
+    def __init__(self, stage: Stage, own: TrainingBatches | None, images: int, batch_size: int):
         self._stage, self._own, self._sizes = stage, own, _sizes(images, batch_size)
 
     def __len__(self) -> int:
@@ -99,7 +86,7 @@ class StagedEpochs:
 class StagedTests:
     """Test batches, likewise."""
 
-    def __init__(self, stage: Stage, own: Tests | None, images: int, batch_size: int):
+    def __init__(self, stage: Stage, own: TestBatches | None, images: int, batch_size: int):
         self._stage, self._own, self._sizes = stage, own, _sizes(images, batch_size)
 
     def __iter__(self) -> Batches:
@@ -112,25 +99,18 @@ class StagedTests:
 
 
 def batches(
-    cfg: Config, images: Data | Counts, device: torch.device, team: Team, stage: Stage | None
-) -> tuple[Epochs, Tests]:
-    """Training and test batches of this process.
-
-    Args:
-        images: only counted where they come from another process.
-    """
-    train, test = None, None
-    if isinstance(images, Data):
-        layout = devices.layout(cfg)
-        train = feed.train_batches(images.train, cfg, device, layout, team.part)
-        test = feed.test_batches(images.test, cfg, device, layout, team.part)
-    if stage is None:
-        assert train is not None
-        assert test is not None
-        return train, test
-    counts = Counts.of(images)
-    staged_train = StagedEpochs(stage, train, counts.train, cfg.batch_size)
-    return staged_train, StagedTests(stage, test, counts.test, cfg.batch_size)
+    cfg: Config, task: Task, device: torch.device, team: Team, stage: Stage | None
+) -> tuple[TrainingBatches, TestBatches]:
+    """Training and test batches of this process: its own, or of a stage behind the first received ones."""
+    if stage is not None and not team.leader:
+        own = None, None
+    else:
+        own = task.batches(device, devices.layout(cfg), team.part)
+        if stage is None:
+            return own
+    train, test = own
+    staged_train = StagedEpochs(stage, train, task.images["train"], cfg.batch_size)
+    return staged_train, StagedTests(stage, test, task.images["test"], cfg.batch_size)
 
 
 def _sizes(images: int, batch_size: int) -> list[int]:
@@ -138,7 +118,7 @@ def _sizes(images: int, batch_size: int) -> list[int]:
 
 
 def collected(
-    network: LocalNetwork, optimizer: Optimizer, stage: Stage, own: dict[str, Any], team: Team
+    network: Learner, optimizer: Optimizer, stage: Stage, own: dict[str, Any], team: Team
 ) -> dict[str, Any]:
     """The state of all processes as one would have it, for the leader; nothing for the others.
 
@@ -164,6 +144,14 @@ def collected(
         "optimizer": [by_position[position] for position in range(len(by_position))],
         "processes": [random | {"totals": Totals.merged([own["totals"] for own in owns])}],
     }
+
+
+def described(cfg: Config, network: LocalNetwork) -> str:
+    """Which process trains which modules; empty where modules are not shared out."""
+    if cfg.parallel.name != "modules" or (cfg.processes or 1) == 1:
+        return ""
+    devices.place(network, cfg, devices.chosen(cfg.device))
+    return "\n".join(["", *stage_lines(balance_of(cfg, network))])
 
 
 def stage_lines(found: Balance) -> Sequence[str]:

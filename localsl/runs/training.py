@@ -14,31 +14,20 @@ from torch.nn.utils import get_total_norm
 
 from localsl.core.initialization import stream
 from localsl.core.settings import ConfigError, LocalslError, Problem
-from localsl.data import Data
 from localsl.execution import devices
 from localsl.execution.processes import ALONE, Team, Votes
 from localsl.runs import staging
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.display import Progress
-from localsl.runs.staging import Counts
 from localsl.train import health, optim
 from localsl.train.optim import learning_rate
 from localsl.train.peak_memory import PeakMemory
 from localsl.train.signals import Stop
-from localsl.train.step import (
-    Evaluation,
-    ModuleMeans,
-    Totals,
-    autocast,
-    counted_step,
-    evaluate,
-    train_epoch,
-    training_forward,
-)
+from localsl.train.step import ModuleMeans, Totals, autocast, counted_step, train_epoch, training_forward
+from localsl.train.task import Figures, Task, score
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
-    from localsl.core.network import LocalNetwork
 
 T = TypeVar("T")
 
@@ -62,21 +51,14 @@ class Training:
         memory: the peak so far.
     """
 
-    def __init__(
-        self,
-        cfg: Config,
-        network: LocalNetwork,
-        images: Data | Counts,
-        device: torch.device,
-        team: Team = ALONE,
-    ):
-        """`images` are counted only in a process that receives its batches from another."""
-        self._cfg, self._network, self._team = cfg, network, team
+    def __init__(self, cfg: Config, task: Task, device: torch.device, team: Team = ALONE):
+        network = task.network
+        self._cfg, self._task, self._network, self._team = cfg, task, network, team
         devices.place(network, cfg, device)
-        self._stage = staging.staged(cfg, network, team) if team.replicas < team.size else None
-        self._train, self._test = staging.batches(cfg, images, device, team, self._stage)
+        self._stage = staging.staged(cfg, task, team) if team.replicas < team.size else None
+        self._train, self._test = staging.batches(cfg, task, device, team, self._stage)
         self._optimizer = optim.build(network.parameters(), cfg.optimizer)
-        self._images = Counts.of(images).train
+        self._images = task.images["train"]
         self._forward = autocast(cfg.precision, device)
         self._device = device
         self._totals = Totals(network)
@@ -93,6 +75,7 @@ class Training:
         self.best: dict[str, Any] | None = None
         self.seconds = 0.0
         self._norms: health.Norms | None = None
+        self._lr = 0.0  # of the epoch; a warm-up's first steps have less
         self._began = time.perf_counter()
 
     def resume(self) -> bool:
@@ -220,7 +203,7 @@ class Training:
                 row = self._epoch(progress, stop)
                 yield row
                 assert self.best is not None
-                progress.epoch(row, self.best["test_accuracy"])
+                progress.epoch(row, score(self.best))
                 if cfg.checkpoint.due(self.epochs) or self.epochs == cfg.schedule.epochs:
                     self.save()
         finally:
@@ -230,7 +213,7 @@ class Training:
 
     def _epoch(self, progress: Progress, stop: Stop) -> dict[str, Any]:
         cfg, epoch = self._cfg, self.epochs + 1
-        self._optimizer.lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
+        self._optimizer.lr = self._lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
         if not self.steps:
             self._totals.clear()
             # Of dropout, which is of each process's own images.
@@ -243,20 +226,18 @@ class Training:
         means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
         images_per_s = images / (time.perf_counter() - began)
         heeded = self._heeding(stop, self._test)
-        top5 = cfg.dataset.top5 and cfg.dataset.num_classes > 5  # of fewer every answer is among the five
-        test = evaluate(self._network, heeded, self._forward, top5, self._team)
+        test = self._task.evaluate(heeded, self._forward, self._team)
         _check_finite([*(mean.loss for mean in means), test.loss], epoch, lr)
         self.epochs, self.steps = epoch, 0
-        self.last = {"epoch": epoch, **test.accuracies, "test_loss": test.loss}
-        if self.best is None or test.accuracy > self.best["test_accuracy"]:
+        self.last = {"epoch": epoch, **test.accuracies} | _known(test_loss=test.loss)
+        if self.best is None or score(test.accuracies) > score(self.best):
             self.best = self.last
         self.rows.append(_row(epoch, lr, means, test, images_per_s))
         self._warn()
         return self.rows[-1]
 
     def _warn(self) -> None:
-        classes = self._cfg.dataset.num_classes
-        found = self._team.gather(health.complaints(self._network, self.rows, classes, self._norms))
+        found = self._team.gather(self._task.complaints(self.rows, self._norms))
         for text in (text for texts in found for text in texts):
             if text not in self.warnings:
                 self.warnings.append(text)
@@ -266,6 +247,10 @@ class Training:
     @contextmanager
     def _around_step(self) -> Iterator[None]:
         # Only the epoch's last step is looked at, and only where it lets go of its gradients.
+        warmup = self._cfg.schedule.warmup_steps
+        if warmup and not self.epochs:
+            steps = min(warmup, len(self._train) - 1)
+            self._optimizer.lr = self._lr * optim.warmed_up(self.steps, steps)
         watched = self._optimizer.per_module and self.steps + 1 == len(self._train)
         with self.memory.step(), health.gradient_norms(self._network) if watched else nullcontext() as norms:
             yield
@@ -297,11 +282,16 @@ def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:
             raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
 
 
+def _known(**figures: float | None) -> dict[str, float]:
+    """Without figures that a task has none of."""
+    return {name: value for name, value in figures.items() if value is not None}
+
+
 def _row(
     epoch: int,
     lr: float,
     means: list[ModuleMeans],
-    test: Evaluation,
+    test: Figures,
     images_per_s: float,
 ) -> dict[str, Any]:
     """A line of metrics.csv; training figures without a number are the output module's."""
@@ -310,7 +300,7 @@ def _row(
         "lr": lr,
         "train_loss": means[-1].loss,
         "train_accuracy": means[-1].accuracy,
-        "test_loss": test.loss,
+        **_known(test_loss=test.loss),
         **test.accuracies,
         "images_per_s": images_per_s,
     }

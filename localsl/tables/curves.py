@@ -32,6 +32,9 @@ def read(metrics: Path) -> Iterator[Curve]:
     rows = rows[: -1 : math.ceil(len(rows) / POINTS)] + rows[-1:]
     accuracies = [(row["epoch"], row["test_accuracy"]) for row in rows if "test_accuracy" in row]
     yield Curve("test accuracy (%)", "epoch", "full", accuracies)
+    for style, column in (("full", "ap_box"), ("dashed", "ap_mask")):
+        precisions = [(row["epoch"], row[column]) for row in rows if column in row]
+        yield Curve("AP of boxes, and dashed of masks (%)", "epoch", style, precisions)
     for style, column in (("full", "train_loss"), ("dashed", "test_loss")):
         losses = [(row["epoch"], math.log10(row[column])) for row in rows if row.get(column, 0) > 0]
         yield Curve(LOSS, "epoch", style, losses)

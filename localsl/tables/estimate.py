@@ -48,10 +48,14 @@ def work(configs: Sequence[Config]) -> Iterator[str]:
         by_name.setdefault(name, []).append(cfg)
     results, kept = (Path(folder) / COUNTED for folder in (left[0].results_dir, left[0].output_dir))
     counted = _counted(results) | _counted(kept)
-    known, total = len(counted), 0.0
+    known, total, uncounted = len(counted), 0.0, 0
     yield "to run: times, floating-point operations each"
     for name, alike in by_name.items():
         cfg = alike[0]
+        if cfg.task.name == "detection":  # what its heads do depends on what they are proposed
+            uncounted += len(alike)
+            yield f"  {len(alike)} x unknown   {name}"
+            continue
         size = (cfg.dataset.image_size, cfg.dataset.num_classes)
         decisive = (cfg.method, cfg.aux, cfg.ema, cfg.backbone, cfg.K, cfg.partition, size)
         network = identity.digest({"network": repr(decisive)})
@@ -64,9 +68,10 @@ def work(configs: Sequence[Config]) -> Iterator[str]:
         kept.parent.mkdir(parents=True, exist_ok=True)
         tracking.write_atomically(kept, json.dumps(counted, indent=2) + "\n")
     rate = _rate(left[0])
+    detectors = f", {uncounted} detectors apart" if uncounted else ""
     yield (
         f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, at least "
-        f"{_hours(total / rate)} at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here"
+        f"{_hours(total / rate)} at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here{detectors}"
     )
 
 

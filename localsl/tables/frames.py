@@ -50,10 +50,13 @@ def behind(made: pd.DataFrame) -> pd.DataFrame:
 
 
 def runs(folder: Path) -> pd.DataFrame:
-    """A row for every finished run anywhere below: of its record, and `test_error` at its end in per cent."""
+    """A row for every finished run of classification anywhere below: of its record, and `test_error` at its end in
+    per cent.
+    """
     rows = [
         {key: record[key] for key in TOLD} | {"test_error": 100 - record["last"]["test_accuracy"]}
         for _, record in _finished(folder)
+        if "test_accuracy" in record["last"]
     ]
     return pd.DataFrame(rows, columns=[*TOLD, "test_error"]).drop_duplicates("id")
 

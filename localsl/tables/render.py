@@ -140,7 +140,14 @@ def _rows_of(
         return [row | {"status": "not measured"}]
     if not settings:
         return [row | {"status": "missing"}]
-    return [row | _ours(number, seeds, runs) for runs in settings]
+    return [row | _ours(number, seeds, runs) | _started_from(row, runs[0]) for runs in settings]
+
+
+def _started_from(row: Row, run: Run) -> Row:
+    """The note of runs that start from the backbone of another says of which."""
+    backbone = run.record.get("backbone_run")
+    told = f"on the backbone of run {backbone}" if backbone else ""
+    return {"note": "; ".join(filter(None, (row["note"], told)))}
 
 
 def _marked(row: Row, cell: Cell) -> Row:
@@ -229,7 +236,7 @@ VALUES: dict[str, Callable[[dict[str, Any]], tuple[float, str]]] = {
 
 
 def _value(metric: str, accuracy: float) -> float:
-    return accuracy if metric.endswith("_acc_pct") else 100 - accuracy
+    return 100 - accuracy if metric.endswith("_error_pct") else accuracy
 
 
 def _spread(values: list[float]) -> str:

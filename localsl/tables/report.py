@@ -24,7 +24,8 @@ from localsl.tables import curves, render
 from localsl.tables.curves import Axes, Curve
 from localsl.tables.records import Run
 from localsl.tables.render import Row
-from localsl.tables.sweeps import MEASURED_ALONE, Cell, Table
+from localsl.tables.sweeps import MEASURED_ALONE, Cell, Table, started_from
+from localsl.train.task import score
 
 PAPERS = {
     "auglocal": "AugLocal (Ma et al., ICLR 2024)",
@@ -82,6 +83,8 @@ def command(table: Table, cell: Cell, measure: str | None = None, run: Run | Non
     if run is not None:
         setting = {"schedule": run.values["schedule"]["name"]} | identity.setting(run.values)
         typed += [f"{key}={'null' if value is None else value}" for key, value in setting.items()]
+    elif cell.backbone_run:
+        typed.append(started_from(cell.backbone_run))
     seeds = ",".join(map(str, range(table.seeds)))
     return shlex.join(["python", "run.py", "-m", *typed, f"seed={seeds}"])
 
@@ -311,7 +314,7 @@ def _line(group: Group, largest: int) -> dict[str, Any]:
     row: dict[str, Any] = {"configuration": group.name, "modules": group.runs[0].record["modules"]}
     row["n"] = len(group.runs)
     for name in ("last", "best"):
-        values = [run.record[name]["test_accuracy"] for run in group.runs]
+        values = [score(run.record[name]) for run in group.runs]
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
         row[f"{name} epoch, test %"] = _mean(f"{statistics.mean(values):.2f}", spread)
     row["seconds"] = f"{statistics.mean(run.record['seconds'] for run in group.runs):.0f}"

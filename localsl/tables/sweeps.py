@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -45,6 +46,7 @@ MEASURED_BY_TRAINING = {  # and its name there
     "top1_acc_pct": "test_accuracy",
     "top5_error_pct": "test_top5_accuracy",
     "top5_acc_pct": "test_top5_accuracy",
+    **{name: name for name in ("ap_box", "ap50_box", "ap75_box", "ap_mask", "ap50_mask", "ap75_mask")},
 }
 MEASURED_ALONE = {  # by `measure=`
     "gpu_memory_gb": "memory",
@@ -54,6 +56,9 @@ MEASURED_ALONE = {  # by `measure=`
 
 # What can be typed beside a table and leaves it the paper's: settings, and how and where runs are executed.
 ASIDE = {name for name in (*SETTING, *EXCLUDED) if not name.startswith("dataset.sgd")}
+
+# Of the runs that others start from: all seeds of a cell start from one.
+BACKBONE_SEED = 0
 
 # Figures that need no more of a run than its record: analyses whose runs may lack a checkpoint.
 BY_RECORD = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff", "analysis=accuracy")
@@ -74,6 +79,7 @@ class Cell:
             are runs of the present one.
         seeds: runs of it, where the grid says so; None: as many as of the table's other cells.
         note: what a reader of its rows has to know.
+        backbone_run: what is typed for the run whose backbone it starts from; the sweep trains that too.
     """
 
     keys: tuple[str, ...]
@@ -85,6 +91,7 @@ class Cell:
     formerly: tuple[str, ...] = ()
     seeds: int | None = None
     note: str = ""
+    backbone_run: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:
@@ -137,11 +144,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep: what is typed for it, and the tables that ask for it."""
+    """One run of a sweep: what is typed for it, the tables that ask for it, and whether other jobs start from it."""
 
     overrides: tuple[str, ...]
     seed: int | None = None
     tables: tuple[str, ...] = ()
+    needed: bool = False
 
     @property
     def typed(self) -> list[str]:
@@ -168,7 +176,15 @@ class Request:
 
     def overrides(self, cell: Cell) -> list[tuple[str, ...]]:
         """The runs of a cell without their seeds: one for each combination of what was typed."""
-        return [_merged(cell.overrides, typed) for typed in self.typed]
+        return [self._overrides(cell, typed) for typed in self.typed]
+
+    def backbone_runs(self, cell: Cell) -> list[tuple[str, ...]]:
+        """What is typed for the runs that these start from; none where they start from scratch."""
+        return [_of_backbone(cell, typed) for typed in self.typed if cell.backbone_run]
+
+    def _overrides(self, cell: Cell, typed: Sequence[str]) -> tuple[str, ...]:
+        own = _merged(cell.overrides, typed)
+        return (*own, started_from(_of_backbone(cell, typed))) if cell.backbone_run else own
 
     def former_overrides(self, cell: Cell) -> list[tuple[str, ...]]:
         """The same in the earlier form of a cell that has one. Sweeps run none of them."""
@@ -178,14 +194,18 @@ class Request:
     def jobs(self) -> list[Job]:
         """All runs, those that several cells share once."""
         asking: dict[tuple[tuple[str, ...], int | None], list[str]] = {}
+        needed = {
+            (o, BACKBONE_SEED) for table in self.tables for cell in table.cells for o in self._needed(cell)
+        }
         for table in self.tables:
             for run in (run for cell in table.cells for run in self._runs(cell, table.seeds_of(cell))):
                 tables = asking.setdefault(run, [])
                 if table.name not in tables:
                     tables.append(table.name)
-        # Measurements, then every cell once before any twice.
+        # What others start from, measurements, then every cell once before any twice.
         by_seed = sorted(asking.items(), key=lambda item: -1 if item[0][1] is None else item[0][1])
-        return [Job(overrides, seed, tuple(tables)) for (overrides, seed), tables in by_seed]
+        jobs = [Job(run[0], run[1], tuple(tables), run in needed) for run, tables in by_seed]
+        return sorted(jobs, key=lambda job: not job.needed)
 
     @property
     def to_run(self) -> list[Job]:
@@ -200,6 +220,11 @@ class Request:
                 yield measuring(overrides, measure), None
             for seed in (self.seeds or range(seeds)) if cell.trains else []:
                 yield overrides, seed
+        for overrides in self._needed(cell):
+            yield overrides, BACKBONE_SEED
+
+    def _needed(self, cell: Cell) -> list[tuple[str, ...]]:
+        return [(*overrides, "checkpoint.required=true") for overrides in self.backbone_runs(cell)]
 
     @property
     def varied(self) -> bool:
@@ -355,7 +380,21 @@ def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -
         ordered = tuple(keys.get(key, "") for key in KEYS)
         more: dict[str, Any] = {k: tuple(grid.get(k, "").split()) for k in ("defaults", "formerly")}
         more |= {"seeds": grid.get("seeds"), "note": grid.get("note", "")}
+        more["backbone_run"] = tuple(grid.get("backbone_run", "").split())
         yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])), **more)
+
+
+def started_from(backbone_run: Sequence[str]) -> str:
+    """The override that names a run by what is typed for it, as Hydra reads it."""
+    text = shlex.join([*backbone_run, f"seed={BACKBONE_SEED}"])
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'backbone_run="{escaped}"'
+
+
+def _of_backbone(cell: Cell, typed: Sequence[str]) -> tuple[str, ...]:
+    """What is typed for the run that a cell starts from: what was typed beside the table, but for the detector."""
+    kept = [o for o in typed if not field_of(o).startswith(("hydra", "task", "detector"))]
+    return _merged(cell.backbone_run, kept)
 
 
 def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 if TYPE_CHECKING:
-    from localsl.core.network import LocalModule, LocalNetwork
+    from localsl.core.network import Learner
 
 # Epochs without learning before something is said, and how much above chance is still chance.
 PATIENCE = 3
@@ -27,7 +27,7 @@ Norms = Mapping[nn.Parameter, Tensor]
 
 
 def complaints(
-    network: LocalNetwork, rows: list[dict[str, Any]], classes: int, norms: Norms | None = None
+    network: Learner, rows: list[dict[str, Any]], classes: int, norms: Norms | None = None
 ) -> list[str]:
     """Modules that do not learn, as far as `PATIENCE` epochs tell, and whose gradients vanish.
 
@@ -43,7 +43,7 @@ def complaints(
     return found + [f"the gradients of module {module} vanish" for module in _vanished(network, norms or {})]
 
 
-def _stuck(module: LocalModule, rows: list[dict[str, Any]], classes: int) -> str | None:
+def _stuck(module: Any, rows: list[dict[str, Any]], classes: int) -> str | None:
     last = [row[f"module_{module.index}_accuracy"] for row in rows[-PATIENCE:]]
     accuracies = [accuracy for accuracy in last if accuracy is not None]
     if len(last) < PATIENCE:
@@ -76,7 +76,7 @@ def gradient_norms(network: nn.Module) -> Iterator[Norms]:
 
 
 @torch.no_grad()
-def _vanished(network: LocalNetwork, seen: Norms) -> list[int]:
+def _vanished(network: Learner, seen: Norms) -> list[int]:
     """Modules whose layers have gradients, all of them nothing beside the weights."""
     norms, modules = [], []
     for module in network.local_modules:

@@ -20,7 +20,7 @@ from localsl.core.settings import ascending, number, one_of, ruled
 class OptimizerSettings:
     """How gradients become updates (conf/optimizer)."""
 
-    name: str = ruled(one_of("sgd", "adam"))
+    name: str = ruled(one_of("sgd", "adam", "adamw"))
     lr: float = ruled(number(above=0, instead="the papers' is 0.8 for batches of 1024, 0.1 for 128"))
     momentum: float = ruled(number(0, below=1))
     beta2: float = ruled(number(0, below=1), default=0.0)
@@ -40,6 +40,7 @@ class ScheduleSettings:
     milestones: list[int] = ruled(ascending(), default_factory=list)
     decay: float = ruled(number(above=0, at_most=1), default=1.0)
     zero_based: bool = False
+    warmup_steps: int = ruled(number(0, at_most=10**9), default=0)
 
 
 class Optimizer(ABC):
@@ -161,6 +162,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015); `momentum` is its beta1."""
 
+    decoupled = False  # whether weight decay is apart from the gradient
+
     def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         averages = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
         return {"step": torch.zeros((), device=parameter.device), **averages}
@@ -185,13 +188,20 @@ class Adam(Optimizer):
             beta1=self._settings.momentum,
             beta2=self._settings.beta2,
             weight_decay=self._settings.weight_decay,
+            decoupled_weight_decay=self.decoupled,
             eps=1e-8,
             maximize=False,
             found_inf=poisoned,
         )
 
 
-KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam}
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    decoupled = True
+
+
+KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
 def build(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
@@ -218,3 +228,14 @@ def learning_rate(epoch: int, lr: float, schedule: ScheduleSettings) -> float:
         return base
     start = min(schedule.warmup_lr, lr)  # 0.01 there, which would not warm up Adam
     return (base * (epoch - 1) + start * (warmup + 1 - epoch)) / warmup
+
+
+WARMUP_FACTOR = 1e-3  # of the learning rate, at the first step
+
+
+def warmed_up(step: int, steps: int) -> float:
+    """The factor by which a run's step (from 0) has less than its learning rate: linear over the first `steps`.
+
+    torchvision's reference for detection.
+    """
+    return 1.0 if step >= steps else WARMUP_FACTOR + (1 - WARMUP_FACTOR) * step / steps

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from localsl.core.network import LocalLoss, LocalNetwork
+from localsl.core.network import Learner, LocalLoss, LocalNetwork
 from localsl.core.updates import Update, per_module
 from localsl.execution.devices import Execution
 from localsl.execution.graphs import Graphs, Step
@@ -58,7 +58,7 @@ def training_forward(
 class Totals:
     """Per-module sums over an epoch, kept on the device: reading them is the epoch's only synchronisation."""
 
-    def __init__(self, network: LocalNetwork):
+    def __init__(self, network: Learner):
         modules, device = len(network.local_modules), network.device
         self._held = [module in network.held for module in network.local_modules]
         self._loss = torch.zeros(modules, dtype=torch.float64, device=device)
@@ -141,10 +141,10 @@ class ModuleMeans:
 
 
 def train_step(
-    network: LocalNetwork,
+    network: Learner,
     optimizer: Optimizer,
-    images: Tensor,
-    targets: Tensor,
+    images: Any,
+    targets: Any,
     forward: Autocast = nullcontext,
     team: Team = ALONE,
 ) -> Iterator[LocalLoss]:
@@ -200,7 +200,7 @@ def _poisoned(losses: list[Tensor]) -> Tensor:
 
 
 def counted_step(
-    network: LocalNetwork,
+    network: Learner,
     optimizer: Optimizer,
     totals: Totals,
     forward: Autocast = nullcontext,
@@ -212,7 +212,7 @@ def counted_step(
     With `graphs` it is recorded, and replayed with the optimizer's learning rate of the day.
     """
 
-    def step(images: Tensor, targets: Tensor) -> None:
+    def step(images: Any, targets: Any) -> None:
         totals.add(train_step(network, optimizer, images, targets, forward, team), len(targets))
 
     if graphs is None:
@@ -222,9 +222,9 @@ def counted_step(
 
 
 def train_epoch(
-    network: LocalNetwork,
+    network: Learner,
     step: Step,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Any, Any]],
     totals: Totals,
     around_step: Callable[[], AbstractContextManager] = nullcontext,
 ) -> None:

@@ -20,6 +20,7 @@ from localsl.measure.gpu.groups import ROOT, Group, end
 from localsl.measure.gpu.stages import TELL_EVERY, Tell
 from localsl.measure.records import measured
 from localsl.runs import identity, tracking
+from localsl.train.task import score
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -96,8 +97,8 @@ class Run:
             "estimate": f"{self.estimate:.0f} s",
             "took": f"{self.seconds:.0f} s" if self.seconds else "",
             "epochs": str(last.get("epoch", "")),
-            "test %": f"{last['test_accuracy']:.2f}" if last else "",
-            "best %": f"{best['test_accuracy']:.2f}" if best else "",
+            "test %": f"{score(last):.2f}" if last else "",
+            "best %": f"{score(best):.2f}" if best else "",
         }
 
 

@@ -1,0 +1,151 @@
+"""Batches of scenes: order and flips drawn per epoch, decoded by processes of their own where they lie on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from localsl.core.initialization import stream
+from localsl.core.settings import LocalslError
+from localsl.data.scenes import Scene
+from localsl.data.streamed import as_it_is, begin_worker, workers
+from localsl.detection.scenes import Scenes
+from localsl.execution.processes import WHOLE, Part
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The scenes of a batch, and which of them are mirrored."""
+
+    indices: list[int]
+    mirrored: list[bool]
+
+
+class Reader(Dataset):
+    """What workers run: a batch's scenes, or a text that says what broke."""
+
+    def __init__(self, scenes: Scenes):
+        self._scenes = scenes
+
+    def __getitems__(self, wanted: Wanted) -> list[Scene] | str:
+        """Called by torch's loader."""
+        read = []
+        for index, mirror in zip(wanted.indices, wanted.mirrored, strict=True):
+            scene = self._scenes[index]
+            if isinstance(scene, str):
+                return scene
+            read.append(scene.mirrored() if mirror else scene)
+        return read
+
+
+class Loader:
+    """Batches of scenes, read ahead by processes that start with the first batch and stay until `close`."""
+
+    def __init__(self, scenes: Scenes, processes: int | None, device: torch.device):
+        count = 0 if scenes.in_memory else workers(processes)
+        self._wanted: list[Any] = []
+        more: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": True} if count else {}
+        self._loader = DataLoader(
+            Reader(scenes),
+            batch_sampler=self._wanted,
+            num_workers=count,
+            collate_fn=as_it_is,
+            worker_init_fn=begin_worker,
+            generator=torch.Generator(),  # else each epoch would draw from the one that proposals are drawn from
+            **more,
+        )
+        self._device = device
+
+    def __call__(self, batches: Sequence[Wanted]) -> Iterator[tuple[list[Tensor], list[Scene]]]:
+        """Each batch's images, (3, H, W) float32 from 0 to 1, and its scenes.
+
+        Raises:
+            LocalslError: naming a file that can no longer be decoded.
+        """
+        self._wanted[:] = batches
+        for scenes in self._loader:
+            if isinstance(scenes, str):
+                raise LocalslError(f"{scenes}; it broke while the run was on, which goes on once it is whole")
+            yield [scene.image.to(self._device).float().div_(255) for scene in scenes], scenes
+
+    def close(self) -> None:
+        """End the processes. Another epoch would start new ones."""
+        running: Any = self._loader._iterator
+        if running is not None:
+            running._shutdown_workers()
+            self._loader._iterator = None
+
+
+class TrainScenes:
+    """Training batches: images, and for each the boxes, labels and masks that torchvision's detectors take."""
+
+    def __init__(
+        self,
+        scenes: Scenes,
+        batch_size: int,
+        flip: bool,
+        processes: int | None,
+        device: torch.device,
+        part: Part = WHOLE,
+    ):
+        """`batch_size` is of all processes together; `part` is this one's; `processes` is how many read."""
+        self._count, self._batch_size, self._flip, self._part = len(scenes), batch_size, flip, part
+        self._loader, self._device = Loader(scenes, processes, device), device
+
+    def __len__(self) -> int:
+        return -(-self._count // self._batch_size)
+
+    def epoch(
+        self, seed: int, epoch: int, skip: int = 0
+    ) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+        """One epoch of batches, in the order of (seed, epoch), without the first `skip`."""
+        random = torch.Generator().manual_seed(stream(seed, "epoch", epoch))
+        order = torch.randperm(self._count, generator=random)
+        mirrored = (torch.rand(self._count, generator=random) < 0.5) & self._flip
+        positions = self._part.of_epoch(self._count, self._batch_size)[skip:]
+        wanted = [Wanted(order[batch].tolist(), mirrored[batch].tolist()) for batch in positions]
+        for images, scenes in self._loader(wanted):
+            yield images, [self._target(scene) for scene in scenes]
+
+    def _target(self, scene: Scene) -> dict[str, Tensor]:
+        target = {"boxes": scene.boxes, "labels": scene.labels, "masks": scene.masks}
+        return {name: value.to(self._device) for name, value in target.items()}
+
+    def close(self) -> None:
+        """End the processes that read."""
+        self._loader.close()
+
+
+class TestScenes:
+    """The images of a split that are this process's part, in their own order, with their indices.
+
+    As many batches for each process, some of which may be empty.
+    """
+
+    __test__ = False  # the name is no test's
+
+    def __init__(
+        self,
+        scenes: Scenes,
+        batch_size: int,
+        processes: int | None,
+        device: torch.device,
+        part: Part = WHOLE,
+    ):
+        mine = [list(range(s.start, s.stop)) for s in part.of_all(len(scenes), batch_size)]
+        self._batches = [Wanted(indices, [False] * len(indices)) for indices in mine]
+        self._loader = Loader(scenes, processes, device)
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], list[int]]]:
+        read = self._loader(self._batches)
+        for batch, (images, _) in zip(self._batches, read, strict=True):
+            yield images, batch.indices
+
+    def close(self) -> None:
+        """End the processes that read."""
+        self._loader.close()

@@ -1,0 +1,90 @@
+"""Classification: a network trained by a rule, tested by its accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from localsl.config.building import build_network, method_of, partition_of
+from localsl.core import objectives
+from localsl.core.network import LocalNetwork, count_parameters
+from localsl.data import Data, feed
+from localsl.execution.processes import Part, Team
+from localsl.runs import display
+from localsl.train.step import Autocast, Evaluation, evaluate
+from localsl.train.task import Task, TestBatches, TrainingBatches
+
+if TYPE_CHECKING:
+    from localsl.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images a run trains on and is tested on."""
+
+    train: int
+    test: int
+
+    @classmethod
+    def of(cls, images: Data | Counts) -> Counts:
+        """Of a data set, or as they are known."""
+        return images if isinstance(images, Counts) else cls(len(images.train), len(images.test))
+
+
+class Classification(Task):
+    """A class for every image."""
+
+    def __init__(self, cfg: Config, images: Data | Counts):
+        """`images` are only counted in a process that receives its batches from another."""
+        self._cfg, self._data = cfg, images
+        self.network = self._network = build_network(cfg)
+        self.images = asdict(Counts.of(images))
+        self.classes = cfg.dataset.num_classes
+        parameters = count_parameters(self._network.backbone), count_parameters(self._network)
+        self.record = {"parameters": dict(zip(("backbone", "with_auxiliary"), parameters, strict=True))}
+
+    def describe(self) -> str:
+        """The table of modules."""
+        return describe(self._cfg, self._network)
+
+    def batches(
+        self, device: torch.device, layout: torch.memory_format, part: Part
+    ) -> tuple[TrainingBatches, TestBatches]:
+        """Of images in memory, or of pictures on disk."""
+        data, cfg = self._data, self._cfg
+        assert isinstance(data, Data)
+        train = feed.train_batches(data.train, cfg, device, layout, part)
+        return train, feed.test_batches(data.test, cfg, device, layout, part)
+
+    def evaluate(self, batches: Iterable[tuple[Any, Any]], forward: Autocast, team: Team) -> Evaluation:
+        """Loss and accuracy of the plain backbone."""
+        top5 = self._cfg.dataset.top5 and self.classes > 5  # of fewer every answer is among the five
+        return evaluate(self._network, batches, forward, top5, team)
+
+
+def describe(cfg: Config, network: LocalNetwork) -> str:
+    """The table of modules, and what of the rule is worth knowing before a run starts."""
+    rows = network.modules_table()
+    backbone = sum(row["parameters"] for row in rows)
+    auxiliary = sum(row["aux_parameters"] for row in rows)
+    size = cfg.dataset.image_size
+    lines = [
+        f"{cfg.method.name} on {cfg.backbone.name}, {cfg.dataset.name} {size}x{size}, "
+        f"{len(rows)} module{'s' if len(rows) > 1 else ''}",
+        display.table(rows),
+        f"parameters: {backbone:,} in the backbone, {auxiliary:,} in auxiliary networks",
+    ]
+    weightless = objectives.weightless([module.objective for module in network.local_modules])
+    if weightless:
+        lines.append(f"warning: all loss weights are 0 in module {', '.join(map(str, weightless))}")
+    if cfg.processes and cfg.processes > 1:
+        share = cfg.batch_size // cfg.replicas
+        whose = f"{share} images of each batch for one" if cfg.replicas > 1 else "each with some of the modules"
+        lines.append(f"{cfg.processes} processes, {whose}")
+    if cfg.method.single_module:
+        lines.append(f"{cfg.method.name} trains one module whatever K says")
+    lines += method_of(cfg).notes(partition_of(cfg))
+    return "\n".join(lines)

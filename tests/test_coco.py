@@ -1,0 +1,221 @@
+"""Scenes for detection: COCO's layout on disk, what can be wrong with it, and the shapes that are made."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from localsl.config import ConfigError, compose
+from localsl.core.settings import LocalslError
+from localsl.data import shapes
+from localsl.data.scenes import Scene
+from localsl.detection import coco, sources
+from localsl.detection.batches import TestScenes, TrainScenes
+from localsl.detection.scenes import MadeScenes
+from localsl.execution.processes import Part
+
+CPU = torch.device("cpu")
+SQUARE = [4, 6, 12, 6, 12, 16, 4, 16]
+
+
+def entry(this, image, category=7, **more):
+    """An annotation: a rectangle of 8 by 10 pixels."""
+    made = {"id": this, "image_id": image, "category_id": category, "bbox": [4, 6, 8, 10], "area": 80}
+    return made | {"iscrowd": 0, "segmentation": [SQUARE]} | more
+
+
+def annotated(images, entries):
+    """What an annotation file holds: images of 24 by 20 pixels, of two categories whose ids leave gaps."""
+    listed = [{"id": i, "file_name": f"{i:012}.jpg", "width": 24, "height": 20} for i in images]
+    kinds = [{"id": 9, "name": "dog"}, {"id": 7, "name": "cat"}]
+    return {"images": listed, "annotations": entries, "categories": kinds}
+
+
+CROWD = entry(4, 12, iscrowd=1, segmentation={"size": [20, 24], "counts": [0, 240, 240]}, bbox=[0, 0, 12, 20])
+TRAIN = annotated([11, 12, 13], [entry(1, 11), entry(2, 12, 9), entry(3, 12, bbox=[4, 6, 0, 10]), CROWD])
+TEST = annotated([21, 22], [entry(1, 21, 9)])
+
+
+def coco_folder(tmp_path):
+    """COCO's layout; training image 13 and test image 22 are empty, and one of the objects of 12 is a crowd."""
+    for part, values in (("train2017", TRAIN), ("val2017", TEST)):
+        write(tmp_path, part, values)
+        (tmp_path / part).mkdir()
+        for image in values["images"]:
+            pixels = np.random.default_rng(image["id"]).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / image["file_name"])
+    return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return coco_folder(tmp_path)
+
+
+def write(folder, part, values):
+    file = folder / "annotations" / f"instances_{part}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(values))
+
+
+def dataset(folder, *more):
+    """The settings, before anything is known of the folder."""
+    typed = ["task=detection", "dataset=shapes", "backbone_run='dataset=shapes backbone=resnet10 K=5'"]
+    settings = compose(typed).dataset
+    made = {"name": "coco", "num_classes": 2, "root": str(folder)} | dict(more)
+    return type(settings)(**(vars(settings) | made))
+
+
+def load(folder, *more):
+    return sources.load(dataset(folder, *more), str(folder / "data"))
+
+
+def test_images_without_objects_are_tested_on_only_and_crowds_are_truth_only(folder):
+    data = load(folder)
+    assert (data.train.image_ids, data.test.image_ids) == ([11, 12], [21, 22])
+    scene = data.train[1]
+    assert isinstance(scene, Scene)
+    assert scene.labels.tolist() == [2]  # the box without an area is left out, and so is the crowd
+    assert [e["id"] for e in data.train.truth()["annotations"]] == [1, 2, 3, 4]
+    empty = data.test[1]
+    assert isinstance(empty, Scene)
+    assert (len(empty.labels), empty.masks.shape) == (0, (0, 20, 24))
+
+
+def test_boxes_masks_and_labels_are_those_of_the_annotations(folder):
+    scene = load(folder).train[0]
+    assert isinstance(scene, Scene)
+    assert (scene.labels.tolist(), scene.boxes.tolist()) == ([1], [[4, 6, 12, 16]])
+    expected = torch.zeros(1, 20, 24, dtype=torch.uint8)
+    expected[:, 6:16, 4:12] = 1
+    assert torch.equal(scene.masks, expected)
+    crowd = coco._mask(CROWD["segmentation"], 20, 24)
+    assert crowd[:, :12].all()
+    assert crowd[:, 12:].sum() == 0
+    mirrored = scene.mirrored()
+    assert mirrored.boxes.tolist() == [[12, 6, 20, 16]]
+    assert torch.equal(mirrored.masks, expected.flip(2))
+    assert torch.equal(mirrored.image, scene.image.flip(2))
+
+
+WRONG = {
+    "an annotation without a segmentation": ([entry(5, 11, segmentation=[])], "without a segmentation: 5"),
+    "without a box": ([entry(5, 11, bbox=None)], "annotation without bbox: 5"),
+    "a box of three numbers": ([entry(5, 11, bbox=[1, 2, 3])], "not four numbers: 5"),
+    "an image that is not listed": ([entry(5, 99)], "image_id is none of the file's: 5"),
+    "a category that is not listed": ([entry(5, 11, 8)], "category_id is none of the file's: 5"),
+    "an id that occurs twice": ([entry(5, 11), entry(5, 12)], "occur twice: 5"),
+    "nothing": ([], "has no annotations"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_annotations_that_cannot_be_right_are_named_before_training(case, folder):
+    entries, told = WRONG[case]
+    write(folder, "train2017", annotated([11, 12], entries))
+    typed = ["task=detection", "dataset=coco", f"dataset.root={folder}", "dataset.num_classes=2"]
+    with pytest.raises(ConfigError, match=told):
+        compose([*typed, "backbone_run='dataset=shapes backbone=resnet10 K=5'", f"data_dir={folder}"])
+
+
+@pytest.mark.parametrize("text", ["", '{"images": [', "[]", '{"images": [], "annotations": []}'])
+def test_a_file_that_is_not_whole_is_named(text, folder):
+    (folder / "annotations" / "instances_val2017.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"instances_val2017.json (cannot be read|has no list of)"):
+        load(folder)
+
+
+def test_what_is_missing_is_named(folder):
+    (folder / "train2017" / f"{12:012}.jpg").unlink()
+    with pytest.raises(ConfigError, match=r"lacks 1 of 2 images: 000000000012\.jpg"):
+        load(folder)
+    (folder / "annotations" / "instances_train2017.json").unlink()
+    with pytest.raises(ConfigError, match=r"instances_train2017.json is not there"):
+        load(folder)
+    with pytest.raises(ConfigError, match="there is no folder"):
+        load(folder / "nowhere")
+    with pytest.raises(ConfigError, match=r"2 categories; type dataset\.num_classes=2"):
+        coco._split(folder, "test", dataset(folder, ("num_classes", 80)), None)
+
+
+def test_a_picture_that_is_broken_or_of_another_size_is_named(folder):
+    file = folder / "train2017" / f"{11:012}.jpg"
+    Image.new("RGB", (30, 20)).save(file)
+    assert "is 30x20, and 24x20 in its annotations" in str(load(folder).train[0])
+    file.write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"000000000011\.jpg"):
+        load(folder)
+
+
+def test_a_folder_that_is_not_the_published_one_is_part_of_who_a_run_is(folder):
+    one = sources.described(dataset(folder), str(folder))
+    assert one.files == [3, 2]
+    assert sources.described(dataset(folder), str(folder)) == one
+    (kept,) = (folder / "indexed").glob("coco-*.json")
+    write(folder, "val2017", annotated([21, 22], [entry(1, 21, 7)]))
+    assert sources.described(dataset(folder), str(folder)).digest != one.digest
+    assert kept.exists()
+
+
+def test_coco_is_read_by_workers_in_the_same_order_as_without(folder):
+    scenes = load(folder).train
+    found = []
+    for workers in (0, 2):
+        train = TrainScenes(scenes, 1, True, workers, CPU)
+        found.append([(images[0], targets[0]) for images, targets in train.epoch(0, 1)])
+        train.close()
+    for (image, target), (other, same) in zip(*found, strict=True):
+        assert torch.equal(image, other)
+        assert all(torch.equal(target[key], same[key]) for key in target)
+
+
+def test_an_epoch_goes_on_where_it_was_and_mirrors_half(monkeypatch):
+    scenes = MadeScenes.of("train", 40)
+    train = TrainScenes(scenes, 4, True, None, CPU)
+    wanted = []
+    monkeypatch.setattr(train, "_loader", lambda batches: wanted.append(batches) or ())
+    list(train.epoch(3, 1))
+    list(train.epoch(3, 1, 6))
+    list(train.epoch(3, 2))
+    assert wanted[0][6:] == wanted[1]
+    assert wanted[0] != wanted[2]
+    assert sorted(i for batch in wanted[0] for i in batch.indices) == list(range(40))
+    assert 10 <= sum(m for batch in wanted[0] for m in batch.mirrored) <= 30
+
+
+def test_processes_part_the_test_images_and_take_as_many_batches():
+    scenes = MadeScenes.of("test", 5)
+    parts = [list(TestScenes(scenes, 4, None, CPU, Part(rank, 2))) for rank in (0, 1)]
+    assert [len(part) for part in parts] == [2, 2]
+    assert sorted(i for part in parts for _, indices in part for i in indices) == [0, 1, 2, 3, 4]
+
+
+def test_a_scene_that_breaks_later_is_named(folder):
+    scenes = load(folder).train
+    (folder / "train2017" / f"{12:012}.jpg").write_bytes(b"no picture")
+    with pytest.raises(LocalslError, match=r"000000000012\.jpg cannot be read"):
+        list(TrainScenes(scenes, 2, False, 0, CPU).epoch(0, 1))
+
+
+def test_shapes_are_the_same_everywhere_and_their_masks_and_boxes_fit():
+    kinds = []
+    for index in range(40):
+        one, other = shapes.scene("train", index), shapes.scene("train", index)
+        assert torch.equal(one.image, other.image)
+        assert int(one.masks.sum(0).max()) == 1  # what is seen belongs to one object
+        for box, mask in zip(one.boxes.int().tolist(), one.masks, strict=True):
+            left, top, right, bottom = box
+            assert mask[top:bottom, left:right].sum() == mask.sum() > 0
+            edges = (mask[top], mask[bottom - 1], mask[:, left], mask[:, right - 1])
+            assert all(edge.any() for edge in edges)
+        kinds += one.labels.tolist()
+    assert set(kinds) == {1, 2, 3}
+    assert not torch.equal(shapes.scene("train", 0).image, shapes.scene("test", 0).image)
+
+
+def test_shapes_are_a_data_set_for_classification():
+    test = shapes.classified("test")
+    assert test.images.shape == (150, 3, 64, 64)
+    assert test.targets.bincount().tolist() == [50, 50, 50]
