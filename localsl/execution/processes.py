@@ -217,18 +217,21 @@ class Team:
 class Votes:
     """The largest of all processes' values, over and over: of processes that share out the modules each call
     returns that of some calls before, so that none waits for another that is steps behind.
+
+    Attributes:
+        ahead: by how many calls a value is given before it is returned.
     """
 
     def __init__(self, team: Team):
-        self._team, self._lag = team, team.size if team.replicas < team.size else 0
+        self._team, self.ahead = team, team.size if team.replicas < team.size else 0
         self._underway: deque[Callable[[], int]] = deque()
 
     def most(self, value: int) -> int:
         """The largest, the same for all processes at their same call; 0 for the first calls."""
-        if not self._lag:
+        if not self.ahead:
             return self._team.most(value)
         self._underway.append(self._team.begin_most(value))
-        return self._underway.popleft()() if len(self._underway) > self._lag else 0
+        return self._underway.popleft()() if len(self._underway) > self.ahead else 0
 
     def close(self) -> None:
         """Wait for those under way; who gave a value gives it in the next votes too."""

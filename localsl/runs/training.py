@@ -261,16 +261,22 @@ class Training:
         """The batches; before each, a safe point to stop at: where one process was asked to, all do."""
         votes, coming = Votes(self._team), iter(batches)
         while True:
-            asked = votes.most(stop.asked or 0)  # a signal may come in while it waits for the others
-            if asked:
-                with suppress(Diverged):  # the last checkpoint is then from before it broke
-                    self.save()
-                stop.grant(asked)
-            batch = next(coming, None)  # after the vote: a process that stops hands on no further batch
+            if votes.ahead:  # before the batch: a process that stops hands on no further one
+                self._stop_if_asked(stop, votes)
+            batch = next(coming, None)
             if batch is None:
                 break
+            if not votes.ahead:  # after it: a signal may come in while it is made
+                self._stop_if_asked(stop, votes)
             yield batch
         votes.close()
+
+    def _stop_if_asked(self, stop: Stop, votes: Votes) -> None:
+        asked = votes.most(stop.asked or 0)  # a signal may come in while it waits for the others
+        if asked:
+            with suppress(Diverged):  # the last checkpoint is then from before it broke
+                self.save()
+            stop.grant(asked)
 
 
 def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:
