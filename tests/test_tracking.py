@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from localsl.config import ConfigError, compose
-from localsl.runs import experiment, tracking, training
+from localsl.runs import classification, experiment, tracking
 from localsl.runs.identity import cell_id, kept_directory, run_directory, run_id
 
 TINY = ["schedule=smoke", "schedule.epochs=2", "K=2", "backbone=resnet20"]
@@ -105,7 +105,7 @@ def test_a_run_is_finished_where_its_results_are_kept(required):
 def test_an_interrupted_run_says_so_and_goes_on(monkeypatch):
     cfg = compose(TINY)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(classification, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             experiment.run(cfg)
     record = tracking.read_record(cfg)
