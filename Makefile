@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test test-slow lock clean status render report bench gpu figures fuzz
+.PHONY: help setup demo check quick test test-slow lock clean status render report rehearse bench gpu figures fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ render: setup ## write all tables anew from the records in results/runs; trains 
 
 report: setup ## results/index.html: all tables, curves and memory on one page
 	$(PY) run.py -m sweep=all $(CELLS) show=report
+
+rehearse: setup ## one training step and one evaluation of every cell on made-up images, into results/rehearsal.csv
+	$(PY) run.py -m sweep=$(or $(PAPER),all,figures) $(if $(DATASET),dataset=$(DATASET)) $(ARGS) show=rehearsal
 
 # What `make bench` times, unless ARGS says otherwise: the papers' batches on a GPU, small ones on a CPU.
 BATCH = $(shell $(PY) -c 'import torch; print(1024 if torch.cuda.is_available() else 128)')

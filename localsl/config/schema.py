@@ -158,7 +158,9 @@ class Config:
     sweep: str | None
     held: str = ruled(one_of("wait", "skip"))
     measure: str | None = ruled(one_of("memory", "flops", "speed", "overhead"))
-    show: str | None = ruled(one_of("modules", "runs", "bench", "jobs", "status", "tables", "report"))
+    show: str | None = ruled(
+        one_of("modules", "runs", "bench", "jobs", "status", "tables", "report", "rehearsal")
+    )
 
 
 @cache
