@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # What a run's identity has beside this, and changes no cost.
 UNCOUNTED = ("seed", "schedule", "dataset.name", "dataset.mean", "dataset.std", "dataset.padding")
 UNCOUNTED += ("dataset.padding_mode", "dataset.flip", "dataset.train_subset", "dataset.test_subset")
-UNCOUNTED += ("dataset.top5", "dataset.skip_broken", "ema.bias_start")
+UNCOUNTED += ("dataset.validation", "dataset.top5", "dataset.skip_broken", "ema.bias_start")
 UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
 
 

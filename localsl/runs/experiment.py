@@ -116,6 +116,12 @@ def closing(record: dict[str, Any]) -> str:
     told = f"compiled {compiled['graphs']} graphs in {compiled['seconds']:.1f} s\n" if compiled else ""
     top5 = [figures.get("test_top5_accuracy") for figures in (last, best)]
     within = "" if None in top5 else f"top-5 accuracy {top5[0]:.2f} % and {top5[1]:.2f} %\n"
+    selected = record.get("selected")
+    if selected is not None:
+        within += (
+            f"test accuracy {selected['test_accuracy']:.2f} % at the epoch that the validation images choose "
+            f"({selected['epoch']}, {selected['validation_accuracy']:.2f} % of them)\n"
+        )
     return told + (
         f"test accuracy {last['test_accuracy']:.2f} % at the last epoch, "
         f"{best['test_accuracy']:.2f} % at the best ({best['epoch']})\n{within}"
@@ -151,7 +157,7 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
         "schedule": cfg.schedule.name,
         "epochs": cfg.schedule.epochs,
         "processes": team.size,
-        "images": {"train": len(images.train), "test": len(images.test)},
+        "images": {part: len(split) for part, split in vars(images).items() if split is not None},
         "parameters": {
             "backbone": count_parameters(network.backbone),
             "with_auxiliary": count_parameters(network),
@@ -183,6 +189,8 @@ def _train(cfg: Config, images: data.Data, device: torch.device, team: Team) -> 
         raise explained from error
     finally:
         record["last"], record["best"] = training.last, training.best
+        if images.validation is not None:
+            record["selected"] = training.selected
         record["warnings"] = training.warnings
         record["seconds"] = training.elapsed
         record["peak_memory_bytes"] = training.memory.bytes

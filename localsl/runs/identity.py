@@ -23,7 +23,7 @@ EXCLUDED += ("recipe", "dataset.workers", "tf32", "fast")
 
 # How long, on how many images and how a configuration is trained: what a cell of a table leaves open.
 SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_subset", "dataset.test_subset")
-SETTING += ("processes", "sync_batchnorm")
+SETTING += ("dataset.validation", "processes", "sync_batchnorm")
 
 
 def run_id(cfg: Config) -> str:

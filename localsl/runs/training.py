@@ -56,6 +56,7 @@ class Training:
         rows: the lines of metrics.csv so far.
         warnings: of modules that do not learn.
         last, best: test figures of the last epoch and of the best, None before the first.
+        selected: those of the epoch that is best on the validation images; None without any.
         seconds: training took so far, before this process went on with it.
         memory: the peak so far.
     """
@@ -69,6 +70,9 @@ class Training:
         layout = devices.layout(cfg)
         self._train = feed.train_batches(images.train, cfg, device, layout, team.part)
         self._test = feed.test_batches(images.test, cfg, device, layout, team.part)
+        self._validation: feed.Tests | None = None
+        if images.validation is not None:
+            self._validation = feed.test_batches(images.validation, cfg, device, layout, team.part)
         self._images = len(images.train)
         self._forward = autocast(cfg.precision, device)
         self._device = device
@@ -83,6 +87,7 @@ class Training:
         self.warnings: list[str] = []
         self.last: dict[str, Any] | None = None
         self.best: dict[str, Any] | None = None
+        self.selected: dict[str, Any] | None = None
         self.seconds = 0.0
         self._norms: health.Norms | None = None
         self._began = time.perf_counter()
@@ -109,6 +114,7 @@ class Training:
         self.epochs, self.steps, self.rows = state["epochs"], state["steps"], state["rows"]
         self.warnings = state["warnings"]
         self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
+        self.selected = state.get("selected")  # which checkpoints of earlier versions lack
         peak, alike = state["peak_memory_bytes"], state["peak_memory_scope"] == self.memory.scope
         if not alike:
             print(
@@ -146,6 +152,7 @@ class Training:
             "warnings": self.warnings,
             "last": self.last,
             "best": self.best,
+            "selected": self.selected,
             "seconds": self.elapsed,
             "peak_memory_bytes": self.memory.bytes,
             "peak_memory_scope": self.memory.scope,
@@ -193,6 +200,8 @@ class Training:
             progress.close()
             self._train.close()
             self._test.close()
+            if self._validation is not None:
+                self._validation.close()
 
     def _epoch(self, progress: Progress, stop: Stop) -> dict[str, Any]:
         cfg, epoch = self._cfg, self.epochs + 1
@@ -208,16 +217,24 @@ class Training:
         images = max(0, self._images - skipped * cfg.batch_size)
         means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
         images_per_s = images / (time.perf_counter() - began)
-        heeded = self._heeding(stop, self._test)
-        test = evaluate(self._network, heeded, self._forward, cfg.dataset.top5, self._team)
-        _check_finite([*(mean.loss for mean in means), test.loss], epoch, lr)
+        test = self._evaluated(self._test, stop)
+        figures = {"test_loss": test.loss, **test.accuracies}
+        if self._validation is not None:
+            held_out = self._evaluated(self._validation, stop)
+            figures |= {"validation_loss": held_out.loss, "validation_accuracy": held_out.accuracy}
+        _check_finite([mean.loss for mean in means], figures, epoch, lr)
         self.epochs, self.steps = epoch, 0
-        self.last = {"epoch": epoch, **test.accuracies, "test_loss": test.loss}
-        if self.best is None or test.accuracy > self.best["test_accuracy"]:
-            self.best = self.last
-        self.rows.append(_row(epoch, lr, means, test, images_per_s))
+        self.last = {"epoch": epoch, **figures}
+        self.best = _better(self.best, self.last, "test_accuracy")
+        if self._validation is not None:
+            self.selected = _better(self.selected, self.last, "validation_accuracy")
+        self.rows.append(_row(epoch, lr, means, figures, images_per_s))
         self._warn()
         return self.rows[-1]
+
+    def _evaluated(self, batches: feed.Tests, stop: Stop) -> Evaluation:
+        heeded, top5 = self._heeding(stop, batches), self._cfg.dataset.top5
+        return evaluate(self._network, heeded, self._forward, top5, self._team)
 
     def _warn(self) -> None:
         classes = self._cfg.dataset.num_classes
@@ -247,10 +264,16 @@ class Training:
             yield batch
 
 
-def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:
-    """Of every module in training, and last of the network in evaluation."""
-    names = [*(f"loss of module {i}" for i in range(len(losses) - 1)), "test loss"]
-    for name, loss in zip(names, losses, strict=True):
+def _better(best: dict[str, Any] | None, last: dict[str, Any], accuracy: str) -> dict[str, Any]:
+    """The figures of the better epoch; of equal ones the earlier."""
+    return last if best is None or last[accuracy] > best[accuracy] else best
+
+
+def _check_finite(losses: list[float | None], figures: dict[str, float], epoch: int, lr: float) -> None:
+    """Of every module in training, and of the network in evaluation."""
+    named = {f"loss of module {i}": loss for i, loss in enumerate(losses)}
+    named |= {key.replace("_", " "): value for key, value in figures.items() if key.endswith("_loss")}
+    for name, loss in named.items():
         if loss is not None and not math.isfinite(loss):
             what = f"the {name} is {loss} in epoch {epoch} at learning rate {lr:g}"
             raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
@@ -260,7 +283,7 @@ def _row(
     epoch: int,
     lr: float,
     means: list[ModuleMeans],
-    test: Evaluation,
+    figures: dict[str, float],
     images_per_s: float,
 ) -> dict[str, Any]:
     """A line of metrics.csv; training figures without a number are the output module's."""
@@ -269,8 +292,7 @@ def _row(
         "lr": lr,
         "train_loss": means[-1].loss,
         "train_accuracy": means[-1].accuracy,
-        "test_loss": test.loss,
-        **test.accuracies,
+        **figures,
         "images_per_s": images_per_s,
     }
     for index, mean in enumerate(means):

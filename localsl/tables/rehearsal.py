@@ -119,7 +119,8 @@ def _id(
 
 
 def _rehearsed(left: Sequence[Part], commit: str, memory: int) -> Iterator[Row]:
-    """A row for each, two at a time. What does not fit beside another is tried alone, what does not fit at all traced.
+    """A row for each, two at a time. What does not fit beside another is tried alone, and traced if it does not
+    fit at all.
 
     Args:
         memory: bytes that this machine has for all of it.
