@@ -34,7 +34,7 @@ class Outcome:
         value: what it returned; None if it failed.
         failure: why it failed, in a line; None if it did not.
         out_of_memory: whether it failed for want of memory.
-        seconds: from the start of the process to its end.
+        seconds: of the processor that it took; of a process that was killed the time that it was there.
         peak: most resident memory of the process, in bytes; 0 where it was killed.
         trace: the traceback of the error that it ended with.
     """
@@ -109,8 +109,7 @@ class _Call:
             killed = code == -signal.SIGKILL  # by the kernel of a machine that is out of memory
             outcome = Outcome(failure=f"the process ended {how}", out_of_memory=killed)
         self.kill(connection)
-        taken = time.monotonic() - self.began
-        return replace(outcome, seconds=taken)
+        return outcome if outcome.seconds else replace(outcome, seconds=time.monotonic() - self.began)
 
     def kill(self, connection: Connection) -> None:
         """End the process, if it has not ended."""
@@ -133,5 +132,6 @@ def _call(connection: Connection, function: Callable, argument: Any, memory: int
         refused = isinstance(error, MemoryError) or any(text in str(error) for text in REFUSED)
         failure = f"{type(error).__name__}: {first_line(error)}"
         outcome = Outcome(failure=failure, out_of_memory=refused, trace=traceback.format_exc())
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    connection.send(replace(outcome, peak=most))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    connection.send(replace(outcome, seconds=used.ru_utime + used.ru_stime, peak=peak))

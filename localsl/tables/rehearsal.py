@@ -165,7 +165,7 @@ def _row(
         "modules": counted["modules"],
         "network_parameters": counted["network"],
         "auxiliary_parameters": counted["auxiliary"],
-        "seconds": f"{seconds:.1f}" if seconds else "",
+        "cpu_seconds": f"{seconds:.1f}" if seconds else "",
         "peak_mib": f"{peak / 2**20:.0f}" if peak else "",
         "result": result,
         "commit": commit,
@@ -197,7 +197,7 @@ def _in_short(row: Row) -> str:
 
 
 def _line(row: Row) -> Row:
-    names = ("cell", "network_parameters", "auxiliary_parameters", "seconds", "peak_mib", "result")
+    names = ("cell", "network_parameters", "auxiliary_parameters", "cpu_seconds", "peak_mib", "result")
     return {name: row[name] for name in names}
 
 
