@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test test-slow lock clean status render report rehearse bench gpu figures fuzz
+.PHONY: help setup demo check quick test test-slow lock clean status render report rehearse bench overhead gpu figures fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench: setup ## results/bench/<device>.csv: milliseconds a step of every rule be
 	$(PY) run.py -m method=bp,predsim,dgl,infopro,man,man_released,mlaan,mlaan_released $(BENCH)
 	$(PY) run.py -m method=auglocal aux.depth=3,6 $(BENCH)
 	@echo; $(PY) run.py show=bench output_dir=outputs/bench
+
+overhead: setup ## AugLocal's Table 7: how much longer than backpropagation's a step of its nine cells takes here
+	$(PY) run.py -m sweep=auglocal/table7 measure=overhead batch_size=$(BATCH) $(ARGS)
 
 # Where packages cannot be fetched: make gpu PY=python3, with what pyproject.toml lists importable by it. More of it,
 # training too, by GPU="--stages train --seconds 470 --data data": docs/gpu.md.
