@@ -99,7 +99,7 @@ class LoggerConfig:
     tags: list[str] = field(default_factory=list)
 
 
-KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid", "tradeoff", "accuracy")
+KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid", "tradeoff", "accuracy", "grid")
 
 
 @dataclass(kw_only=True)
@@ -118,6 +118,7 @@ class AnalysisConfig:
     penalty: float = ruled(number(0), default=0.0)
     pictures: list[int] = field(default_factory=list)
     layers: list[int] | None = None
+    across: str | None = None
 
 
 @dataclass(kw_only=True)

@@ -90,7 +90,7 @@ def made_up(cfg: Config) -> Data:
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, 3, size, size), dtype=torch.uint8, generator=random)
     split = Split(pixels, torch.full((IMAGES,), classes - 1))
-    return Data(split, split)
+    return Data(split, split, split if cfg.dataset.validation else None)
 
 
 def without_gradient(network: LocalNetwork) -> list[int]:

@@ -78,7 +78,11 @@ def rehearse(line: Line) -> str:
         tracking.write_csv(file, [*kept.values(), *rows.values()])
         print(f"{len(rows)}/{len(asked)} {_in_short(row)}", flush=True)
     ordered = [rows[part.id] for part in asked]
-    every = {table.name for table in line.request.tables} == {*sweeps.every(), *sweeps.figures()}
+    every = {table.name for table in line.request.tables} == {
+        *sweeps.every(),
+        *sweeps.figures(),
+        *sweeps.grids(),
+    }
     if every and not line.request.varied:
         file = Path(line.base.results_dir) / FILE
         tracking.write_csv(file, ordered)
