@@ -91,6 +91,7 @@ bench: setup ## results/bench/<device>.csv: milliseconds a step of every rule be
 
 overhead: setup ## AugLocal's Table 7: how much longer than backpropagation's a step of its nine cells takes here
 	$(PY) run.py -m sweep=auglocal/table7 measure=overhead batch_size=$(BATCH) $(ARGS)
+	$(PY) run.py -m sweep=auglocal/table7 show=tables
 
 # Where packages cannot be fetched: make gpu PY=python3, with what pyproject.toml lists importable by it. More of it,
 # training too, by GPU="--stages train --seconds 470 --data data": docs/gpu.md.

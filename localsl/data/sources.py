@@ -111,7 +111,7 @@ def described(dataset: DatasetSettings, data_dir: str, known: Known | None = Non
     if dataset.crop == "resized" and dataset.name not in ON_DISK:
         what = f"{dataset.name} is held in memory; random parts are resized of {' and '.join(ON_DISK)}"
         problems.append(Problem("dataset.crop", "resized", what, "type dataset.crop=padded"))
-    if not problems and dataset.validation >= _whole(dataset):
+    if dataset.validation and dataset.validation >= _whole(dataset):
         what = f"leaves none of {_whole(dataset)} images to train on"
         problems.append(Problem("dataset.validation", dataset.validation, what, "type a smaller number"))
     if problems:

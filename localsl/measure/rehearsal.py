@@ -81,7 +81,7 @@ def reduced(overrides: Sequence[str]) -> Config:
     """The configuration with a batch of a few images, in one process on one thread of the CPU."""
     cfg = compose([*overrides, "device=cpu", "threads=1"])
     checkpoint = replace(cfg.checkpoint, every=None)
-    return replace(cfg, batch_size=IMAGES, processes=1, sync_batchnorm=False, checkpoint=checkpoint)
+    return replace(cfg, batch_size=IMAGES, processes=1, checkpoint=checkpoint)
 
 
 def made_up(cfg: Config) -> Data:

@@ -85,6 +85,7 @@ def rehearse(line: Line) -> str:
     }
     if every and not line.request.varied:
         file = Path(line.base.results_dir) / FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
         tracking.write_csv(file, ordered)
     table = display.table([_line(row) for row in ordered])
     count = Counter(str(row["result"]).split(":")[0] for row in ordered)
