@@ -75,7 +75,7 @@ def test_modules_of_a_network_that_took_no_step_have_no_gradient():
 
 def test_a_step_that_changes_nothing_fails():
     with pytest.raises(LocalslError, match="learning rate is 0"):
-        rehearse([*DGL, "schedule.epochs=1"])
+        rehearse([*DGL, "schedule.epochs=1", "schedule.warmup_epochs=0"])
 
 
 @pytest.fixture

@@ -22,6 +22,10 @@ from typing import Any
 
 from localsl.core.settings import first_line
 
+# Seconds that are waited at a time. A longer pause is one in which this process was stopped too, or the machine
+# slept: it is no time of the calls.
+SLICE = 1.0
+
 # What allocators say that were refused memory: torch's on a CPU, and C++'s.
 REFUSED = ("can't allocate memory", "bad_alloc", "Cannot allocate memory", "out of memory")
 
@@ -61,12 +65,13 @@ def call_each(
 
     Args:
         memory: bytes that a process may take.
-        seconds: after which it is killed.
+        seconds: after which it is killed, not counting those in which this process was stopped.
         imports: modules that are imported once for all.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*imports, __name__])
     left, running = deque(enumerate(arguments)), dict[Connection, _Call]()
+    now, before = 0.0, time.monotonic()
     try:
         while left or running:
             while left and len(running) < at_once:
@@ -75,14 +80,15 @@ def call_each(
                 process = context.Process(target=_call, args=(theirs, function, argument, memory), daemon=True)
                 process.start()
                 theirs.close()
-                running[ours] = _Call(position, process, time.monotonic())
-            oldest = min(call.began for call in running.values())
-            ready = set(wait(list(running), max(0.0, oldest + seconds - time.monotonic())))
+                running[ours] = _Call(position, process, now)
+            ready = set(wait(list(running), SLICE))
+            passed = time.monotonic() - before
+            now, before = now + min(passed, 2 * SLICE), before + passed
             for connection, call in list(running.items()):
-                late = time.monotonic() - call.began >= seconds
-                if connection in ready or late:
+                told, taken = connection in ready, now - call.began
+                if told or taken >= seconds:
                     del running[connection]
-                    yield call.position, call.ended(connection, connection in ready, seconds)
+                    yield call.position, call.ended(connection, told, taken)
     finally:
         for connection, call in running.items():
             call.kill(connection)
@@ -97,7 +103,7 @@ class _Call:
     began: float
 
     def ended(self, connection: Connection, told: bool, seconds: float) -> Outcome:
-        """Its outcome once it has told it, has died, or is out of time."""
+        """Its outcome once it has told it, has died, or is out of time, after so many seconds."""
         try:
             outcome = connection.recv() if told else Outcome(failure=f"no end within {seconds:.0f} seconds")
             if told:
@@ -109,7 +115,7 @@ class _Call:
             killed = code == -signal.SIGKILL  # by the kernel of a machine that is out of memory
             outcome = Outcome(failure=f"the process ended {how}", out_of_memory=killed)
         self.kill(connection)
-        return outcome if outcome.seconds else replace(outcome, seconds=time.monotonic() - self.began)
+        return outcome if outcome.seconds else replace(outcome, seconds=seconds)
 
     def kill(self, connection: Connection) -> None:
         """End the process, if it has not ended."""
