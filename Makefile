@@ -5,10 +5,11 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test test-slow lock clean status render report bench pipeline gpu figures fuzz
+.PHONY: help setup demo check quick test test-slow lock clean status render report rehearse bench pipeline overhead gpu \
+	figures fuzz grid-momentum grid-cascade grid-lr grid-modules grid-depth
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## create .venv with the locked versions (done once, by whichever target comes first)
 
@@ -52,6 +53,24 @@ figures: setup ## the papers' figures, PAPER=man for one's: train what they need
 fig%: setup ## fig3 to fig7: one of them
 	$(call FIG,$@)
 
+# Grids of settings that no paper varies so; "best" is chosen on images held out of training.
+GRID = $(PY) run.py -m sweep=ours/$(@:grid-%=%) $(CELLS) $(if $(DRY),show=jobs)
+
+grid-momentum: setup ## momentum of MAN's layers, 10 runs; as all grids to results/ours, SCHEDULE, DATASET, DRY, ARGS as for tables
+	$(GRID)
+
+grid-cascade: setup ## length of MLAAN's cascades, 11 runs
+	$(GRID)
+
+grid-lr: setup ## learning rate of seven rules, 28 runs
+	$(GRID)
+
+grid-modules: setup ## number of modules from 2 to one a layer, five rules, 35 runs
+	$(GRID)
+
+grid-depth: setup ## depth of AugLocal's networks by number of modules, 20 runs
+	$(GRID)
+
 status: setup ## of every table, how many of its runs are done, running, failed, missing
 	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=status
 
@@ -60,6 +79,9 @@ render: setup ## write all tables anew from the records in results/runs; trains 
 
 report: setup ## results/index.html: all tables, curves and memory on one page
 	$(PY) run.py -m sweep=all $(CELLS) show=report
+
+rehearse: setup ## one training step and one evaluation of every cell on made-up images, into results/rehearsal.csv
+	$(PY) run.py -m sweep=$(or $(PAPER),all,figures,grids) $(if $(DATASET),dataset=$(DATASET)) $(ARGS) show=rehearsal
 
 # What `make bench` times, unless ARGS says otherwise: the papers' batches on a GPU, small ones on a CPU.
 BATCH = $(shell $(PY) -c 'import torch; print(1024 if torch.cuda.is_available() else 128)')
@@ -78,6 +100,10 @@ pipeline: setup ## results/ours/pipeline.csv, .png: what several devices could m
 	$(PY) run.py -m method=auglocal aux.depth=2,3,6 backbone=resnet32 K=16 measure=pipeline $(BENCH_OF)
 	$(PY) run.py -m method=dgl,auglocal aux.depth=3 backbone=resnet110 K=55 measure=pipeline $(BENCH_OF)
 	@echo; $(PY) run.py show=pipeline output_dir=outputs/pipeline
+
+overhead: setup ## AugLocal's Table 7: how much longer than backpropagation's a step of its nine cells takes here
+	$(PY) run.py -m sweep=auglocal/table7 measure=overhead batch_size=$(BATCH) $(ARGS)
+	$(PY) run.py -m sweep=auglocal/table7 show=tables
 
 # Where packages cannot be fetched: make gpu PY=python3, with what pyproject.toml lists importable by it. More of it,
 # training too, by GPU="--stages train --seconds 470 --data data": docs/gpu.md.

@@ -17,7 +17,7 @@ def git(folder, *arguments):
 
 def commit_of(module, monkeypatch):
     monkeypatch.setattr(provenance, "__file__", str(module))
-    return provenance._commit()
+    return provenance.commit()
 
 
 def test_the_commit_is_of_the_repository_that_holds_the_code(tmp_path, monkeypatch):

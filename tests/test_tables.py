@@ -423,25 +423,26 @@ def test_what_was_typed_beside_a_measured_table_is_told_and_not_mixed():
         assert f"/ **{value}**" in block
 
 
-def test_an_overhead_is_one_of_every_machine(monkeypatch):
+def test_an_overhead_is_one_of_every_machine_and_batch(monkeypatch):
     table = sweeps.read("auglocal/table7")
     cell = next(cell for cell in table.cells if "method=dgl" in cell.overrides)
     asked = sweeps.measuring(cell.overrides, "overhead")
-    cfg = compose(list(asked))
     record = {"status": "done", "measure": "overhead", "scope": "a step", "precision": "fp32", "threads": 2}
-    record |= {"batch_size": 1024, "versions": {"torch": "2"}, "commit": None}
-    for device, ratio in (("CPU", 1.25), ("GPU", 1.75)):
+    record |= {"versions": {"torch": "2"}, "commit": None}
+    for device, batch, ratio in (("CPU", 128, 1.25), ("GPU", 1024, 1.75)):
         monkeypatch.setattr(provenance, "device_name", lambda _, device=device: device)
-        file = recorded(cfg, Path("results"))
+        file = recorded(compose([*asked, f"batch_size={batch}"]), Path("results"))
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(record | {"device": device, "figures": {"ratio_to_bp": ratio}}))
+        told = {"device": device, "batch_size": batch, "figures": {"ratio_to_bp": ratio}}
+        file.write_text(json.dumps(record | told))
+    cfg = compose(list(asked))
     monkeypatch.setattr(provenance, "device_name", lambda _: "of who only renders")
     made = render.rows(table, Composed(sweeps.requested(["sweep=auglocal/table7"]), {asked: cfg}), [])
     found = {row["device"]: (row["ours_mean"], row["difference"]) for row in made if row["ours_mean"]}
     assert found == {"CPU": ("25.00", "-51.20"), "GPU": ("75.00", "-1.20")}
     text = render.markdown(table, made)
-    for device, cells in (("CPU", "76.2 / **25.00**"), ("GPU", "76.2 / **75.00**")):
-        title = f"a training step and backpropagation's in turn, {device}, 2 threads"
+    for device, cells in (("128, CPU", "76.2 / **25.00**"), ("1024, GPU", "76.2 / **75.00**")):
+        title = f"in turn, the median of their ratios, batches of {device}, 2 threads"
         (block,) = (part for part in text.split("wallclock_overhead_pct: ") if title in part)
         assert cells in block
 

@@ -72,5 +72,6 @@ def _title(settings: AnalysisConfig) -> str:
         "pyramid": "AugLocal's pyramid",
         "tradeoff": "Error against memory",
         "accuracy": "Test accuracy",
+        "grid": f"Accuracy by {settings.across}",
     }
     return told[settings.kind]

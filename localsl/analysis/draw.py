@@ -40,7 +40,8 @@ def lines(panels: Panels, across: str, up: Sequence[tuple[str, str]], log: Seque
                 _line(axis, shown, across, column, label, f"C{index % 10}")
             axis.set(title=f"{rows[0]['dataset']}, {rows[0]['backbone']}", xlabel=across, ylabel=words)
             axis.set_yscale("log" if column in log else "linear")
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            if all(float(row[across]).is_integer() for row in rows):
+                axis.xaxis.get_major_locator().set_params(integer=True)
             axis.legend(fontsize=7)
     return figure
 
@@ -127,6 +128,17 @@ def accuracies(panels: Panels) -> Figure:
     return figure
 
 
+def grid(panels: Panels) -> Figure:
+    """Accuracy by the value of a field, a line a rule: on test images at the last epoch, and on validation images at
+    the epoch that they choose where every run has them.
+    """
+    across = panels[0][0]["across"]
+    up = {"test_accuracy": "test accuracy (%)"}
+    if all("selected_validation" in row for rows in panels for row in rows):
+        up |= {"selected_validation": "validation accuracy at its best epoch (%)"}
+    return lines([[row | {across: row["value"]} for row in rows] for rows in panels], across, [*up.items()])
+
+
 def maps(panels: Panels) -> Figure:
     """A column a run, the image first; a row for each layer of each picture."""
     rows = [row for panel in panels for row in panel if row["values"]]
@@ -160,6 +172,7 @@ DRAWN: dict[str, Callable[[Panels], Figure]] = {
     "pyramid": savings,
     "tradeoff": tradeoff,
     "accuracy": accuracies,
+    "grid": grid,
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -182,6 +183,34 @@ def accuracies(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.
     return [run.told() | {"modules": run.record["modules"]} for run in runs]
 
 
+def grid(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.device) -> list[Row]:
+    """Test accuracy by the field in which runs differ, a row a run: at the last epoch, at the best, and at the one
+    that validation images choose where there are any. The record of a run is enough: no checkpoint is read.
+
+    Raises:
+        ConfigError: if the field is not one of numbers.
+    """
+    across, rows = settings.across or "", []
+    for run in runs:
+        value = dict(identity.leaves(asdict(run.cfg))).get(across)
+        if across == "K" and run.cfg.method.single_module:
+            value = 1
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            what = f"must be a field that has a number in every run; in {run.folder} it is {value}"
+            raise ConfigError([Problem("analysis.across", across, what, "type analysis.across=K, for example")])
+        label = " ".join(word for word in run.label.split() if not word.startswith(f"{across}="))
+        found = {"label": label, "across": across, "value": value}
+        found |= {"best_accuracy": f"{run.record['best']['test_accuracy']:.2f}"}
+        selected = run.record.get("selected")
+        if selected is not None:
+            found |= {"selected_epoch": selected["epoch"]}
+            found |= {
+                f"selected_{part}": f"{selected[f'{part}_accuracy']:.2f}" for part in ("validation", "test")
+            }
+        rows.append(run.told() | found)
+    return rows
+
+
 KINDS: dict[str, Callable[[Sequence[Trained], AnalysisConfig, torch.device], list[Row]]] = {
     "cka": similarity,
     "probes": separability,
@@ -190,6 +219,7 @@ KINDS: dict[str, Callable[[Sequence[Trained], AnalysisConfig, torch.device], lis
     "pyramid": savings,
     "tradeoff": tradeoff,
     "accuracy": accuracies,
+    "grid": grid,
 }
 
 

@@ -24,8 +24,12 @@ def shown(line: Line) -> str | None:
     show = line.base.show if line.base else None
     if show == "jobs":
         return _work(line)
-    if line.request is None or show not in ("status", "tables", "report"):
+    if line.request is None or show not in ("status", "tables", "report", "rehearsal"):
         return None
+    if show == "rehearsal":
+        from localsl.tables import rehearsal  # imports that no other command line waits for
+
+        return rehearsal.rehearse(line)
     if show == "report" and any(table.analysis for table in line.request.tables):
         raise ConfigError([Problem("show", "report", "is a page of tables", "type sweep=all, or show=tables")])
     if show in ("tables", "report"):

@@ -22,7 +22,7 @@ EXCLUDED += ("backbone_folder", "parallel")
 
 # How long, on how many images and how a configuration is trained: what a cell of a table leaves open.
 SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_subset", "dataset.test_subset")
-SETTING += ("processes", "sync_batchnorm", "backbone_run")
+SETTING += ("dataset.validation", "processes", "sync_batchnorm", "backbone_run")
 
 
 def run_id(cfg: Config) -> str:

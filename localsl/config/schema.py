@@ -111,7 +111,7 @@ class TaskConfig:
     name: str = ruled(one_of("classification", "detection"), default="classification")
 
 
-KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid", "tradeoff", "accuracy")
+KINDS = ("none", "cka", "probes", "feature_maps", "convergence", "pyramid", "tradeoff", "accuracy", "grid")
 
 
 @dataclass(kw_only=True)
@@ -130,6 +130,10 @@ class AnalysisConfig:
     penalty: float = ruled(number(0), default=0.0)
     pictures: list[int] = field(default_factory=list)
     layers: list[int] | None = None
+    across: str | None = None
+
+
+SHOWN = ("modules", "runs", "bench", "pipeline", "jobs", "status", "tables", "report", "rehearsal")
 
 
 @dataclass(kw_only=True)
@@ -175,9 +179,7 @@ class Config:
     sweep: str | None
     held: str = ruled(one_of("wait", "skip"))
     measure: str | None = ruled(one_of("memory", "flops", "speed", "overhead", "pipeline"))
-    show: str | None = ruled(
-        one_of("modules", "runs", "bench", "pipeline", "jobs", "status", "tables", "report")
-    )
+    show: str | None = ruled(one_of(*SHOWN))
 
     @property
     def replicas(self) -> int:

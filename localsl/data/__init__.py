@@ -22,10 +22,15 @@ AnySplit = TypeVar("AnySplit", "Split", "Pictures", "Split | Pictures")
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on and is tested on, in memory or on disk; `localsl.data.feed` makes their batches."""
+    """What a run trains on and is tested on, in memory or on disk; `localsl.data.feed` makes their batches.
+
+    Attributes:
+        validation: images held out of training; None if there are none.
+    """
 
     train: Split | Pictures
     test: Split | Pictures
+    validation: Split | Pictures | None = None
 
 
 def load(cfg: Loading) -> Data:
@@ -42,6 +47,7 @@ def load(cfg: Loading) -> Data:
     train, test = sources.load(cfg.dataset, cfg.data_dir)
     for which, split in (("train", train), ("test", test)):
         check(split, which, cfg.dataset)
+    train, validation = _parted(train, cfg.dataset)
     train = _subset(train, "train_subset", cfg.dataset)
     test = _subset(test, "test_subset", cfg.dataset)
     processes = cfg.replicas
@@ -49,7 +55,9 @@ def load(cfg: Loading) -> Data:
         whose = " for each process" if processes > 1 else ""
         what = f"{len(train)} training images leave a last batch of one{whose}, which BatchNorm cannot train on"
         raise ConfigError([Problem("batch_size", cfg.batch_size, what, "type another batch_size")])
-    return Data(_resized(train, cfg.dataset.image_size), _resized(test, cfg.dataset.image_size))
+    size = cfg.dataset.image_size
+    held_out = None if validation is None else _resized(validation, size)
+    return Data(_resized(train, size), _resized(test, size), held_out)
 
 
 def check(split: Split | Pictures, which: str, dataset: DatasetSettings) -> None:
@@ -72,6 +80,16 @@ def check(split: Split | Pictures, which: str, dataset: DatasetSettings) -> None
         raise ConfigError([Problem("dataset", dataset.name, f"its {which} split is broken: {found}")])
 
 
+def stratified(targets: Tensor, count: int) -> Tensor:
+    """Indices of a fixed choice of images to which each class contributes in proportion to its size.
+
+    They lie evenly in the images ordered by class, at random within each.
+    """
+    shuffled = torch.from_numpy(np.random.default_rng(SUBSET_SEED).permutation(len(targets)))
+    by_class = shuffled[targets[shuffled].argsort(stable=True)]
+    return by_class[(torch.arange(count) * len(targets) + len(targets) // 2) // count]
+
+
 def balanced(targets: Tensor, count: int) -> Tensor:
     """Sorted indices of a fixed subset in which no class has over one image more than another.
 
@@ -88,6 +106,20 @@ def balanced(targets: Tensor, count: int) -> Tensor:
             raise ValueError(f"class {int(label)} has {len(members)} images, and {wanted} are needed")
         chosen.append(members[torch.from_numpy(rng.permutation(len(members))[:wanted])])
     return torch.cat(chosen).sort().values
+
+
+def _parted(train: AnySplit, dataset: DatasetSettings) -> tuple[AnySplit, AnySplit | None]:
+    """The images to train on, of which a subset may be taken, and those held out of them."""
+    if not dataset.validation:
+        return train, None
+    chosen = torch.zeros(len(train), dtype=torch.bool)
+    chosen[stratified(train.targets, dataset.validation)] = True
+    left, held_out = (mask.nonzero().flatten() for mask in (~chosen, chosen))
+    lacking = set(train.targets.tolist()) - set(train.targets[left].tolist())
+    if lacking:
+        what = f"leaves no image of class {min(lacking)} to train on"
+        raise ConfigError([Problem("dataset.validation", dataset.validation, what, "type a smaller number")])
+    return train[left], train[held_out]
 
 
 def _subset(split: AnySplit, key: str, dataset: DatasetSettings) -> AnySplit:

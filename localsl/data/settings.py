@@ -23,6 +23,7 @@ class DatasetSettings:
     flip: bool
     train_subset: int | None = ruled(number(1, instead="null takes all images"))
     test_subset: int | None = ruled(number(1, instead="null takes all images"))
+    validation: int = ruled(number(0, instead="0 holds none out"), default=0)
     root: str | None
     crop: str = ruled(one_of("padded", "resized"), default="padded")
     workers: int | None = ruled(number(0, at_most=1024, instead="null is one a core"), default=None)

@@ -30,8 +30,13 @@ PUBLISHED |= {"imagenet": (1281167, 50000), "shapes": (450, 150), "coco": (11828
 
 def training_images(dataset: DatasetSettings) -> int:
     """How many images an epoch has, without reading them."""
-    whole = dataset.files[0] if dataset.files else PUBLISHED[dataset.name][0]
-    return min(dataset.train_subset or whole, whole)
+    left = _whole(dataset) - dataset.validation
+    return min(dataset.train_subset or left, left)
+
+
+def _whole(dataset: DatasetSettings) -> int:
+    """Training images, those of validation included."""
+    return dataset.files[0] if dataset.files else PUBLISHED[dataset.name][0]
 
 
 def load(dataset: DatasetSettings, data_dir: str) -> Splits:
@@ -109,6 +114,9 @@ def described(dataset: DatasetSettings, data_dir: str, known: Known | None = Non
     if dataset.crop == "resized" and dataset.name not in ON_DISK:
         what = f"{dataset.name} is held in memory; random parts are resized of {' and '.join(ON_DISK)}"
         problems.append(Problem("dataset.crop", "resized", what, "type dataset.crop=padded"))
+    if dataset.validation and dataset.validation >= _whole(dataset):
+        what = f"leaves none of {_whole(dataset)} images to train on"
+        problems.append(Problem("dataset.validation", dataset.validation, what, "type a smaller number"))
     if problems:
         raise ConfigError(problems)
     return dataset

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # What a run's identity has beside this, and changes no cost.
 UNCOUNTED = ("seed", "schedule", "dataset.name", "dataset.mean", "dataset.std", "dataset.padding")
 UNCOUNTED += ("dataset.padding_mode", "dataset.flip", "dataset.train_subset", "dataset.test_subset")
-UNCOUNTED += ("dataset.top5", "dataset.skip_broken", "ema.bias_start")
+UNCOUNTED += ("dataset.validation", "dataset.top5", "dataset.skip_broken", "ema.bias_start")
 UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
 
 
@@ -30,12 +30,18 @@ TIMES = ("speed", "overhead", "pipeline")  # each machine has its own
 
 
 def cost_id(cfg: Config) -> str:
-    """What a measurement is of: a run's identity less what leaves its cost alone, and what else changes it."""
+    """What a measurement is of: a run's identity less what leaves its cost alone, and what else changes it.
+
+    An overhead is a ratio: that of another batch, which a smaller machine can take, tells of the same cell, and
+    is one of several as that of another machine is.
+    """
     values = dict(identity.leaves(asdict(cfg)))
     counted = identity.without(identity.identity(asdict(cfg)), *UNCOUNTED)
     counted |= {name: values[name] for name in LEAN if values[name] not in ("plain", False)}
     if cfg.parallel.name == "modules" and cfg.measure == "memory":
         counted |= {"parallel": "modules", "processes": cfg.processes}
+    if cfg.measure == "overhead":
+        del counted["batch_size"]
     if cfg.measure in TIMES:
         counted |= {name: values[name] for name in FAST if values[name] != JOINED.get(name)}
     return identity.digest(counted)
@@ -47,15 +53,17 @@ def costly(measure: str) -> set[str]:
         return set()
     batch = {"batch_size", "recipe", "recipe.batch_size", "processes", "sync_batchnorm"}
     optimizer = {"optimizer", "optimizer.name", "optimizer.momentum"}
-    return {"precision", *batch, *optimizer, *LEAN, *(FAST if measure in TIMES else ())}
+    always = {"precision", *optimizer, *LEAN} | (set() if measure == "overhead" else batch)
+    return always | (set(FAST) if measure in TIMES else set())
 
 
 def recorded(cfg: Config, root: Path) -> Path:
-    """Where a measurement lies; a time's is this machine's."""
+    """Where a measurement lies; a time's is this machine's, an overhead's also of a batch."""
     name = f"{cfg.measure}-{cost_id(cfg)}"
     if cfg.measure in TIMES:
         device = provenance.device_name(devices.chosen(cfg.device))
         machine = {"device": device, "threads": devices.threads(cfg)}
+        machine |= {"batch_size": cfg.batch_size} if cfg.measure == "overhead" else {}
         name = f"{name}-{identity.digest(machine)}"
     return root / "measured" / f"{name}.json"
 
@@ -68,7 +76,7 @@ def measured(cfg: Config) -> dict[str, Any] | None:
 
 
 def everywhere(cfg: Config) -> list[dict[str, Any]]:
-    """As `measured`, but of a time what is known of every machine."""
+    """As `measured`, but of a time what is known of every machine, and of an overhead of every batch."""
     if cfg.measure not in TIMES:
         record = measured(cfg)
         return [] if record is None else [record]

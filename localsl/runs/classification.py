@@ -15,7 +15,7 @@ from localsl.data import Data, feed
 from localsl.execution.processes import Part, Team
 from localsl.runs import display
 from localsl.train.step import Autocast, Evaluation, evaluate
-from localsl.train.task import Task, TestBatches, TrainingBatches
+from localsl.train.task import Batches, Task
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -27,11 +27,14 @@ class Counts:
 
     train: int
     test: int
+    validation: int | None = None
 
     @classmethod
     def of(cls, images: Data | Counts) -> Counts:
         """Of a data set, or as they are known."""
-        return images if isinstance(images, Counts) else cls(len(images.train), len(images.test))
+        if isinstance(images, Counts):
+            return images
+        return cls(**{part: len(split) for part, split in vars(images).items() if split is not None})
 
 
 class Classification(Task):
@@ -41,7 +44,7 @@ class Classification(Task):
         """`images` are only counted in a process that receives its batches from another."""
         self._cfg, self._data = cfg, images
         self.network = self._network = build_network(cfg)
-        self.images = asdict(Counts.of(images))
+        self.images = {part: count for part, count in asdict(Counts.of(images)).items() if count is not None}
         self.classes = cfg.dataset.num_classes
         parameters = count_parameters(self._network.backbone), count_parameters(self._network)
         self.record = {"parameters": dict(zip(("backbone", "with_auxiliary"), parameters, strict=True))}
@@ -50,14 +53,17 @@ class Classification(Task):
         """The table of modules."""
         return describe(self._cfg, self._network)
 
-    def batches(
-        self, device: torch.device, layout: torch.memory_format, part: Part
-    ) -> tuple[TrainingBatches, TestBatches]:
+    def batches(self, device: torch.device, layout: torch.memory_format, part: Part) -> Batches:
         """Of images in memory, or of pictures on disk."""
         data, cfg = self._data, self._cfg
         assert isinstance(data, Data)
         train = feed.train_batches(data.train, cfg, device, layout, part)
-        return train, feed.test_batches(data.test, cfg, device, layout, part)
+        tests = [
+            None if split is None else feed.test_batches(split, cfg, device, layout, part)
+            for split in (data.test, data.validation)
+        ]
+        assert tests[0] is not None
+        return Batches(train, tests[0], tests[1])
 
     def evaluate(self, batches: Iterable[tuple[Any, Any]], forward: Autocast, team: Team) -> Evaluation:
         """Loss and accuracy of the plain backbone."""

@@ -20,7 +20,7 @@ from localsl.detection.sources import Data
 from localsl.execution.processes import Part, Team
 from localsl.runs import checkpoint, display, lock, tracking
 from localsl.train.step import Autocast
-from localsl.train.task import Task, TestBatches, TrainingBatches
+from localsl.train.task import Batches, Task
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -36,9 +36,10 @@ PARTS = {
 class Detection(Task):
     """Objects' boxes, classes and masks."""
 
-    def __init__(self, cfg: Config, data: Data):
+    def __init__(self, cfg: Config, data: Data, backbone: Backbone | None = None):
+        """`backbone` is started from; None for that of the configuration's run."""
         self._cfg, self._data = cfg, data
-        self.network = self._network = build_detector(cfg)
+        self.network = self._network = build_detector(cfg, backbone)
         self.images = {"train": len(data.train), "test": len(data.test)}
         self.classes = cfg.dataset.num_classes
         trained = count_parameters(self._network.detector.get_submodule(PARTS["backbone"]))
@@ -49,13 +50,11 @@ class Detection(Task):
         """The parts of the detector."""
         return describe(self._cfg, self._network)
 
-    def batches(
-        self, device: torch.device, layout: torch.memory_format, part: Part
-    ) -> tuple[TrainingBatches, TestBatches]:
+    def batches(self, device: torch.device, layout: torch.memory_format, part: Part) -> Batches:
         """Of scenes; the detector brings them to one size."""
         cfg, workers = self._cfg, self._cfg.dataset.workers
         train = TrainScenes(self._data.train, cfg.batch_size, cfg.dataset.flip, workers, device, part)
-        return train, TestScenes(self._data.test, cfg.batch_size, workers, device, part)
+        return Batches(train, TestScenes(self._data.test, cfg.batch_size, workers, device, part))
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[tuple[Any, Any]], forward: Autocast, team: Team) -> Precision:
@@ -92,13 +91,16 @@ def describe(cfg: Config, network: DetectionNetwork) -> str:
     return "\n".join(lines)
 
 
-def build_detector(cfg: Config) -> DetectionNetwork:
+def build_detector(cfg: Config, backbone: Backbone | None = None) -> DetectionNetwork:
     """The detector of a configuration: the backbone with its run's weights, all else drawn from the seed.
+
+    Args:
+        backbone: in place of that run's.
 
     Raises:
         LocalslError: if that run, or its checkpoint, is not there.
     """
-    backbone = trained_backbone(cfg)
+    backbone = trained_backbone(cfg) if backbone is None else backbone
     data, layers = cfg.dataset, cfg.backbone.local_layers()
     with seeded(cfg.seed, "detector"):
         features = pyramid(backbone, layers, cfg.detector.channels, cfg.detector.trainable_layers)

@@ -34,7 +34,8 @@ class Progress:
         """Tell one epoch's figures."""
         top5 = f"top-5 {row['test_top5_accuracy']:.2f} %  " if "test_top5_accuracy" in row else ""
         what = next(name for key, name in SCORES.items() if key in row)
-        told = f"loss {row['train_loss']:.4f}  {what} {score(row):.2f} %  {top5}best {best:.2f} %"
+        held_out = f"validation {row['validation_accuracy']:.2f} %  " if "validation_accuracy" in row else ""
+        told = f"loss {row['train_loss']:.4f}  {what} {score(row):.2f} %  {top5}{held_out}best {best:.2f} %"
         if self._bar.disable:
             width = len(str(self._epochs))
             speed = f"{row['images_per_s']:.0f} images/s"

@@ -110,6 +110,12 @@ def closing(record: dict[str, Any]) -> str:
     told = f"compiled {compiled['graphs']} graphs in {compiled['seconds']:.1f} s\n" if compiled else ""
     top5 = [figures.get("test_top5_accuracy") for figures in (last, best)]
     within = "" if None in top5 else f"top-5 accuracy {top5[0]:.2f} % and {top5[1]:.2f} %\n"
+    selected = record.get("selected")
+    if selected is not None:
+        within += (
+            f"test accuracy {selected['test_accuracy']:.2f} % at the epoch that the validation images choose "
+            f"({selected['epoch']}, {selected['validation_accuracy']:.2f} % of them)\n"
+        )
     return told + (
         f"{display.figures(last)} at the last epoch, "
         f"{score(best):.2f} % at the best ({best['epoch']})\n{within}"
@@ -179,6 +185,8 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
         raise explained from error
     finally:
         record["last"], record["best"] = training.last, training.best
+        if "validation" in task.images:
+            record["selected"] = training.selected
         record["warnings"] = training.warnings
         record["seconds"] = training.elapsed
         record |= _memory(training, record.pop("stage_peaks_bytes", None))

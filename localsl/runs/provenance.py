@@ -20,7 +20,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "tf32": bool(torch.backends.cudnn.allow_tf32) if device.type == "cuda" else None,
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -40,8 +40,8 @@ def short(commit: str | None) -> str:
     return "" if commit is None else commit[:10] + commit[40:]
 
 
-def _commit() -> str | None:
-    """The commit of the code, with "+" where files differ from it.
+def commit() -> str | None:
+    """The commit of the code, with "+" where files other than results differ from it.
 
     Outside a repository that holds it what the variable LOCALSL_COMMIT says, None where that is not set. A copy
     without a repository may lie inside of somebody's own, which knows nothing of it.
@@ -57,7 +57,8 @@ def _commit() -> str | None:
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, **bare)
         head = subprocess.run([*git, "rev-parse", "HEAD"], text=True, check=True, **bare)
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], **bare).returncode
+        code = [":/", ":(top,exclude)results"]
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], **bare).returncode
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("LOCALSL_COMMIT") or None
     return head.stdout.strip() + ("+" if changed else "")

@@ -17,14 +17,14 @@ from localsl.execution.balance import Balance
 from localsl.execution.pipeline import Stage
 from localsl.runs.checkpoint import on_cpu
 from localsl.train.step import Totals, autocast, training_forward
-from localsl.train.task import Task, TestBatches, TrainingBatches
+from localsl.train.task import Batches, Task, TestBatches, TrainingBatches
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
     from localsl.execution.processes import Team
     from localsl.train.optim import Optimizer
 
-Batches = Iterator[tuple[Tensor, Tensor]]
+Coming = Iterator[tuple[Tensor, Tensor]]
 
 
 def balance_of(cfg: Config, network: LocalNetwork) -> Balance:
@@ -71,7 +71,7 @@ class StagedEpochs:
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def epoch(self, seed: int, epoch: int, skip: int = 0) -> Batches:
+    def epoch(self, seed: int, epoch: int, skip: int = 0) -> Coming:
         """One epoch, without the first `skip`."""
         if self._own is None:
             return self._stage.received(self._sizes[skip:])
@@ -89,7 +89,7 @@ class StagedTests:
     def __init__(self, stage: Stage, own: TestBatches | None, images: int, batch_size: int):
         self._stage, self._own, self._sizes = stage, own, _sizes(images, batch_size)
 
-    def __iter__(self) -> Batches:
+    def __iter__(self) -> Coming:
         return self._stage.received(self._sizes) if self._own is None else self._stage.passed(iter(self._own))
 
     def close(self) -> None:
@@ -98,19 +98,22 @@ class StagedTests:
             self._own.close()
 
 
-def batches(
-    cfg: Config, task: Task, device: torch.device, team: Team, stage: Stage | None
-) -> tuple[TrainingBatches, TestBatches]:
-    """Training and test batches of this process: its own, or of a stage behind the first received ones."""
-    if stage is not None and not team.leader:
-        own = None, None
-    else:
+def batches(cfg: Config, task: Task, device: torch.device, team: Team, stage: Stage | None) -> Batches:
+    """The batches of this process: its own, or of a stage behind the first received ones."""
+    own = None
+    if stage is None or team.leader:
         own = task.batches(device, devices.layout(cfg), team.part)
         if stage is None:
             return own
-    train, test = own
-    staged_train = StagedEpochs(stage, train, task.images["train"], cfg.batch_size)
-    return staged_train, StagedTests(stage, test, task.images["test"], cfg.batch_size)
+    counts, size = task.images, cfg.batch_size
+    validation = None
+    if "validation" in counts:
+        validation = StagedTests(stage, own and own.validation, counts["validation"], size)
+    return Batches(
+        StagedEpochs(stage, own and own.train, counts["train"], size),
+        StagedTests(stage, own and own.test, counts["test"], size),
+        validation,
+    )
 
 
 def _sizes(images: int, batch_size: int) -> list[int]:

@@ -24,7 +24,7 @@ from localsl.train.optim import learning_rate
 from localsl.train.peak_memory import PeakMemory
 from localsl.train.signals import Stop
 from localsl.train.step import ModuleMeans, Totals, autocast, counted_step, train_epoch, training_forward
-from localsl.train.task import Figures, Task, score
+from localsl.train.task import Figures, Task, TestBatches, score
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -47,6 +47,7 @@ class Training:
         rows: the lines of metrics.csv so far.
         warnings: of modules that do not learn.
         last, best: test figures of the last epoch and of the best, None before the first.
+        selected: those of the epoch that is best on the validation images; None without any.
         seconds: training took so far, before this process went on with it.
         memory: the peak so far.
     """
@@ -56,7 +57,8 @@ class Training:
         self._cfg, self._task, self._network, self._team = cfg, task, network, team
         devices.place(network, cfg, device)
         self._stage = staging.staged(cfg, task, team) if team.replicas < team.size else None
-        self._train, self._test = staging.batches(cfg, task, device, team, self._stage)
+        batches = staging.batches(cfg, task, device, team, self._stage)
+        self._train, self._test, self._validation = batches.train, batches.test, batches.validation
         self._optimizer = optim.build(network.parameters(), cfg.optimizer)
         self._images = task.images["train"]
         self._forward = autocast(cfg.precision, device)
@@ -73,6 +75,7 @@ class Training:
         self.warnings: list[str] = []
         self.last: dict[str, Any] | None = None
         self.best: dict[str, Any] | None = None
+        self.selected: dict[str, Any] | None = None
         self.seconds = 0.0
         self._norms: health.Norms | None = None
         self._lr = 0.0  # of the epoch; a warm-up's first steps have less
@@ -103,6 +106,7 @@ class Training:
         self.epochs, self.steps, self.rows = state["epochs"], state["steps"], state["rows"]
         self.warnings = state["warnings"]
         self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
+        self.selected = state.get("selected")  # which checkpoints of earlier versions lack
         if state["peak_memory_scope"] != self.memory.scope:
             print(
                 f"note: begun on another kind of device than {self._device.type}: equal only but for rounding"
@@ -161,6 +165,7 @@ class Training:
             "warnings": self.warnings,
             "last": self.last,
             "best": self.best,
+            "selected": self.selected,
             "seconds": self.elapsed,
             "peak_memory_bytes": max((peak for peak in peaks if peak is not None), default=None),
             "peak_memory_scope": self.memory.scope,
@@ -210,6 +215,8 @@ class Training:
             progress.close()
             self._train.close()
             self._test.close()
+            if self._validation is not None:
+                self._validation.close()
 
     def _epoch(self, progress: Progress, stop: Stop) -> dict[str, Any]:
         cfg, epoch = self._cfg, self.epochs + 1
@@ -225,16 +232,25 @@ class Training:
         images = max(0, self._images - skipped * cfg.batch_size)
         means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
         images_per_s = images / (time.perf_counter() - began)
-        heeded = self._heeding(stop, self._test)
-        test = self._task.evaluate(heeded, self._forward, self._team)
-        _check_finite([*(mean.loss for mean in means), test.loss], epoch, lr)
+        test = self._evaluated(self._test, stop)
+        figures = {**test.accuracies, **_known(test_loss=test.loss)}
+        if self._validation is not None:
+            held_out = self._evaluated(self._validation, stop)
+            figures |= {"validation_accuracy": score(held_out.accuracies)}
+            figures |= _known(validation_loss=held_out.loss)
+        _check_finite([mean.loss for mean in means], figures, epoch, lr)
         self.epochs, self.steps = epoch, 0
-        self.last = {"epoch": epoch, **test.accuracies} | _known(test_loss=test.loss)
+        self.last = {"epoch": epoch, **figures}
         if self.best is None or score(test.accuracies) > score(self.best):
             self.best = self.last
-        self.rows.append(_row(epoch, lr, means, test, images_per_s))
+        if self._validation is not None:
+            self.selected = _better(self.selected, self.last, "validation_accuracy")
+        self.rows.append(_row(epoch, lr, means, figures, images_per_s))
         self._warn()
         return self.rows[-1]
+
+    def _evaluated(self, batches: TestBatches, stop: Stop) -> Figures:
+        return self._task.evaluate(self._heeding(stop, batches), self._forward, self._team)
 
     def _warn(self) -> None:
         found = self._team.gather(self._task.complaints(self.rows, self._norms))
@@ -279,10 +295,16 @@ class Training:
             stop.grant(asked)
 
 
-def _check_finite(losses: list[float | None], epoch: int, lr: float) -> None:
-    """Of every module in training, and last of the network in evaluation."""
-    names = [*(f"loss of module {i}" for i in range(len(losses) - 1)), "test loss"]
-    for name, loss in zip(names, losses, strict=True):
+def _better(best: dict[str, Any] | None, last: dict[str, Any], accuracy: str) -> dict[str, Any]:
+    """The figures of the better epoch; of equal ones the earlier."""
+    return last if best is None or last[accuracy] > best[accuracy] else best
+
+
+def _check_finite(losses: list[float | None], figures: dict[str, float], epoch: int, lr: float) -> None:
+    """Of every module in training, and of the network in evaluation."""
+    named = {f"loss of module {i}": loss for i, loss in enumerate(losses)}
+    named |= {key.replace("_", " "): value for key, value in figures.items() if key.endswith("_loss")}
+    for name, loss in named.items():
         if loss is not None and not math.isfinite(loss):
             what = f"the {name} is {loss} in epoch {epoch} at learning rate {lr:g}"
             raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
@@ -297,7 +319,7 @@ def _row(
     epoch: int,
     lr: float,
     means: list[ModuleMeans],
-    test: Figures,
+    figures: dict[str, float],
     images_per_s: float,
 ) -> dict[str, Any]:
     """A line of metrics.csv; training figures without a number are the output module's."""
@@ -306,8 +328,7 @@ def _row(
         "lr": lr,
         "train_loss": means[-1].loss,
         "train_accuracy": means[-1].accuracy,
-        **_known(test_loss=test.loss),
-        **test.accuracies,
+        **figures,
         "images_per_s": images_per_s,
     }
     for index, mean in enumerate(means):

@@ -133,7 +133,9 @@ def _rows_of(
     if number.metric == "structure":
         return [row | {"ours_mean": structures.of_stage(cell), "status": "done"}]
     if number.metric in MEASURED_ALONE:
-        found = [(record, typed) for cfg, typed in costs for record in everywhere(cfg)]
+        found: list[tuple[dict[str, Any], str]] = []
+        for of in ((record, typed) for cfg, typed in costs for record in everywhere(cfg)):
+            found += [] if of in found else [of]
         return [row | _measured(number, *of) for of in found] or [row | {"status": "missing"}]
     accuracy = MEASURED_BY_TRAINING.get(number.metric)
     if accuracy is None or (settings and accuracy not in settings[0][0].record["last"]):
@@ -223,7 +225,9 @@ def _operations(record: dict[str, Any]) -> tuple[float, str]:
 
 def _overhead(record: dict[str, Any]) -> tuple[float, str]:
     """Of a training step over backpropagation's, in per cent."""
-    scope = f"a training step and backpropagation's in turn, {record['device']}, {record['threads']} threads"
+    scope = "a training step and backpropagation's in turn, the median of their ratios"
+    scope += f", batches of {record['batch_size']}, {record['device']}"
+    scope += f", {record['threads']} thread{'s' if record['threads'] > 1 else ''}"
     return 100 * (record["figures"]["ratio_to_bp"] - 1), scope
 
 

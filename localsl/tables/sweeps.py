@@ -62,6 +62,7 @@ BACKBONE_SEED = 0
 
 # Figures that need no more of a run than its record: analyses whose runs may lack a checkpoint.
 BY_RECORD = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff", "analysis=accuracy")
+BY_RECORD += ("analysis=grid",)
 
 
 @dataclass(frozen=True)
@@ -308,18 +309,19 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
 
 def named(text: str) -> list[str]:
     """The tables that a name means: "man/table1", or "table1", "man" or "all" for those that there are. Figures
-    are meant by "man/fig4", "fig4", "man/figures" and "figures".
+    are meant by "man/fig4", "fig4", "man/figures" and "figures", grids likewise by "ours/depth" and "grids".
 
     Raises:
         ConfigError: if there is none.
     """
     found = [name for name in every() if text in ("all", name, *name.split("/"))]
-    for name in figures():
-        paper, figure = name.split("/")
-        if text in ("figures", f"{paper}/figures", name, figure):
-            found.append(name)
+    for kind, names in (("figures", figures()), ("grids", grids())):
+        for name in names:
+            paper, short = name.split("/")
+            if text in (kind, f"{paper}/{kind}", name, short):
+                found.append(name)
     if not found:
-        known = [*every(), *figures()]
+        known = [*every(), *figures(), *grids()]
         near = difflib.get_close_matches(text, [*known, *(name.split("/")[1] for name in known)], n=1)
         instead = f"did you mean sweep={near[0]}?" if near else ""
         papers = sorted({name.split("/")[0] for name in known})
@@ -336,6 +338,11 @@ def every() -> list[str]:
 def figures() -> list[str]:
     """The names of all figures."""
     return _files("fig*")
+
+
+def grids() -> list[str]:
+    """The names of all grids: figures by another name, of settings that no paper varies so."""
+    return [name for name in _files("*") if name not in (*every(), *figures())]
 
 
 def _files(pattern: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -47,6 +48,15 @@ class TestBatches(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Batches:
+    """All batches of a run, or of one of its processes."""
+
+    train: TrainingBatches
+    test: TestBatches
+    validation: TestBatches | None = None
+
+
 class Figures(Protocol):
     """What a test found."""
 
@@ -66,7 +76,7 @@ class Task(ABC):
 
     Attributes:
         network: with its initial weights.
-        images: how many an epoch has, and a test.
+        images: how many an epoch has (`train`), a `test`, and those held out of training (`validation`), if any.
         classes: of the data set.
         record: what its record says beside what all records say.
     """
@@ -81,10 +91,8 @@ class Task(ABC):
         """What is worth knowing before a run starts."""
 
     @abstractmethod
-    def batches(
-        self, device: torch.device, layout: torch.memory_format, part: Part
-    ) -> tuple[TrainingBatches, TestBatches]:
-        """This process's part of the training and of the test batches."""
+    def batches(self, device: torch.device, layout: torch.memory_format, part: Part) -> Batches:
+        """This process's part of the batches."""
 
     @abstractmethod
     def evaluate(self, batches: Iterable[tuple[Any, Any]], forward: Autocast, team: Team) -> Figures:

@@ -1,0 +1,129 @@
+"""One configuration rehearsed: a training step and an evaluation of its real network on a few made-up images.
+
+It needs no data set. Only the batch and the images differ from the run: network, heads, optimizer, learning rate and
+training loop are the run's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from localsl.config.validation import compose
+from localsl.core.network import Learner, LocalNetwork, count_parameters
+from localsl.core.settings import LocalslError
+from localsl.data import Data
+from localsl.data.splits import Split
+from localsl.execution import devices
+from localsl.measure.fake import fake_run
+from localsl.measure.footprint import footprint
+from localsl.runs.classification import Classification
+from localsl.runs.training import Training
+from localsl.train.signals import Stop
+from localsl.train.task import Task
+
+if TYPE_CHECKING:
+    from localsl.config.schema import Config
+
+# Of a batch: BatchNorm needs two values for a channel, and a contrastive loss two images of a class.
+IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal found.
+
+    Attributes:
+        modules: local modules.
+        network, auxiliary: parameters of the plain backbone, and of what trains it.
+        traced: bytes of a training step that was only traced; None of one that was taken.
+    """
+
+    modules: int
+    network: int
+    auxiliary: int
+    traced: int | None = None
+
+
+def rehearse(overrides: Sequence[str]) -> Rehearsed:
+    """Take the first training step of the run that these overrides start, and evaluate.
+
+    Raises:
+        LocalslError: if a loss is not finite, or a module has no gradient.
+    """
+    cfg = reduced(overrides)
+    devices.use_threads(cfg)
+    task = made_up_task(cfg)
+    network = task.network
+    training = Training(cfg, task, devices.chosen(cfg.device))
+    with closing(training.train(Stop())) as rows:
+        row = next(rows)
+    idle = without_gradient(network)
+    if idle:
+        raise LocalslError(f"no gradient in module {', '.join(map(str, idle))}")
+    if not row["lr"] > 0:
+        raise LocalslError("the first epoch's learning rate is 0")
+    return _counted(network)
+
+
+def trace(overrides: Sequence[str]) -> Rehearsed:
+    """The same on tensors without data, of what does not fit into memory."""
+    cfg = reduced(overrides)
+    peak = footprint(cfg).peak
+    with fake_run(cfg, cfg.batch_size) as run, torch.no_grad():
+        run.network.eval()(run.images)
+        return replace(_counted(run.network), traced=peak)
+
+
+def reduced(overrides: Sequence[str]) -> Config:
+    """The configuration with a batch of a few images, in one process on one thread of the CPU."""
+    cfg = compose([*overrides, "device=cpu", "threads=1"])
+    checkpoint = replace(cfg.checkpoint, every=None)
+    return replace(cfg, batch_size=IMAGES, processes=1, checkpoint=checkpoint)
+
+
+def made_up_task(cfg: Config) -> Task:
+    """What the configuration trains, on made-up images; a detector starts from a backbone that was not trained."""
+    if cfg.task.name == "classification":
+        return Classification(cfg, made_up(cfg))
+    from localsl.detection import sources  # imports that classification does not wait for
+    from localsl.detection.scenes import MadeScenes
+    from localsl.runs.detection import Detection
+
+    class Scenes(MadeScenes):
+        category_ids = range(
+            1, cfg.dataset.num_classes + 1
+        )  # the detector's, of which the shapes are the first
+
+    scenes = sources.Data(Scenes.of("train", IMAGES), Scenes.of("test", IMAGES))
+    return Detection(cfg, scenes, cfg.backbone.build(num_classes=1))
+
+
+def made_up(cfg: Config) -> Data:
+    """Random images of the data set's size, of its last class."""
+    size, classes = cfg.dataset.image_size, cfg.dataset.num_classes
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (IMAGES, 3, size, size), dtype=torch.uint8, generator=random)
+    split = Split(pixels, torch.full((IMAGES,), classes - 1))
+    return Data(split, split, split if cfg.dataset.validation else None)
+
+
+def without_gradient(network: Learner) -> list[int]:
+    """The modules of which no layer had a gradient other than 0 in the last step."""
+    idle = []
+    for module in network.local_modules:
+        layers = network.layers_of(module)
+        gradients = [p.grad for layer in layers for p in layer.parameters() if p.grad is not None]
+        if not any(bool(gradient.any()) for gradient in gradients):
+            idle.append(module.index)
+    return idle
+
+
+def _counted(network: Learner) -> Rehearsed:
+    whole = count_parameters(network)
+    backbone = count_parameters(network.backbone) if isinstance(network, LocalNetwork) else whole
+    return Rehearsed(len(network.local_modules), backbone, whole - backbone)

@@ -1,0 +1,211 @@
+"""Every cell of tables and figures rehearsed: does each configuration train a step and evaluate?
+
+OUTPUT_DIR/rehearsal.csv has a row for each configuration, written as each ends, so that a rehearsal that was stopped
+goes on; one of all tables and figures is copied to RESULTS_DIR.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import joblib
+
+from localsl.config.composition import Composition
+from localsl.config.validation import compose
+from localsl.core.settings import LocalslError
+from localsl.execution.bounded import Outcome, call_each
+from localsl.measure import rehearsal
+from localsl.measure.rehearsal import Rehearsed
+from localsl.runs import display, identity, provenance, tracking
+from localsl.tables import sweeps
+from localsl.tables.sweeps import Cell, Line, Request
+
+if TYPE_CHECKING:
+    from localsl.config.schema import Config
+
+FILE = "rehearsal.csv"
+GIB = 2**30
+MEMORY = 20 * GIB  # what needs more is traced
+SECONDS = 900.0  # after which a rehearsal is ended
+AT_ONCE = 2
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A distinct configuration of the cells that are rehearsed.
+
+    Attributes:
+        id: of the configuration, whatever the seed.
+        cell: the first cell of it: its table and its keys.
+        tables: all that have it.
+        typed: its overrides.
+        unbuilt: why it cannot be run yet, or None.
+    """
+
+    id: str
+    cell: str
+    tables: tuple[str, ...]
+    typed: tuple[str, ...]
+    unbuilt: str | None = None
+
+
+def rehearse(line: Line) -> str:
+    """Rehearse the cells that a command line asks for, a line for each as it ends; returns the table of them.
+
+    Raises:
+        LocalslError: if a cell failed, once the table is printed.
+    """
+    assert line.request is not None
+    assert line.base is not None
+    file, commit = Path(line.base.output_dir) / FILE, provenance.short(provenance.commit())
+    asked = parts(line.request, {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)})
+    kept = {row["id"]: row for row in read(file) if _holds(row, commit)}
+    rows = {part.id: kept.pop(part.id) for part in asked if part.id in kept}
+    rows |= {part.id: _row(part, commit, f"not built: {part.unbuilt}") for part in asked if part.unbuilt}
+    left = [part for part in asked if part.id not in rows]
+    print(f"{len(asked)} configurations, {len(left)} of them to rehearse", flush=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for row in _rehearsed(left, commit, _memory()):
+        rows[row["id"]] = row
+        tracking.write_csv(file, [*kept.values(), *rows.values()])
+        print(f"{len(rows)}/{len(asked)} {_in_short(row)}", flush=True)
+    ordered = [rows[part.id] for part in asked]
+    every = {table.name for table in line.request.tables} == {
+        *sweeps.every(),
+        *sweeps.figures(),
+        *sweeps.grids(),
+    }
+    if every and not line.request.varied:
+        file = Path(line.base.results_dir) / FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tracking.write_csv(file, ordered)
+    table = display.table([_line(row) for row in ordered])
+    count = Counter(str(row["result"]).split(":")[0] for row in ordered)
+    failed = sum(not _well(row) for row in ordered)
+    print(table)
+    told = ", ".join(f"{n} {word}" for word, n in count.items() if word in ("ok", "traced", "not built"))
+    summary = f"{len(ordered)} configurations: {told}; {file}"
+    if failed:
+        raise LocalslError(f"{summary}; {failed} failed")
+    return summary
+
+
+def parts(request: Request, known: dict[tuple[str, ...], Config]) -> list[Part]:
+    """The distinct configurations of the cells of tables and figures; `known` are those composed before."""
+    found: dict[str, Part] = {}
+    composition = Composition()
+    for table in request.tables:
+        for cell in table.cells:
+            name = " ".join(filter(None, (table.name, *cell.keys)))
+            for overrides in request.overrides(cell):
+                this = _id(cell, overrides, known, composition)
+                part = found.setdefault(this, Part(this, name, (table.name,), overrides, cell.unbuilt))
+                if table.name not in part.tables:
+                    found[this] = replace(part, tables=(*part.tables, table.name))
+    return list(found.values())
+
+
+def _id(
+    cell: Cell, overrides: tuple[str, ...], known: dict[tuple[str, ...], Config], composition: Composition
+) -> str:
+    if cell.unbuilt is not None:
+        return identity.digest({"typed": overrides})
+    measured = (sweeps.measuring(overrides, measure) for measure in cell.measures)
+    cfg = next((known[typed] for typed in (overrides, *measured) if typed in known), None)
+    return identity.cell_id(cfg or compose(overrides, composition))
+
+
+def _rehearsed(left: Sequence[Part], commit: str, memory: int) -> Iterator[Row]:
+    """A row for each, two at a time. What does not fit beside another is tried alone, and traced if it does not
+    fit at all.
+
+    Args:
+        memory: bytes that this machine has for all of it.
+    """
+    at_once = min(AT_ONCE, joblib.cpu_count())
+    passes: list[tuple[Callable[[Sequence[str]], Rehearsed], int, int]] = [
+        (rehearsal.rehearse, at_once, min(MEMORY, memory // at_once)),
+        (rehearsal.rehearse, 1, min(MEMORY, memory)),
+        (rehearsal.trace, 1, memory),
+    ]
+    if passes[0][2] == passes[1][2]:
+        del passes[1]
+    for number, (function, several, each) in enumerate(passes, 1):
+        imports = [rehearsal.__name__]
+        typed, too_large = [list(part.typed) for part in left], list[Part]()
+        for position, outcome in call_each(function, typed, several, each, SECONDS, imports):
+            if outcome.out_of_memory and number < len(passes):
+                too_large.append(left[position])
+            else:
+                yield _ended(left[position], commit, outcome, passes[-2][2])
+        left = too_large
+
+
+def _ended(part: Part, commit: str, outcome: Outcome, memory: int) -> Row:
+    if outcome.value is None:
+        print(outcome.trace, end="")
+        return _row(part, commit, outcome.failure or "", outcome.seconds, outcome.peak)
+    found: Rehearsed = outcome.value
+    result = "ok" if found.traced is None else f"traced: needs more than {memory / GIB:.1f} GiB"
+    return _row(part, commit, result, outcome.seconds, found.traced or outcome.peak, found)
+
+
+def _row(
+    part: Part, commit: str, result: str, seconds: float = 0, peak: int = 0, found: Rehearsed | None = None
+) -> Row:
+    counted = {"modules": "", "network": "", "auxiliary": ""} if found is None else asdict(found)
+    return {
+        "cell": part.cell,
+        "also": " ".join(part.tables[1:]),
+        "typed": " ".join(part.typed),
+        "id": part.id,
+        "modules": counted["modules"],
+        "network_parameters": counted["network"],
+        "auxiliary_parameters": counted["auxiliary"],
+        "cpu_seconds": f"{seconds:.1f}" if seconds else "",
+        "peak_mib": f"{peak / 2**20:.0f}" if peak else "",
+        "result": result,
+        "commit": commit,
+    }
+
+
+def read(file: Path) -> list[Row]:
+    """The rows of a rehearsal's file; none if it is not there."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _holds(row: Row, commit: str) -> bool:
+    """Whether a row need not be made again: it is good, and of this very code."""
+    return row["commit"] == commit != "" and not commit.endswith("+") and row["result"].split(":")[0] in WELL
+
+
+WELL = ("ok", "traced")
+
+
+def _well(row: Row) -> bool:
+    return row["result"].split(":")[0] in (*WELL, "not built")
+
+
+def _in_short(row: Row) -> str:
+    return "  ".join(str(value) for value in _line(row).values())
+
+
+def _line(row: Row) -> Row:
+    names = ("cell", "network_parameters", "auxiliary_parameters", "cpu_seconds", "peak_mib", "result")
+    return {name: row[name] for name in names}
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
