@@ -1,0 +1,105 @@
+"""The colour and marker of every rule, the same in all figures and in the report.
+
+A family of rules has one colour. The colours are those of Okabe and Ito, two of them a little darker, so that they
+show on white; tests/test_palette.py checks that they stay apart for readers with deuteranopia and protanopia. Members
+of a family differ in shade, AugLocal's by its depth, and in marker.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from matplotlib import colors
+
+REFERENCE = "bp"
+
+COLOURS = {
+    REFERENCE: "#1c2024",
+    "predsim": "#E69F00",
+    "dgl": "#0067A8",
+    "infopro": "#009E73",
+    "auglocal": "#D55E00",
+    "man": "#C46C9E",
+    "mlaan": "#4FB0EA",
+}
+PARTS = {"lam": "mlaan", "mlm": "mlaan"}  # of which a rule is made
+OTHER = "#7d858c"  # rules of one's own
+
+# The marker tells on which auxiliary network a rule builds; "o" on its own.
+MARKERS = {"dgl": "s", "infopro": "^", "predsim": "D"}
+FURTHER = ("o", "v", "P", "X", "<", ">")
+
+DEPTHS = (2, 9)  # of AugLocal's auxiliary networks in the papers, lightest to darkest
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series is drawn."""
+
+    colour: str
+    marker: str
+
+
+def family(rule: str) -> str:
+    """The family of a rule: man for man_released, mlaan for lam."""
+    stem = rule.split("_")[0]
+    return PARTS.get(stem, stem)
+
+
+def rule_of(label: str, method: str = "") -> str:
+    """The rule of a label such as "auglocal d=4" or "bp, data"; else `method`, as for a variant's label."""
+    first = re.split(r"[ ,]", label)[0]
+    return first if family(first) in COLOURS else method
+
+
+def colour(rule: str, depth: int | None = None) -> str:
+    """The colour of a rule; of AugLocal's the shade of a depth."""
+    base = COLOURS.get(family(rule), OTHER)
+    if depth is None:
+        return base
+    low, high = DEPTHS
+    place = (min(max(depth, low), high) - low) / (high - low)
+    return _mixed(base, "#ffffff", 0.42 - place * 0.84) if place < 0.5 else _mixed(base, "#000000", place * 0.84 - 0.42)
+
+
+def styles(series: Iterable[tuple[str, str]]) -> dict[str, Style]:
+    """A style for each series of a figure by its label.
+
+    Args:
+        series: labels, each with the method that says the rule where the label does not.
+    """
+    found: dict[str, Style] = {}
+    for label, method in dict.fromkeys(series):
+        rule = rule_of(label, method)
+        depth = re.search(r"\b(?:aux\.)?d(?:epth)?=(\d+)", label)
+        base = next((word for word in re.split(r"[ =,]", label)[1:] if word in MARKERS), "")
+        shade, marker = colour(rule, int(depth[1]) if depth else None), MARKERS.get(base, FURTHER[0])
+        alike = sum(style.colour == shade for style in found.values())
+        if Style(shade, marker) in found.values():
+            used = [style.marker for style in found.values()]
+            marker = next((other for other in FURTHER if other not in used), FURTHER[alike % len(FURTHER)])
+            shade = _mixed(shade, "#000000" if alike % 2 else "#ffffff", min(0.25 + 0.1 * alike, 0.6))
+        found[label] = Style(shade, marker)
+    return found
+
+
+def readable(shade: str) -> str:
+    """The colour in which text of this shade can be read on white: as dark as a contrast of 4.5 takes."""
+    hue, light, saturation = colorsys.rgb_to_hls(*colors.to_rgb(shade))
+    while 1.05 / (luminance(text := colors.to_hex(colorsys.hls_to_rgb(hue, light, saturation))) + 0.05) < 4.5:
+        light *= 0.95
+    return text
+
+
+def luminance(shade: str) -> float:
+    """The relative luminance of a colour, from 0 to 1 (WCAG 2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colors.to_rgb(shade)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _mixed(one: str, other: str, share: float) -> str:
+    pairs = zip(colors.to_rgb(one), colors.to_rgb(other), strict=True)
+    return colors.to_hex([(1 - share) * a + share * b for a, b in pairs])
