@@ -13,6 +13,7 @@ matplotlib.use("Agg")  # no window, whatever the machine has
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 INK, SOFT, FAINT = "#1c2024", "#5a636c", "#e6e9ec"
 TEXT = 8.5  # of labels, in points
@@ -45,7 +46,8 @@ class Margins:
     bottom: float = 0.5
 
 
-TITLE, NOTE = 0.42, 0.34  # inches for two lines above all panels, and for the note below them
+LINE = 0.165  # inches of a line of the title or the note
+TITLE, NOTE = 3 * LINE, 3 * LINE  # inches above and below all panels; what is left empty is cut off
 
 
 def panels(
@@ -83,11 +85,14 @@ def save(file: Path, figure: Figure, title: str, note: str = "") -> None:
         note: a line below all panels, for what their marks mean.
     """
     width, height = figure.get_size_inches()
-    columns = int(width * 72 / 6.7)  # letters of the title in a line, at 9.5 points
-    lines = textwrap.wrap(title, columns)
-    figure.text(0.1 / width, 1 - 0.06 / height, "\n".join(lines), size=9.5, weight="bold", va="top", color=INK)
-    figure.text(0.1 / width, 0.06 / height, "\n".join(textwrap.wrap(note, int(width * 72 / 4.4))), size=7.5, color=SOFT)
+    above = textwrap.wrap(title, int(width * 72 / 6.7))  # letters of 9.5 points, bold
+    below = textwrap.wrap(note, int(width * 72 / 4.4))  # and of 7.5
+    bottom, top = NOTE - LINE * len(below), height - TITLE + LINE * len(above)
+    place = {"x": 0.1 / width, "va": "bottom", "linespacing": 1.15}
+    figure.text(y=1 - TITLE / height, s="\n".join(above), size=9.5, weight="bold", color=INK, **place)
+    figure.text(y=bottom / height, s="\n".join(below), size=7.5, color=SOFT, **place)
+    shown = Bbox([[0, bottom - 0.08], [width, top + 0.08]])
     beside = file.with_name(f".{file.name}")
-    figure.savefig(beside, dpi=144, format="png", metadata={"Software": None})
+    figure.savefig(beside, dpi=144, format="png", metadata={"Software": None}, bbox_inches=shown)
     beside.replace(file)
     plt.close(figure)

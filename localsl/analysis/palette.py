@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from matplotlib import colors
@@ -71,19 +71,24 @@ def styles(series: Iterable[tuple[str, str]]) -> dict[str, Style]:
     Args:
         series: labels, each with the method that says the rule where the label does not.
     """
-    found: dict[str, Style] = {}
+    alike: dict[Style, list[str]] = {}
     for label, method in dict.fromkeys(series):
-        rule = rule_of(label, method)
-        depth = re.search(r"\b(?:aux\.)?d(?:epth)?=(\d+)", label)
+        depth = re.search(r"\b(?:aux\.depth|d)=(\d+)", label)
         base = next((word for word in re.split(r"[ =,]", label)[1:] if word in MARKERS), "")
-        shade, marker = colour(rule, int(depth[1]) if depth else None), MARKERS.get(base, FURTHER[0])
-        alike = sum(style.colour == shade for style in found.values())
-        if Style(shade, marker) in found.values():
-            used = [style.marker for style in found.values()]
-            marker = next((other for other in FURTHER if other not in used), FURTHER[alike % len(FURTHER)])
-            shade = _mixed(shade, "#000000" if alike % 2 else "#ffffff", min(0.25 + 0.1 * alike, 0.6))
-        found[label] = Style(shade, marker)
-    return found
+        shade = colour(rule_of(label, method), int(depth[1]) if depth else None)
+        alike.setdefault(Style(shade, MARKERS.get(base, FURTHER[0])), []).append(label)
+    return {label: style for first, labels in alike.items() for label, style in _apart(first, labels)}
+
+
+def _apart(first: Style, labels: list[str]) -> Iterator[tuple[str, Style]]:
+    """The style of each of these labels, whose rule is the same: from a light shade to a dark one."""
+    if len(labels) == 1:
+        yield labels[0], first
+        return
+    for index, label in enumerate(labels):
+        place = 2 * index / (len(labels) - 1) - 1
+        shade = _mixed(first.colour, "#000000" if place > 0 else "#ffffff", 0.45 * abs(place))
+        yield label, Style(shade, FURTHER[index % len(FURTHER)])
 
 
 def readable(shade: str) -> str:

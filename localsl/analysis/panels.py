@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from localsl.analysis import palette, placing
@@ -19,7 +21,6 @@ from localsl.analysis.palette import Style
 
 MARKED = 60  # points of a line that have a marker each; more would run together
 HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
-LETTER = 0.55 * TEXT / 72  # inches
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class Series:
 
 
 def room(names: Sequence[str]) -> float:
-    """Inches that the longest of these names takes."""
-    return max(map(len, names), default=0) * LETTER + 0.15
+    """Inches that the longest of these names takes, with some to its sides."""
+    font = FontProperties(size=TEXT)
+    widths = (TextToPath().get_text_width_height_descent(name, font, ismath=False)[0] for name in names)
+    return max(widths, default=0) / 72 + 0.2
 
 
 def lines(axis: Any, series: Sequence[Series], log: bool = False, level: float | None = None) -> None:
@@ -133,8 +136,11 @@ def scatter(axis: Any, series: Sequence[Series]) -> None:
             one.across[0], one.up[0], yerr=one.spread[0] if any(one.spread) else None, fmt=one.style.marker,
             color=one.style.colour, markersize=6, elinewidth=1.2, capsize=2.5,
         )  # fmt: skip
-    axis.margins(0.14, 0.1)
+    axis.margins(0.08, 0.1)
     axis.autoscale_view()
+    low, high = axis.get_xlim()
+    width = axis.get_position().width * axis.figure.get_figwidth()
+    axis.set_xlim(low, low + (high - low) / (1 - room([one.name for one in series]) / width))  # for the last's name
     points = [(one.across[0], one.up[0]) for one in series]
     crossing = [index for index, one in enumerate(series) if one.reference]
     placing.beside(axis, points, [one.name for one in series], crossing, size=TEXT, color=INK, path_effects=HALO)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 # Where a label may stand beside a point: an alignment and a direction, the best first.
 AROUND = [("left", "center", 1, 0), ("left", "bottom", 0.8, 0.7), ("left", "top", 0.8, -0.7)]
 AROUND += [("center", "bottom", 0, 1), ("center", "top", 0, -1), ("right", "center", -1, 0)]
 AROUND += [("right", "bottom", -0.8, 0.7), ("right", "top", -0.8, -0.7)]
-DISTANCES = (6, 10, 16, 24)  # in points from the point; the nearest that is free
+DISTANCES = (6, 10, 16, 24)  # in points from the point
+
+# What a place costs, beside its distance in points, for each text or point that it covers and line that it crosses.
+COVERED, CROSSED = 1000, 30
+ROUNDS = 10
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
@@ -32,57 +36,88 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return places
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a label may stand.
+
+    Attributes:
+        offset: of its anchor from the point, in points.
+        anchor: the part of the text that is there: ("left", "center").
+        box: what the text covers, in pixels.
+        cost: of the place itself: the further from the point, the higher.
+    """
+
+    offset: tuple[float, float]
+    anchor: tuple[str, str]
+    box: Bbox
+    cost: float
+
+
 def beside(
     axis: Any, points: Sequence[tuple[float, float]], texts: Sequence[str], crossing: Sequence[int] = (), **style: Any
 ) -> list[Any]:
-    """Label the points of a scatter plot, each where its text covers no point, no text, no line and no edge.
+    """Label the points of a scatter plot so that texts cover no point, no text, no edge and, if possible, no line.
 
-    Points in a crowd choose first. A text further away than usual has a thin line to its point.
+    Each label takes its best place given those of all others, in turn, until none moves. A text further away than
+    usual has a thin line to its point.
 
     Args:
         crossing: indices of points through which a horizontal and a vertical line go.
     """
-    renderer = axis.figure.canvas.get_renderer()
     scale = axis.figure.dpi / 72
     pixels = axis.transData.transform(np.array(points, dtype=float))
-    taken = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in pixels]
+    marks = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in pixels]
+    lines = []
     for x, y in pixels[list(crossing)]:
-        taken += [Bbox([[x, axis.bbox.y0], [x, axis.bbox.y1]]), Bbox([[axis.bbox.x0, y], [axis.bbox.x1, y]])]
-    distance = np.linalg.norm(pixels[:, None] - pixels[None], axis=-1)
-    crowd = np.sort(distance, axis=1)[:, 1 : 1 + 3].sum(1)
-    labels: list[Any] = [None] * len(points)
-    for index in sorted(range(len(points)), key=lambda i: crowd[i]):
-        found = None
-        for far in DISTANCES:
-            for across, up, x, y in AROUND:
-                arrow = {"arrowstyle": "-", "color": "#9aa1a8", "linewidth": 0.6, "shrinkB": 3} if far > 10 else None
-                found = axis.annotate(
-                    texts[index], points[index], (x * far, y * far), textcoords="offset points", ha=across, va=up,
-                    arrowprops=arrow, **style,
-                )  # fmt: skip
-                box = _padded(found, renderer, scale)
-                if _inside(box, axis.bbox) and not any(_meet(box, other) for other in taken):
-                    break
-                found.remove()
-                found = None
-            if found is not None:
-                break
-        if found is None:  # no place is free: the usual one
-            found = axis.annotate(texts[index], points[index], (6, 0), textcoords="offset points", va="center", **style)
-        taken.append(_padded(found, renderer, scale))
-        labels[index] = found
-    return labels
+        lines += [Bbox([[x, axis.bbox.y0], [x, axis.bbox.y1]]), Bbox([[axis.bbox.x0, y], [axis.bbox.x1, y]])]
+    possible = [_places(axis, text, at, scale, **style) for text, at in zip(texts, pixels, strict=True)]
+    own = []
+    for index, places in enumerate(possible):
+        own.append([place.cost + _cost(place.box, index, axis.bbox, marks, lines, pixels) for place in places])
+    chosen = [int(np.argmin(costs)) for costs in own]
+    for _ in range(ROUNDS):
+        before = list(chosen)
+        for index, places in enumerate(possible):
+            others = [possible[i][chosen[i]].box for i in range(len(possible)) if i != index]
+            costs = [own[index][i] + COVERED * _met(place.box, others) for i, place in enumerate(places)]
+            chosen[index] = int(np.argmin(costs))
+        if chosen == before:
+            break
+    taken = [places[place] for places, place in zip(possible, chosen, strict=True)]
+    return [_label(axis, *of, **style) for of in zip(texts, points, taken, strict=True)]
 
 
-def _padded(text: Any, renderer: Any, scale: float) -> Bbox:
-    text.update_positions(renderer)
-    # Of the words alone: an annotation's own extent includes its line.
-    return Text.get_window_extent(text, renderer).padded(scale)
+def _places(axis: Any, text: str, at: Any, scale: float, **style: Any) -> list[Place]:
+    measured = axis.text(0, 0, text, **style)
+    width, height = measured.get_window_extent(axis.figure.canvas.get_renderer()).padded(scale).size
+    measured.remove()
+    places = []
+    for far in DISTANCES:
+        for rank, (across, up, x, y) in enumerate(AROUND):
+            left = at[0] + x * far * scale - width * {"left": 0, "center": 0.5, "right": 1}[across]
+            bottom = at[1] + y * far * scale - height * {"bottom": 0, "center": 0.5, "top": 1}[up]
+            box = Bbox.from_bounds(left, bottom, width, height)
+            places.append(Place((x * far, y * far), (across, up), box, far + rank / 2))
+    return places
 
 
-def _inside(box: Bbox, frame: Bbox) -> bool:
-    return frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+def _cost(box: Bbox, index: int, frame: Bbox, marks: list[Bbox], lines: list[Bbox], pixels: Any) -> float:
+    """What a place covers that does not move, and whether a reader would take it to be of another point."""
+    outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1)
+    beyond = np.maximum(0, np.maximum(box.min - pixels, pixels - box.max))
+    of_another = int(np.argmin(np.hypot(beyond[:, 0], beyond[:, 1]))) != index
+    return COVERED * (_met(box, marks) + outside + of_another) + CROSSED * _met(box, lines)
 
 
-def _meet(one: Bbox, other: Bbox) -> bool:
-    return one.x0 < other.x1 and other.x0 < one.x1 and one.y0 < other.y1 and other.y0 < one.y1
+def _met(box: Bbox, others: Sequence[Bbox]) -> int:
+    """How many of the others a box meets, lines included."""
+    return sum(box.x0 < o.x1 and o.x0 < box.x1 and box.y0 < o.y1 and o.y0 < box.y1 for o in others)
+
+
+def _label(axis: Any, text: str, point: tuple[float, float], place: Place, **style: Any) -> Any:
+    line = {"arrowstyle": "-", "color": "#9aa1a8", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+    far = np.hypot(*place.offset) > DISTANCES[1]
+    return axis.annotate(
+        text, point, place.offset, textcoords="offset points", ha=place.anchor[0], va=place.anchor[1],
+        arrowprops=line if far else None, **style,
+    )  # fmt: skip
