@@ -127,9 +127,10 @@ def tradeoff(given: Panels) -> Figure:
 
 
 def accuracies(given: Panels) -> Figure:
-    """A dot a rule, the mean over its runs, with one standard deviation where there are several."""
+    """A dot a rule, the best on top: the mean over its runs, with one standard deviation where there are several."""
     styles = _styles(given)
-    rules = [names.rule(label) for label in styles]
+    mean = {label: [float(r["test_accuracy"]) for of in given for r in of if r["label"] == label] for label in styles}
+    rules = [names.rule(label) for label in sorted(styles, key=lambda label: -statistics.fmean(mean[label]))]
     margins, size = Margins(left=0.2), (2.6, 0.24 * len(rules) + 0.15)
     figure, axes = canvas.panels(1, len(given), size, margins, first=panels.room(rules) + 0.1)
     for column, (rows, axis) in enumerate(zip(given, axes[0], strict=True)):
@@ -190,8 +191,10 @@ def _note(kind: str, given: Panels) -> str:
     if kind in SPREAD:
         seeds = {(row["dataset"], row["backbone"], row["label"], row["seed"]) for rows in given for row in rows}
         several = max(Counter(of[:3] for of in seeds).values()) > 1
-        told.append(f"{SPREAD[kind].capitalize()}: one standard deviation over seeds." if several else "One seed.")
+        told.append(f"{SPREAD[kind].capitalize()}: one standard deviation, where there are several seeds." if several else "One seed.")
         told.append("Dashed: backpropagation (BP).")
+    if kind == "tradeoff":
+        told.append("Lower and further to the left is better.")
     if kind == "cka":
         told.append("In brackets: the mean over layers.")
     return " ".join(told)

@@ -24,8 +24,10 @@ def shown(line: Line) -> str | None:
     show = line.base.show if line.base else None
     if show == "jobs":
         return _work(line)
-    if line.request is None or show not in ("status", "tables", "report"):
+    if line.request is None or show not in ("status", "tables", "figures", "report"):
         return None
+    if show == "figures":
+        return _redrawn(line)
     if show == "report" and any(table.analysis for table in line.request.tables):
         raise ConfigError([Problem("show", "report", "is a page of tables", "type sweep=all, or show=tables")])
     if show in ("tables", "report"):
@@ -114,6 +116,28 @@ class Rendered:
     def report(self) -> Path:
         """All of it on one page."""
         return report.write(self.folder, self.tables, self.made, self.runs)
+
+
+def _redrawn(line: Line) -> str:
+    """The figures of a sweep drawn again from their CSVs in RESULTS_DIR, which need neither runs nor checkpoints.
+
+    Raises:
+        ConfigError: if there are only tables, or no such CSV.
+    """
+    assert line.request is not None
+    assert line.base is not None
+    asked = [table for table in line.request.tables if table.analysis]
+    if not asked:
+        raise ConfigError([Problem("show", "figures", "is about figures", "type sweep=figures, or sweep=ours/figures")])
+    from localsl.tables import figures  # imports that no table waits for
+
+    folder = Path(line.base.results_dir)
+    drawn = [file for figure in asked if (file := figures.redrawn(figure, folder)) is not None]
+    if not drawn:
+        names = ", ".join(f"{figure.name}.csv" for figure in asked)
+        instead = "type show=tables, which draws figures from their runs"
+        raise ConfigError([Problem("show", "figures", f"{folder} has none of {names}", instead)])
+    return "\n".join(f"written to {file}" for file in drawn)
 
 
 def _told(rendered: Rendered) -> str:

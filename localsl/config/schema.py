@@ -161,7 +161,7 @@ class Config:
     held: str = ruled(one_of("wait", "skip"))
     measure: str | None = ruled(one_of("memory", "flops", "speed", "overhead", "pipeline"))
     show: str | None = ruled(
-        one_of("modules", "runs", "bench", "pipeline", "jobs", "status", "tables", "report")
+        one_of("modules", "runs", "bench", "pipeline", "jobs", "status", "tables", "figures", "report")
     )
 
     @property
