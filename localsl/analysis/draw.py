@@ -190,8 +190,11 @@ def _note(kind: str, given: Panels) -> str:
     told = [f"{_where(given[0])}."] if len(given) == 1 else []
     if kind in SPREAD:
         seeds = {(row["dataset"], row["backbone"], row["label"], row["seed"]) for rows in given for row in rows}
-        several = max(Counter(of[:3] for of in seeds).values()) > 1
-        told.append(f"{SPREAD[kind].capitalize()}: one standard deviation, where there are several seeds." if several else "One seed.")
+        count = Counter(of[:3] for of in seeds)
+        once = dict.fromkeys(names.rule(of[2]) for of, n in sorted(count.items()) if n == 1)
+        several = len(once) < len({label for *_, label in count})
+        told += [f"{SPREAD[kind].capitalize()}: one standard deviation over seeds."] if several else []
+        told += [f"One seed: {', '.join(once)}." if several else "One seed."] if once else []
         told.append("Dashed: backpropagation (BP).")
     if kind == "tradeoff":
         told.append("Lower and further to the left is better.")

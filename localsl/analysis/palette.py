@@ -26,6 +26,7 @@ COLOURS = {
     "mlaan": "#4FB0EA",
 }
 PARTS = {"lam": "mlaan", "mlm": "mlaan"}  # of which a rule is made
+DARKER = {"lam": 0.32, "mlm": 0.55}  # than the colour of the family, as a share of black
 OTHER = "#7d858c"  # rules of one's own
 
 # The marker tells on which auxiliary network a rule builds; "o" on its own.
@@ -56,13 +57,13 @@ def rule_of(label: str, method: str = "") -> str:
 
 
 def colour(rule: str, depth: int | None = None) -> str:
-    """The colour of a rule; of AugLocal's the shade of a depth."""
-    base = COLOURS.get(family(rule), OTHER)
+    """The colour of a rule, in the shade of a depth where there is one: AugLocal's."""
+    base = _mixed(COLOURS.get(family(rule), OTHER), "#000000", DARKER.get(rule, 0))
     if depth is None:
         return base
     low, high = DEPTHS
-    place = (min(max(depth, low), high) - low) / (high - low)
-    return _mixed(base, "#ffffff", 0.42 - place * 0.84) if place < 0.5 else _mixed(base, "#000000", place * 0.84 - 0.42)
+    place = 2 * (min(max(depth, low), high) - low) / (high - low) - 1
+    return _mixed(base, "#000000" if place > 0 else "#ffffff", 0.42 * abs(place))
 
 
 def styles(series: Iterable[tuple[str, str]]) -> dict[str, Style]:
