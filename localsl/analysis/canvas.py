@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ matplotlib.use("Agg")  # no window, whatever the machine has
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+from PIL import Image
 
 INK, SOFT, FAINT = "#1c2024", "#5a636c", "#e6e9ec"
+COLOURS = 192  # of a file
 TEXT = 8.5  # of labels, in points
 LOOK: dict[str, Any] = {
     "font.size": TEXT,
@@ -92,7 +95,11 @@ def save(file: Path, figure: Figure, title: str, note: str = "") -> None:
     figure.text(y=1 - TITLE / height, s="\n".join(above), size=9.5, weight="bold", color=INK, **place)
     figure.text(y=bottom / height, s="\n".join(below), size=7.5, color=SOFT, **place)
     shown = Bbox([[0, bottom - 0.08], [width, top + 0.08]])
-    beside = file.with_name(f".{file.name}")
-    figure.savefig(beside, dpi=144, format="png", metadata={"Software": None}, bbox_inches=shown)
-    beside.replace(file)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=144, format="png", bbox_inches=shown)
     plt.close(figure)
+    beside = file.with_name(f".{file.name}")
+    # A palette makes the file a third as large: figures are kept in git, and once more in the report.
+    image = Image.open(drawn).convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image.save(beside, "png", optimize=True)
+    beside.replace(file)
