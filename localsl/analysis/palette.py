@@ -18,12 +18,12 @@ REFERENCE = "bp"
 
 COLOURS = {
     REFERENCE: "#1c2024",
-    "predsim": "#E69F00",
-    "dgl": "#0067A8",
-    "infopro": "#009E73",
-    "auglocal": "#D55E00",
-    "man": "#C46C9E",
-    "mlaan": "#4FB0EA",
+    "predsim": "#e69f00",
+    "dgl": "#0067a8",
+    "infopro": "#009e73",
+    "auglocal": "#d55e00",
+    "man": "#c46c9e",
+    "mlaan": "#4fb0ea",
 }
 PARTS = {"lam": "mlaan", "mlm": "mlaan"}  # of which a rule is made
 DARKER = {"lam": 0.32, "mlm": 0.55}  # than the colour of the family, as a share of black

@@ -10,6 +10,9 @@ from pathlib import Path
 from localsl.tables import sweeps
 from localsl.tables.sweeps import Table
 
+# What answers first which rule is best, and at which price.
+FIRST = ("ours/fig4", "ours/fig5")
+
 
 def inline(file: Path, title: str) -> str:
     """The figure in a file with its caption; nothing where there is no such file."""
@@ -32,7 +35,7 @@ def of_table(results_dir: Path, table: Table) -> str:
 
 def of_paper(results_dir: Path, paper: str) -> Iterator[str]:
     """The figures of a paper that are there, or our own."""
-    for name in sweeps.figures():
+    for name in sorted(sweeps.figures(), key=lambda name: name not in FIRST):
         file = (results_dir / name).with_suffix(".png")
         if name.startswith(f"{paper}/") and file.exists():
             number = file.stem.removeprefix("fig")

@@ -19,20 +19,22 @@ from localsl.tables.sweeps import MEASURED_ALONE, Cell, Table
 
 # Keys that a reader needs beside the rule; those that all lines share are told once, above them.
 BESIDE = ("part", "dataset", "backbone", "K", "variant", "metric")
+HEADS = {"dataset": "data set"}
 
 
 def article(table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dict[str, Run], results: Path) -> str:
     """A table with its heading."""
     number = table.name.split("/")[1].removeprefix("table")
     measured = [row for row in made if progress.is_measured(row)]
-    shared, beside = _shared(made)
+    shared, beside = _shared(measured or made)
     seeds = " or ".join(map(str, sorted({table.seeds_of(cell) for cell in table.cells}, reverse=True)))
+    about = [" · ".join(shared), f"{seeds} seeds a cell; {table.name}.csv"]
     used = [f"{codes[told]}: {told}" for told in dict.fromkeys(map(settings.of, made)) if told]
-    about = [" · ".join(shared), *used, f"{seeds} seeds a cell; {table.name}.csv"]
+    how = markup.folded(f"Settings {', '.join(text.split(':')[0] for text in used)}", markup.paragraphs("about", *used))
     return (
         f'<article id="{markup.anchor(table.name)}"><h3>Table {escape(number)}. {escape(table.title)}</h3>'
         f"{markup.paragraphs('about', *about)}{pictures.of_table(results, table)}"
-        f"{_measured(table, measured, beside, codes)}{_to_run(table, made, beside, codes, by_id)}</article>\n"
+        f"{_measured(table, measured, beside, codes)}{how if used else ''}{_to_run(table, made, codes, by_id)}</article>\n"
     )
 
 
@@ -52,7 +54,7 @@ def _shared(made: Sequence[Row]) -> tuple[list[str], list[str]]:
     """What all rows have in common, in words, and the keys in which they differ. That BP has no K is no difference."""
     values = {key: list(dict.fromkeys(row[key] for row in made)) for key in BESIDE}
     values["K"] = [value for value in values["K"] if value] or [""]
-    shared = {key: found[0] for key, found in values.items() if len(found) == 1}
+    shared = {key: next(iter(found), "") for key, found in values.items() if len(found) < 2}
     told = [f"K={value}" if key == "K" else names.of(key, value) for key, value in shared.items() if value]
     return told, [key for key in BESIDE if key not in shared]
 
@@ -60,7 +62,7 @@ def _shared(made: Sequence[Row]) -> tuple[list[str], list[str]]:
 def _cell(row: Row, beside: Sequence[str]) -> dict[str, Any]:
     """What a line is of."""
     label = " ".join(filter(None, (row["method"], row["base"], row["depth"] and f"d={row['depth']}")))
-    return {"rule": markup.rule(label)} | {key: names.of(key, row[key]) for key in beside}
+    return {"rule": markup.rule(label)} | {HEADS.get(key, key): names.of(key, row[key]) for key in beside}
 
 
 def _of(row: Row) -> Of:
@@ -82,12 +84,11 @@ def _measured(table: Table, rows: Sequence[Row], beside: Sequence[str], codes: d
     return markup.grid(table.title, lines, [_of(row) for row in rows], ["ours"])
 
 
-def _to_run(
-    table: Table, made: Sequence[Row], beside: Sequence[str], codes: dict[str, str], by_id: dict[str, Run]
-) -> str:
+def _to_run(table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dict[str, Run]) -> str:
     """Numbers without a measurement or with fewer seeds, each with the command that measures it."""
     cells = {cell.keys: cell for cell in table.cells}
     rows = [row for row in made if progress.state(row) != "done"]
+    shared, beside = _shared(rows)
     lines = []
     for row in rows:
         measure, code = MEASURED_ALONE.get(row["metric"]), codes.get(settings.of(row), "")
@@ -105,4 +106,5 @@ def _to_run(
     told = [f"{count[state]} {state}" for state in progress.STATES[1:] if count[state]]
     whole = f"make {table.name.split('/')[1]} PAPER={table.paper}"
     summary = f'To run: {", ".join(told)} <span class="count" data-all="{len(lines)}"></span><code>{escape(whole)}</code>'
-    return markup.folded(summary, markup.grid(f"To run for {table.name}", lines, [_of(row) for row in rows]), "to-run")
+    lines_shown = markup.grid(f"To run for {table.name}", lines, [_of(row) for row in rows])
+    return markup.folded(summary, f"{markup.paragraphs('about', ' · '.join(shared))}{lines_shown}", "to-run")
