@@ -51,10 +51,11 @@ fig%: setup ## fig3 to fig7: one of them
 status: setup ## of every table, how many of its runs are done, running, failed, missing
 	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=status
 
-render: setup ## write all tables anew from the records in results/runs; trains nothing
+render: setup ## write all tables anew from the records in results/runs, and figures from their CSVs; trains nothing
 	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=tables
+	$(PY) run.py -m sweep=$(if $(PAPER),$(PAPER)/)figures show=figures
 
-report: setup ## results/index.html: all tables, curves and memory on one page
+report: setup ## results/index.html: progress, all tables, figures and curves on one page
 	$(PY) run.py -m sweep=all $(CELLS) show=report
 
 # What `make bench` times, unless ARGS says otherwise: the papers' batches on a GPU, small ones on a CPU.

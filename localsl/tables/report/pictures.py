@@ -14,18 +14,16 @@ from localsl.tables.sweeps import Table
 FIRST = ("ours/fig4", "ours/fig5")
 
 
-def inline(file: Path, title: str) -> str:
-    """The figure in a file with its caption; nothing where there is no such file."""
+def inline(file: Path, title: str, caption: str = "") -> str:
+    """The figure in a file; nothing where there is no such file."""
     if not file.exists():
         return ""
     data = file.read_bytes()
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))  # of a PNG's header
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    caption = f"{title}. Numbers: {file.parent.name}/{file.stem}.csv"
-    return (
-        f'<figure class="picture"><img src="{source}" width="{width // 2}" height="{height // 2}" alt="{escape(title)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
-    )
+    size = f'width="{width // 2}" height="{height // 2}"'
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="picture"><img src="{source}" {size} alt="{escape(title)}">{below}</figure>\n'
 
 
 def of_table(results_dir: Path, table: Table) -> str:
@@ -39,7 +37,7 @@ def of_paper(results_dir: Path, paper: str) -> Iterator[str]:
         file = (results_dir / name).with_suffix(".png")
         if name.startswith(f"{paper}/") and file.exists():
             number = file.stem.removeprefix("fig")
-            yield inline(file, f"Figure {number}. {sweeps.read(name).title}")
+            yield inline(file, sweeps.read(name).title, f"Figure {number}. Its numbers: {name}.csv")
 
 
 def gallery(pictures: Sequence[str]) -> str:

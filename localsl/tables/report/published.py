@@ -27,15 +27,24 @@ def article(table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dic
     number = table.name.split("/")[1].removeprefix("table")
     measured = [row for row in made if progress.is_measured(row)]
     shared, beside = _shared(measured or made)
+    words = " · ".join(shared)
     seeds = " or ".join(map(str, sorted({table.seeds_of(cell) for cell in table.cells}, reverse=True)))
-    about = [" · ".join(shared), f"{seeds} seeds a cell; {table.name}.csv"]
-    used = [f"{codes[told]}: {told}" for told in dict.fromkeys(map(settings.of, made)) if told]
-    how = markup.folded(f"Settings {', '.join(text.split(':')[0] for text in used)}", markup.paragraphs("about", *used))
+    about = [f"{table.name}.csv; {seeds} {'seed' if seeds == '1' else 'seeds'} a cell", "" if measured else words]
     return (
         f'<article id="{markup.anchor(table.name)}"><h3>Table {escape(number)}. {escape(table.title)}</h3>'
         f"{markup.paragraphs('about', *about)}{pictures.of_table(results, table)}"
-        f"{_measured(table, measured, beside, codes)}{how if used else ''}{_to_run(table, made, codes, by_id)}</article>\n"
+        f"{markup.paragraphs('about', f'Measured: {words}') if measured and words else ''}"
+        f"{_measured(table, measured, beside, codes)}{_settings(measured, codes)}"
+        f"{_to_run(table, made, codes, by_id)}</article>\n"
     )
+
+
+def _settings(measured: Sequence[Row], codes: dict[str, str]) -> str:
+    """The settings of a table in words, folded."""
+    told = {settings.of(row) for row in measured} - {""}
+    used = {codes[words]: words for words in codes if words in told}
+    lines = markup.paragraphs("about", *(f"{code}: {words}" for code, words in used.items()))
+    return markup.folded(f"Settings: {', '.join(used)}", lines) if used else ""
 
 
 def command(table: Table, cell: Cell, measure: str | None = None, run: Run | None = None) -> str:
@@ -75,9 +84,10 @@ def _measured(table: Table, rows: Sequence[Row], beside: Sequence[str], codes: d
     for row in rows:
         code = codes.get(settings.of(row), "")
         told, reason = progress.status(row)
-        line = _cell(row, beside) | {"paper": markup.mean(row["paper_mean"], row["paper_std"])}
+        line = _cell(row, beside) | {"setting": markup.link(code, code)}
+        line["paper"] = markup.mean(row["paper_mean"], row["paper_std"])
         line["ours"] = Html(f"<b>{escape(markup.mean(row['ours_mean'], row['ours_std']))}</b>")
-        line |= {"difference": row["difference"], "n": row["n"], "setting": markup.link(code, code)}
+        line |= {"difference": row["difference"], "n": row["n"]}
         line["status"] = Html(f'<span class="{progress.state(row).replace(" ", "-")}">{escape(told)}</span>')
         line["best epoch"] = markup.mean(row["best_mean"], row["best_std"])
         lines.append(line | {"remarks": "; ".join(filter(None, (reason, row["note"])))})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from itertools import groupby
@@ -12,7 +12,7 @@ from typing import Any
 
 from localsl.analysis import names, palette
 from localsl.published.numbers import KEYS
-from localsl.runs import display, provenance
+from localsl.runs import display, identity, provenance
 from localsl.tables import render
 from localsl.tables.records import Run
 from localsl.tables.render import Row
@@ -28,11 +28,13 @@ class Group:
     Attributes:
         keys: of the first cell that they are measured for; empty if there is none.
         tables: the names of all tables that show them.
+        apart: what tells them from others of equal name, as it is typed.
     """
 
     runs: list[Run]
     keys: dict[str, str]
     tables: list[str]
+    apart: str = ""
 
     @cached_property
     def told(self) -> str:
@@ -54,7 +56,7 @@ class Group:
         """What tells them apart on a panel, in words."""
         record = self.runs[0].record
         several = f"K={record['K']}" if record["modules"] > 1 else ""
-        return " ".join(filter(None, (names.rule(self.label), self.keys.get("variant"), several)))
+        return " ".join(filter(None, (names.rule(self.label), self.keys.get("variant"), several, self.apart)))
 
     @property
     def panel(self) -> tuple[str, ...]:
@@ -94,7 +96,21 @@ def grouped(runs: Sequence[Run], made: dict[str, list[Row]]) -> list[Group]:
         shown = [place for run in same for place in places.get(run.record["id"], [])]
         keys = {key: shown[0][1][key] for key in KEYS} if shown else {}
         groups.append(Group(same, keys, list(dict.fromkeys(table for table, _ in shown))))
-    return sorted(groups, key=lambda group: (group.panel, group.name, group.runs[0].record["id"]))
+    return sorted(_told_apart(groups), key=lambda group: (group.panel, group.name, group.runs[0].record["id"]))
+
+
+def _told_apart(groups: list[Group]) -> Iterator[Group]:
+    """Groups of equal name on a panel with the settings in which they differ, but those of the table's own cell."""
+    alike: dict[tuple, list[Group]] = {}
+    for group in groups:
+        alike.setdefault((group.panel, group.name), []).append(group)
+    for same in alike.values():
+        values = [dict(identity.leaves(identity.identity(group.runs[0].values))) for group in same]
+        keys = sorted({key for one in values for key in one} - {"seed"})
+        differing = [key for key in keys if len({str(one.get(key)) for one in values}) > 1]
+        for group, one in zip(same, values, strict=True):
+            told = " ".join(f"{key}={one[key]}" for key in differing if key in one)
+            yield group if group.tables or len(same) == 1 else replace(group, apart=told)
 
 
 def articles(groups: list[Group], codes: dict[str, str]) -> Iterator[str]:
@@ -110,7 +126,8 @@ def articles(groups: list[Group], codes: dict[str, str]) -> Iterator[str]:
         largest = max(1, *(group.peak for group in panel))
         lines = [_line(group, largest) for group in panel]
         drawn = "".join(_figures(panel, f"panel{index}"))
-        summary = f'Curves of {len(panel)} configurations <span class="count" data-all="{len(panel)}"></span>'
+        plural = "configurations" if len(panel) > 1 else "configuration"
+        summary = f'Curves of {len(panel)} {plural} <span class="count" data-all="{len(panel)}"></span>'
         yield f"<article><h3>{escape(title)}</h3>"
         yield markup.paragraphs("about", f"{codes[told]}: {told}", "; ".join(made_by), f"peak memory: {scope}")
         yield markup.grid(title, lines, [group.of for group in panel])
