@@ -30,7 +30,13 @@ class Browser:
     def __init__(self, program, profile, width, height=900):
         to_read, self._write = (_high(fd) for fd in os.pipe())
         self._read, to_write = (_high(fd) for fd in os.pipe())
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--hide-scrollbars"]
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={profile}",
+            "--hide-scrollbars",
+        ]
         line = ["bash", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "bash", program, *flags]
         self._process = subprocess.Popen(
             [*line, "--remote-debugging-pipe", "about:blank"],
@@ -68,7 +74,7 @@ class Browser:
         """Load a page."""
         self.call("Page.navigate", url=url)
         end = time.monotonic() + SECONDS
-        while self.run("document.readyState + location.protocol") != "completefile:":
+        while self.run("document.readyState + location.href") != f"complete{url}":
             assert time.monotonic() < end, url
             time.sleep(0.05)
         self.call("Page.bringToFront")

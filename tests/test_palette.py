@@ -56,7 +56,9 @@ def test_a_rule_has_its_colour_whatever_is_drawn_beside_it():
 
 def test_depths_are_shades_from_light_to_dark():
     labels = [f"auglocal d={depth}" for depth in range(2, 10)]
-    light = [palette.luminance(style.colour) for style in palette.styles((x, "auglocal") for x in labels).values()]
+    light = [
+        palette.luminance(style.colour) for style in palette.styles((x, "auglocal") for x in labels).values()
+    ]
     assert light == sorted(light, reverse=True)
     assert len(set(light)) == len(labels)
     typed = palette.styles([("auglocal aux.depth=4", "auglocal")])
@@ -64,8 +66,12 @@ def test_depths_are_shades_from_light_to_dark():
 
 
 def test_variants_of_a_rule_differ_in_shade_and_marker():
-    found = palette.styles((variant, "auglocal") for variant in ("uniform", "sequential", "repetitive", "conv1x1"))
-    assert len({style.colour for style in found.values()}) == len({style.marker for style in found.values()}) == 4
+    found = palette.styles(
+        (variant, "auglocal") for variant in ("uniform", "sequential", "repetitive", "conv1x1")
+    )
+    assert (
+        len({style.colour for style in found.values()}) == len({style.marker for style in found.values()}) == 4
+    )
 
 
 def test_names_of_series_can_be_read_on_white():

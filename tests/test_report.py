@@ -150,7 +150,9 @@ def test_a_number_has_ours_beside_it(two_seeds):
 
 def test_what_is_not_measured_is_folded(two_seeds):
     text = written("man/table4").read_text()
-    assert [row["ours"] for row in Tables(text).of("Moving average and learnable bias of MAN")] == ["19.00 ± 1.41"]
+    assert [row["ours"] for row in Tables(text).of("Moving average and learnable bias of MAN")] == [
+        "19.00 ± 1.41"
+    ]
     folded = re.findall(r"<details[^>]*><summary>(.*?)</summary>", text)
     assert not re.search(r"<details[^>]* open", text)
     assert any(told.startswith("To run: 1 fewer seeds, 8 missing") for told in folded)
@@ -193,7 +195,9 @@ def test_figures_are_inside_the_page(tmp_path):
     (folder / "fig4.png").write_bytes((source / "ours" / "fig4.png").read_bytes())
     Path("results/man/table1.png").write_bytes((source / "man" / "table1.png").read_bytes())
     text = written("man").read_text()
-    found = re.findall(r'<img src="data:image/png;base64,([^"]*)" width="(\d+)" height="(\d+)" alt="([^"]*)">', text)
+    found = re.findall(
+        r'<img src="data:image/png;base64,([^"]*)" width="(\d+)" height="(\d+)" alt="([^"]*)">', text
+    )
     assert [alt for *_, alt in found] == [sweeps.read(name).title for name in ("ours/fig4", "man/table1")]
     assert base64.b64decode(found[0][0]) == (folder / "fig4.png").read_bytes()
     assert all(int(width) > 200 and int(height) > 100 for _, width, height, _ in found)

@@ -33,16 +33,21 @@ def page(tmp_path_factory):
         return (folder / written()).as_uri()
 
 
-@pytest.fixture(params=WIDTHS)
-def opened(request, page, tmp_path):
-    """The page in a browser of one of the widths."""
-    shown = browser.Browser(PROGRAM, tmp_path / "profile", request.param)
-    try:
-        shown.open(page)
-        shown.width = request.param
-        yield shown
-    finally:
-        shown.close()
+@pytest.fixture(scope="module", params=WIDTHS)
+def window(request, tmp_path_factory):
+    """A browser of one of the widths."""
+    shown = browser.Browser(PROGRAM, tmp_path_factory.mktemp("profile"), request.param)
+    shown.width = request.param
+    yield shown
+    shown.close()
+
+
+@pytest.fixture
+def opened(window, page):
+    """The page, loaded anew."""
+    window.open("about:blank")
+    window.open(page)
+    return window
 
 
 ROWS = "[...document.querySelectorAll('tr[data-rule]')].filter(row => row.checkVisibility())"
@@ -59,7 +64,8 @@ def test_it_fits_the_window_folded_and_unfolded(opened):
 
 
 def test_its_text_and_figures_can_be_read(opened):
-    smallest = """Math.min(...[...document.querySelectorAll('p, td, th, a, summary, select, label, figcaption, span, b')]
+    smallest = """Math.min(
+      ...[...document.querySelectorAll('p, td, th, a, summary, select, label, figcaption, span, b')]
       .filter(part => part.checkVisibility() && part.textContent.trim())
       .map(part => parseFloat(getComputedStyle(part).fontSize)))"""
     assert opened.run(smallest) >= 10
@@ -107,7 +113,9 @@ def test_filters_by_keyboard(opened):
     assert 0 < left < whole
     # What holds nothing of it is away: AugLocal's Table 5 is of AugLocal alone.
     assert opened.run("document.getElementById('auglocal-table5').checkVisibility()") is False
-    assert opened.run("document.querySelector('.matrix a[href=\"#auglocal-table5\"]').className").endswith("out")
+    assert opened.run("document.querySelector('.matrix a[href=\"#auglocal-table5\"]').className").endswith(
+        "out"
+    )
     assert opened.run("document.getElementById('auglocal-table1').checkVisibility()") is True
     told = opened.run("document.querySelector('#filters output').textContent")
     of_tables = opened.run(f"{ROWS}.filter(row => row.closest('section').id !== 'runs').length")

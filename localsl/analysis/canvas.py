@@ -100,6 +100,8 @@ def save(file: Path, figure: Figure, title: str, note: str = "") -> None:
     plt.close(figure)
     beside = file.with_name(f".{file.name}")
     # A palette makes the file a third as large: figures are kept in git, and once more in the report.
-    image = Image.open(drawn).convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image = (
+        Image.open(drawn).convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    )
     image.save(beside, "png", optimize=True)
     beside.replace(file)

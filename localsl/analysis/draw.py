@@ -54,7 +54,11 @@ def _series(label: str, style: palette.Style, rows: Sequence[Row], across: str |
 
 
 def lines(
-    given: Panels, across: str, up: Sequence[tuple[str, str]], log: Sequence[str] = (), level: float | None = None
+    given: Panels,
+    across: str,
+    up: Sequence[tuple[str, str]],
+    log: Sequence[str] = (),
+    level: float | None = None,
 ) -> Figure:
     """A panel a column, with a drawing for each of `up`. Rows with equal labels are one line: the mean over
     their runs, in a band of one standard deviation.
@@ -81,8 +85,12 @@ def similarity(given: Panels) -> Figure:
     """CKA by layer, its mean over layers behind each label; backpropagation's with itself is 1."""
     shown = []
     for rows in given:
-        means = {label: [r["cka"] for r in own if r["layer"] == "mean"] for label, own in _by_label(rows).items()}
-        told = {label: f"{label} ({statistics.fmean(map(float, values)):.2f})" for label, values in means.items()}
+        means = {
+            label: [r["cka"] for r in own if r["layer"] == "mean"] for label, own in _by_label(rows).items()
+        }
+        told = {
+            label: f"{label} ({statistics.fmean(map(float, values)):.2f})" for label, values in means.items()
+        }
         shown.append([row | {"label": told[row["label"]]} for row in rows if row["layer"] != "mean"])
     return lines(shown, "layer", [("cka", f"{given[0][0]['estimate']} linear CKA with BP")], level=1.0)
 
@@ -118,8 +126,12 @@ def tradeoff(given: Panels) -> Figure:
         for label, own in _by_label(rows).items():
             memory = statistics.fmean(float(row["peak_memory_bytes"]) for row in own) / 2**20
             error = _series(label, styles[label], own, None, column)
-            found.append(Series(error.name, error.style, error.up, [memory], error.spread, False, error.reference))
-        epochs, images = (" or ".join(dict.fromkeys(f"{int(r[of]):,}" for r in rows)) for of in ("epochs", "train_images"))
+            found.append(
+                Series(error.name, error.style, error.up, [memory], error.spread, False, error.reference)
+            )
+        epochs, images = (
+            " or ".join(dict.fromkeys(f"{int(r[of]):,}" for r in rows)) for of in ("epochs", "train_images")
+        )
         memory = f"peak memory of a training step, batch {rows[0]['batch_size']} (MiB)"
         canvas.describe(axis, f"{_where(rows)}: {images} images, {epochs} epochs", memory, words)
         panels.scatter(axis, found)
@@ -129,12 +141,17 @@ def tradeoff(given: Panels) -> Figure:
 def accuracies(given: Panels) -> Figure:
     """A dot a rule, the best on top: the mean over its runs, with one standard deviation where there are several."""
     styles = _styles(given)
-    mean = {label: [float(r["test_accuracy"]) for of in given for r in of if r["label"] == label] for label in styles}
+    mean = {
+        label: [float(r["test_accuracy"]) for of in given for r in of if r["label"] == label]
+        for label in styles
+    }
     rules = [names.rule(label) for label in sorted(styles, key=lambda label: -statistics.fmean(mean[label]))]
     margins, size = Margins(left=0.2), (2.6, 0.24 * len(rules) + 0.15)
     figure, axes = canvas.panels(1, len(given), size, margins, first=panels.room(rules) + 0.1)
     for column, (rows, axis) in enumerate(zip(given, axes[0], strict=True)):
-        found = [_series(label, styles[label], own, None, "test_accuracy") for label, own in _by_label(rows).items()]
+        found = [
+            _series(label, styles[label], own, None, "test_accuracy") for label, own in _by_label(rows).items()
+        ]
         panels.dots(axis, found, rules, named=column == 0)
         canvas.describe(axis, _where(rows), "test accuracy (%)")
     return figure

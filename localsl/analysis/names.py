@@ -13,7 +13,11 @@ DATASETS = {"cifar10": "CIFAR-10", "svhn": "SVHN", "stl10": "STL-10", "imagenet"
 DATASETS |= {"digits": "digits"}
 
 BACKBONES = {"maskrcnn_resnet34": "Mask R-CNN, ResNet-34", "resnext101_32x8d": "ResNeXt-101 32x8d"}
-BACKBONES |= {"efficientnetb0": "EfficientNet-B0", "mobilenetv2": "MobileNetV2", "regnetx_400mf": "RegNetX-400MF"}
+BACKBONES |= {
+    "efficientnetb0": "EfficientNet-B0",
+    "mobilenetv2": "MobileNetV2",
+    "regnetx_400mf": "RegNetX-400MF",
+}
 
 METRICS = {
     "test_error_pct": "test error (%)",

@@ -73,7 +73,9 @@ def lines(axis: Any, series: Sequence[Series], log: bool = False, level: float |
         )  # fmt: skip
         if any(one.spread):
             up, spread = np.array(one.up), np.array(one.spread)
-            axis.fill_between(one.across, up - spread, up + spread, color=one.style.colour, alpha=0.18, linewidth=0)
+            axis.fill_between(
+                one.across, up - spread, up + spread, color=one.style.colour, alpha=0.18, linewidth=0
+            )
     if log:
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=8))
@@ -140,7 +142,11 @@ def scatter(axis: Any, series: Sequence[Series]) -> None:
     axis.autoscale_view()
     low, high = axis.get_xlim()
     width = axis.get_position().width * axis.figure.get_figwidth()
-    axis.set_xlim(low, low + (high - low) / (1 - room([one.name for one in series]) / width))  # for the last's name
+    axis.set_xlim(
+        low, low + (high - low) / (1 - room([one.name for one in series]) / width)
+    )  # for the last's name
     points = [(one.across[0], one.up[0]) for one in series]
     crossing = [index for index, one in enumerate(series) if one.reference]
-    placing.beside(axis, points, [one.name for one in series], crossing, size=TEXT, color=INK, path_effects=HALO)
+    placing.beside(
+        axis, points, [one.name for one in series], crossing, size=TEXT, color=INK, path_effects=HALO
+    )

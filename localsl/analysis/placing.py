@@ -23,7 +23,9 @@ ROUNDS = 10
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
     """Places in the order of `wanted` that are at least `gap` apart and differ the least from it, by squares."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    blocks: list[list[float]] = []  # of neighbours that touch: each one's wanted place less its distance to the first
+    blocks: list[
+        list[float]
+    ] = []  # of neighbours that touch: each one's wanted place less its distance to the first
     for rank, index in enumerate(order):
         blocks.append([wanted[index] - rank * gap])
         while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
@@ -54,7 +56,11 @@ class Place:
 
 
 def beside(
-    axis: Any, points: Sequence[tuple[float, float]], texts: Sequence[str], crossing: Sequence[int] = (), **style: Any
+    axis: Any,
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    crossing: Sequence[int] = (),
+    **style: Any,
 ) -> list[Any]:
     """Label the points of a scatter plot so that texts cover no point, no text, no edge and, if possible, no line.
 

@@ -128,7 +128,9 @@ def _redrawn(line: Line) -> str:
     assert line.base is not None
     asked = [table for table in line.request.tables if table.analysis]
     if not asked:
-        raise ConfigError([Problem("show", "figures", "is about figures", "type sweep=figures, or sweep=ours/figures")])
+        raise ConfigError(
+            [Problem("show", "figures", "is about figures", "type sweep=figures, or sweep=ours/figures")]
+        )
     from localsl.tables import figures  # imports that no table waits for
 
     folder = Path(line.base.results_dir)

@@ -66,7 +66,9 @@ def _lines(panel: list[tuple[str, str]], metric: str) -> list[list[tuple[str, st
     return [own[start : start + COLUMNS] for start in range(0, len(own), COLUMNS)]
 
 
-def _series(rows: list[Row], x: str | None, keys: list[str], styles: dict[str, palette.Style]) -> Iterator[Series]:
+def _series(
+    rows: list[Row], x: str | None, keys: list[str], styles: dict[str, palette.Style]
+) -> Iterator[Series]:
     """The paper's numbers of each rule, and ours under each setting."""
     for label, style in styles.items():
         own = [row for row in rows if _label(row, keys) == label]
@@ -99,8 +101,14 @@ def _note(shown: list[Row], where: dict[str, str]) -> str:
         part += [names.of(key, *values)] if len(values) == 1 and key not in where else []
     told = [f"{', '.join(part)}."] if part else []
     measured = any(row["ours_mean"] for row in shown)
-    told.append("Hollow: the paper; filled: ours." if measured else "Hollow: the paper; nothing is measured here yet.")
-    told += ["Bars or bands: one standard deviation."] if any(row["paper_std"] or row["ours_std"] for row in shown) else []
+    told.append(
+        "Hollow: the paper; filled: ours." if measured else "Hollow: the paper; nothing is measured here yet."
+    )
+    told += (
+        ["Bars or bands: one standard deviation."]
+        if any(row["paper_std"] or row["ours_std"] for row in shown)
+        else []
+    )
     told += ["Dashed line: the paper's BP."] if any(row["method"] == palette.REFERENCE for row in shown) else []
     return " ".join(told)
 

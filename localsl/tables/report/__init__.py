@@ -62,7 +62,11 @@ def _colours() -> Iterator[str]:
 
 
 def _papers(
-    results_dir: Path, tables: Sequence[Table], made: dict[str, list[Row]], codes: dict[str, str], runs: Sequence[Run]
+    results_dir: Path,
+    tables: Sequence[Table],
+    made: dict[str, list[Row]],
+    codes: dict[str, str],
+    runs: Sequence[Run],
 ) -> Iterator[str]:
     """A section a paper."""
     by_id = {run.record["id"]: run for run in runs}

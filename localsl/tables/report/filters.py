@@ -27,5 +27,7 @@ def _place(family: str, order: list[str]) -> int:
 
 
 def _choice(name: str, values: dict[str, str]) -> str:
-    options = "".join(f'<option value="{escape(v)}">{escape(words)}</option>' for v, words in values.items() if v)
+    options = "".join(
+        f'<option value="{escape(v)}">{escape(words)}</option>' for v, words in values.items() if v
+    )
     return f'<label>{LABELS[name]}<select name="{name}"><option value="">all</option>{options}</select></label>'

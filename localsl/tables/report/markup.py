@@ -59,7 +59,9 @@ def mean(value: Any, deviation: Any) -> str:
 def rule(label: str) -> Html:
     """A rule's name after a dot in the colour of its family."""
     family = palette.family(palette.rule_of(label))
-    return Html(f'<i class="{family if family in palette.COLOURS else "own-rule"}"></i>{escape(names.rule(label))}')
+    return Html(
+        f'<i class="{family if family in palette.COLOURS else "own-rule"}"></i>{escape(names.rule(label))}'
+    )
 
 
 def grid(label: str, rows: Sequence[dict[str, Any]], of: Sequence[Of] = (), always: Sequence[str] = ()) -> str:

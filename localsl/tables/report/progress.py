@@ -77,7 +77,10 @@ def matrix(tables: Sequence[Table], made: dict[str, list[Row]]) -> str:
         cells = "".join(_cell(table, made[table.name]) for table in of_paper)
         lines.append(f'<div class="line" role="row">{head}{cells}</div>\n')
     columns = max((len(of_paper) for _, of_paper in by_paper(tables)), default=1)
-    return f'<div class="matrix" style="--columns:{columns}" role="table" aria-label="Progress by paper and table">\n{"".join(lines)}</div>'
+    attributes = (
+        f'class="matrix" style="--columns:{columns}" role="table" aria-label="Progress by paper and table"'
+    )
+    return f"<div {attributes}>\n{''.join(lines)}</div>"
 
 
 def _cell(table: Table, made: Sequence[Row]) -> str:
@@ -87,12 +90,11 @@ def _cell(table: Table, made: Sequence[Row]) -> str:
     told = f"Table {number}, {table.title}: {measured} of {total} numbers measured"
     told += f", {count['fewer seeds']} with fewer seeds" if count["fewer seeds"] else ""
     told += f", {count['not built']} cannot be run yet" if count["not built"] else ""
-    empty = "" if measured else ' class="none"'
-    return (
-        f'<div role="cell"><a{empty} href="#{anchor(table.name)}" title="{escape(told)}" aria-label="{escape(told)}"'
-        f' style="--full:{done:.0f}%;--some:{part:.0f}%"><span>{number}</span><b>{measured}<small>/{total}</small></b>'
-        f"</a></div>"
-    )
+    attributes = "" if measured else ' class="none"'
+    attributes += f' href="#{anchor(table.name)}" title="{escape(told)}" aria-label="{escape(told)}"'
+    attributes += f' style="--full:{done:.0f}%;--some:{part:.0f}%"'
+    value = f"<span>{number}</span><b>{measured}<small>/{total}</small></b>"
+    return f'<div role="cell"><a{attributes}>{value}</a></div>'
 
 
 def status(row: Row) -> tuple[str, str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from localsl.analysis import names
-from localsl.published.numbers import KEYS
 from localsl.runs import identity
 from localsl.tables.records import Run
 from localsl.tables.render import Row
@@ -22,14 +21,19 @@ BESIDE = ("part", "dataset", "backbone", "K", "variant", "metric")
 HEADS = {"dataset": "data set"}
 
 
-def article(table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dict[str, Run], results: Path) -> str:
+def article(
+    table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dict[str, Run], results: Path
+) -> str:
     """A table with its heading."""
     number = table.name.split("/")[1].removeprefix("table")
     measured = [row for row in made if progress.is_measured(row)]
     shared, beside = _shared(measured or made)
     words = " · ".join(shared)
     seeds = " or ".join(map(str, sorted({table.seeds_of(cell) for cell in table.cells}, reverse=True)))
-    about = [f"{table.name}.csv; {seeds} {'seed' if seeds == '1' else 'seeds'} a cell", "" if measured else words]
+    about = [
+        f"{table.name}.csv; {seeds} {'seed' if seeds == '1' else 'seeds'} a cell",
+        "" if measured else words,
+    ]
     return (
         f'<article id="{markup.anchor(table.name)}"><h3>Table {escape(number)}. {escape(table.title)}</h3>'
         f"{markup.paragraphs('about', *about)}{pictures.of_table(results, table)}"
@@ -60,7 +64,7 @@ def command(table: Table, cell: Cell, measure: str | None = None, run: Run | Non
 
 
 def _shared(made: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """What all rows have in common, in words, and the keys in which they differ. That BP has no K is no difference."""
+    """What all rows have in common, in words, and the keys in which they differ; BP's empty K is no difference."""
     values = {key: list(dict.fromkeys(row[key] for row in made)) for key in BESIDE}
     values["K"] = [value for value in values["K"] if value] or [""]
     shared = {key: next(iter(found), "") for key, found in values.items() if len(found) < 2}
@@ -115,6 +119,7 @@ def _to_run(table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dic
     count = progress.states(made)
     told = [f"{count[state]} {state}" for state in progress.STATES[1:] if count[state]]
     whole = f"make {table.name.split('/')[1]} PAPER={table.paper}"
-    summary = f'To run: {", ".join(told)} <span class="count" data-all="{len(lines)}"></span><code>{escape(whole)}</code>'
+    shown = f'<span class="count" data-all="{len(lines)}"></span>'
+    summary = f"To run: {', '.join(told)} {shown}<code>{escape(whole)}</code>"
     lines_shown = markup.grid(f"To run for {table.name}", lines, [_of(row) for row in rows])
     return markup.folded(summary, f"{markup.paragraphs('about', ' · '.join(shared))}{lines_shown}", "to-run")
