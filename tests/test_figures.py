@@ -109,7 +109,10 @@ def test_a_figure_is_drawn_again_from_its_csv_alone(figure, monkeypatch, capsys)
     assert kept.with_suffix(".png").read_bytes() == drawn
     assert kept.read_bytes() == before
     assert not Path("outputs").exists()  # no run was needed
-    assert typed(monkeypatch, "-m", "sweep=man/table1", "show=figures") == 2
+
+
+def test_a_table_is_no_figure_to_draw_again(monkeypatch, capsys):
+    assert typed(monkeypatch, "-m", "sweep=mlaan/table5", "show=figures") == 2
     assert "type sweep=figures" in capsys.readouterr().err
 
 

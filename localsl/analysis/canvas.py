@@ -66,7 +66,7 @@ def panels(
     width, height = step[0] * columns + left - margins.left, step[1] * rows + TITLE + NOTE
     figure = plt.figure(figsize=(width, height))
     axes = []
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(LOOK):  # pyright: ignore[reportArgumentType]
         for row in range(rows):
             bottom = height - TITLE - step[1] * row - margins.top - size[1]
             lefts = [left + step[0] * column for column in range(columns)]

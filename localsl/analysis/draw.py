@@ -193,8 +193,8 @@ DRAWN: dict[str, Callable[[Panels], Figure]] = {
 }
 
 # What shows the spread over seeds.
-SPREAD = dict.fromkeys(("cka", "probes", "convergence", "pyramid"), "band")
-SPREAD |= dict.fromkeys(("accuracy", "tradeoff"), "bar")
+SPREAD: dict[str, str] = {"cka": "band", "probes": "band", "convergence": "band", "pyramid": "band"}
+SPREAD |= {"accuracy": "bar", "tradeoff": "bar"}
 
 
 def draw(file: Path, kind: str, title: str, given: Panels) -> None:

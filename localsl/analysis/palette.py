@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib import colors
 
 REFERENCE = "bp"
@@ -107,5 +108,5 @@ def luminance(shade: str) -> float:
 
 
 def _mixed(one: str, other: str, share: float) -> str:
-    pairs = zip(colors.to_rgb(one), colors.to_rgb(other), strict=True)
-    return colors.to_hex([(1 - share) * a + share * b for a, b in pairs])
+    mixed = (1 - share) * np.array(colors.to_rgb(one)) + share * np.array(colors.to_rgb(other))
+    return colors.to_hex(tuple(mixed.tolist()))
