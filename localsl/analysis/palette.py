@@ -73,13 +73,15 @@ def styles(series: Iterable[tuple[str, str]]) -> dict[str, Style]:
     Args:
         series: labels, each with the method that says the rule where the label does not.
     """
+    order = dict(series)
     alike: dict[Style, list[str]] = {}
-    for label, method in dict.fromkeys(series):
+    for label, method in order.items():
         depth = re.search(r"\b(?:aux\.depth|d)=(\d+)", label)
         base = next((word for word in re.split(r"[ =,]", label)[1:] if word in MARKERS), "")
         shade = colour(rule_of(label, method), int(depth[1]) if depth else None)
         alike.setdefault(Style(shade, MARKERS.get(base, FURTHER[0])), []).append(label)
-    return {label: style for first, labels in alike.items() for label, style in _apart(first, labels)}
+    found = dict(one for first, labels in alike.items() for one in _apart(first, labels))
+    return {label: found[label] for label in order}
 
 
 def _apart(first: Style, labels: list[str]) -> Iterator[tuple[str, Style]]:
