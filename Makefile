@@ -74,10 +74,11 @@ grid-depth: setup ## depth of AugLocal's networks by number of modules, 20 runs
 status: setup ## of every table, how many of its runs are done, running, failed, missing
 	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=status
 
-render: setup ## write all tables anew from the records in results/runs; trains nothing
+render: setup ## write all tables anew from the records in results/runs, and figures from their CSVs; trains nothing
 	$(PY) run.py -m sweep=$(or $(PAPER),all) $(CELLS) show=tables
+	$(PY) run.py -m sweep=$(if $(PAPER),$(PAPER)/)figures show=figures
 
-report: setup ## results/index.html: all tables, curves and memory on one page
+report: setup ## results/index.html: progress, all tables, figures and curves on one page
 	$(PY) run.py -m sweep=all $(CELLS) show=report
 
 rehearse: setup ## one training step and one evaluation of every cell on made-up images, into results/rehearsal.csv

@@ -332,15 +332,16 @@ def test_points_of_the_tradeoff_are_means_over_seeds():
         for label, error, mebibytes in points
     ]
     (axis,) = draw.tradeoff([rows]).axes
-    assert [tuple(line.get_xydata()[0]) for line in axis.lines] == [(4, 15), (2, 30)]
-    assert [text.get_text() for text in axis.texts] == ["bp", "dgl"]
+    marks = [container.lines[0] for container in axis.containers]
+    assert [tuple(mark.get_xydata()[0]) for mark in marks] == [(4, 15), (2, 30)]
+    assert [text.get_text() for text in axis.texts] == ["BP", "DGL"]
 
 
 def test_a_panel_of_top5_errors_shows_them():
     of = {"dataset": "imagenet", "backbone": "tiny", "epochs": 3, "train_images": 60, "batch_size": 30}
     rows = [of | {"label": "bp", "test_error": 30.0, "top5_error": 10.0, "peak_memory_bytes": 2**20}]
     (axis,) = draw.tradeoff([rows]).axes
-    assert axis.lines[0].get_xydata()[0].tolist() == [1, 10]
+    assert axis.containers[0].lines[0].get_xydata()[0].tolist() == [1, 10]
     assert axis.get_ylabel() == "top-5 error (%)"
 
 
@@ -351,12 +352,13 @@ def test_accuracies_end_to_end(trained, ids, monkeypatch):
     assert Path("there/it.png").exists()
 
 
-def test_bars_of_accuracy_are_means_over_seeds():
+def test_dots_of_accuracy_are_means_over_seeds():
     of = {"dataset": "digits", "backbone": "tiny"}
     points = (("bp", "90.0"), ("bp", "94.0"), ("dgl", "70.0"))
     rows = [of | {"label": label, "test_accuracy": accuracy} for label, accuracy in points]
     (axis,) = draw.accuracies([rows]).axes
-    assert [bar.get_height() for bar in axis.patches] == [92, 70]
+    assert [container.lines[0].get_xdata()[0] for container in axis.containers] == [92, 70]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["BP", "DGL"]
 
 
 def test_memory_counted_in_two_ways_is_not_compared(trained, ids, tmp_path):

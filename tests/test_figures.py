@@ -8,6 +8,7 @@ import pytest
 from localsl.config import ConfigError, compose
 from localsl.config.composition import Composition
 from localsl.tables import sweeps
+from tests.conftest import ROOT
 from tests.test_analysis import TINY, rows_of
 from tests.test_cli import typed
 
@@ -91,6 +92,28 @@ def test_a_figure_trains_its_runs_and_is_drawn(figure, monkeypatch, capsys):
     assert typed(monkeypatch, *figure, "show=tables") == 0
     assert "no runs yet" in capsys.readouterr().out
     assert typed(monkeypatch, *figure, "show=report") == 2
+
+
+def test_a_figure_is_drawn_again_from_its_csv_alone(figure, monkeypatch, capsys):
+    line = [*figure, "show=figures"]
+    assert typed(monkeypatch, *line) == 0
+    assert "results has no CSV of these figures" in capsys.readouterr().out
+    kept = Path("results/some/fig1.csv")
+    kept.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "results" / "ours" / "fig1.csv", kept)
+    before = kept.read_bytes()
+    assert typed(monkeypatch, *line) == 0
+    assert "written to results/some/fig1.png" in capsys.readouterr().out
+    drawn = kept.with_suffix(".png").read_bytes()
+    assert typed(monkeypatch, *line) == 0
+    assert kept.with_suffix(".png").read_bytes() == drawn
+    assert kept.read_bytes() == before
+    assert not Path("outputs").exists()  # no run was needed
+
+
+def test_a_table_is_no_figure_to_draw_again(monkeypatch, capsys):
+    assert typed(monkeypatch, "-m", "sweep=mlaan/table5", "show=figures") == 2
+    assert "type sweep=figures" in capsys.readouterr().err
 
 
 def test_runs_that_figures_share_are_counted_once(figure, monkeypatch, capsys):

@@ -1,10 +1,9 @@
-"""The page of all results: what it shows, that it needs no network, and what a browser makes of it."""
+"""The page of all results: what it shows, and that it needs no network; tests/test_report_browser.py opens it."""
 
+import base64
 import csv
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import asdict, replace
 from functools import cache
 from html import unescape
@@ -17,8 +16,10 @@ from omegaconf import OmegaConf
 from localsl.config import compose
 from localsl.published import numbers as published
 from localsl.runs import identity
-from localsl.tables import curves, records, render, report, structures, sweeps
+from localsl.tables import records, render, report, structures, sweeps
 from localsl.tables.render import Composed
+from localsl.tables.report import curves, pictures, progress
+from tests.conftest import ROOT
 
 DGL = ("method=dgl", "dataset=cifar10", "backbone=resnet32", "K=16")
 EPOCHS = 3
@@ -98,7 +99,7 @@ class Tables(HTMLParser):
             self.heads += [self.rows[-1]] if "thead" in self.open else []
         if tag in ("td", "th"):
             self.rows[-1].append("")
-        if tag not in ("meta", "path", "use"):
+        if tag not in ("meta", "path", "use", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -125,7 +126,8 @@ def test_without_results_every_published_number_is_there():
     tables = Tables(text)
     for name in sweeps.every():
         table = sweeps.read(name)
-        shown = [row["paper"] for row in tables.of(table.title)]
+        shown = [row["paper"] for label in (table.title, f"To run for {name}") if label in tables.tables
+                 for row in tables.of(label)]  # fmt: skip
         for number in published.read(name):
             assert number.value + (f" ± {number.std}" if number.std else "") in shown
     assert "0 of 620 published numbers have a measurement." in text
@@ -139,10 +141,67 @@ def test_a_number_has_ours_beside_it(two_seeds):
     row = Tables(written("man/table4").read_text()).of("Moving average and learnable bias of MAN")[0]
     assert (row["paper"], row["ours"], row["n"]) == ("14.08", "19.00 ± 1.41", "2")
     assert (row["difference"], row["best epoch"]) == ("+4.92", "19.00 ± 1.41")
-    assert (row["setting"], row["status"]) == ("S1", "2 of 5 seeds")
+    assert (row["rule"], row["setting"], row["status"]) == ("DGL", "S1", "2 of 5 seeds")
     text = written("man/table4").read_text()
+    assert "Measured: 4a · CIFAR-10 · ResNet-32 · K=16 · ema=0,bias=0 · test error (%)" in text
     assert "S1: 3 epochs in the form of schedule=paper, 40 training images of cifar10, batch 1024" in text
     assert "1 of 9 published numbers have a measurement." in text
+
+
+def test_what_is_not_measured_is_folded(two_seeds):
+    text = written("man/table4").read_text()
+    assert [row["ours"] for row in Tables(text).of("Moving average and learnable bias of MAN")] == [
+        "19.00 ± 1.41"
+    ]
+    folded = re.findall(r"<details[^>]*><summary>(.*?)</summary>", text)
+    assert not re.search(r"<details[^>]* open", text)
+    assert any(told.startswith("To run: 1 fewer seeds, 8 missing") for told in folded)
+    inside = text[text.index("To run: ") : text.index("</details>", text.index("To run: "))]
+    assert "11.07" in inside  # a number of the paper that nothing was run for
+
+
+def test_progress_is_a_matrix_of_papers_by_tables(two_seeds):
+    text = written("man,mlaan").read_text()
+    lines = re.findall(r'<div class="line" role="row">(.*?)</div>\n', text, re.DOTALL)
+    papers = [re.search(r'role="rowheader">([^<]*)<', line)[1] for line in lines]
+    assert papers == [progress.PAPERS["man"], progress.PAPERS["mlaan"]]
+    cells = [re.findall(r'href="#([\w-]+)" title="([^"]*)"', line) for line in lines]
+    assert [[name for name, _ in of_paper] for of_paper in cells] == [
+        [f"{paper}-table{i}" for i in range(1, 6)] for paper in ("man", "mlaan")
+    ]
+    told = dict(cells[0])["man-table4"]
+    assert told.endswith("1 of 9 numbers measured, 1 with fewer seeds")
+    assert 'style="--full:0%;--some:11%"' in lines[0]
+    assert text.index('class="matrix"') < text.index('id="filters"') < text.index('id="man"')
+
+
+def test_every_line_and_curve_says_what_it_is_of(two_seeds):
+    text = written("man/table4").read_text()
+    rows = re.findall(r"<tr( data-[^>]*)?><td", text)
+    of = ' data-dataset="cifar10" data-backbone="resnet32" data-rule="dgl"'
+    assert rows.count(of) == 1 + 1 + 1  # measured, to run with more seeds, and the configuration of the runs
+    assert f'<figure class="run"{of}' in text
+    names = re.findall(r'<option value="(\w+)">([^<]*)', text)
+    assert ("cifar10", "CIFAR-10") in names
+    assert ("dgl", "DGL") in names
+    assert ("predsim", "PredSim") not in names  # nothing here is of it
+
+
+def test_figures_are_inside_the_page(tmp_path):
+    folder = Path("results/ours")
+    folder.mkdir(parents=True)
+    Path("results/man").mkdir()
+    source = ROOT / "results"
+    (folder / "fig4.png").write_bytes((source / "ours" / "fig4.png").read_bytes())
+    Path("results/man/table1.png").write_bytes((source / "man" / "table1.png").read_bytes())
+    text = written("man").read_text()
+    found = re.findall(
+        r'<img src="data:image/png;base64,([^"]*)" width="(\d+)" height="(\d+)" alt="([^"]*)">', text
+    )
+    assert [alt for *_, alt in found] == [sweeps.read(name).title for name in ("ours/fig4", "man/table1")]
+    assert base64.b64decode(found[0][0]) == (folder / "fig4.png").read_bytes()
+    assert all(int(width) > 200 and int(height) > 100 for _, width, height, _ in found)
+    assert pictures.inline(folder / "fig9.png", "none") == ""
 
 
 def test_every_setting_has_a_line(two_seeds):
@@ -155,8 +214,8 @@ def test_every_setting_has_a_line(two_seeds):
 
 
 def test_what_is_missing_is_listed_with_its_command(two_seeds):
-    missing = Tables(written("man/table4").read_text()).of("Missing from man/table4")
-    assert [row["status"] for row in missing] == ["2 of 5 seeds", *["missing"] * 5]
+    missing = Tables(written("man/table4").read_text()).of("To run for man/table4")
+    assert [row["status"] for row in missing] == ["2 of 5 seeds", *["missing"] * 8]
     typed = "python run.py -m method=man aux_net=dgl ema.bias=none dataset=cifar10 backbone=resnet32 K=16"
     assert missing[1]["command"] == f"{typed} seed=0,1,2,3,4"
     # The cell with two seeds goes on with their setting: the first two of its five runs are those.
@@ -173,7 +232,7 @@ def test_costs_are_measured_by_their_own_command():
     assert "1 of 25 published numbers have a measurement." in text
     assert "S1: flops: multiply-adds, batch 1024, fp32" in text
     assert Tables(text).of(tables[0].title)[0]["setting"] == "S1"
-    missing = Tables(text).of("Missing from auglocal/table11")
+    missing = Tables(text).of("To run for auglocal/table11")
     assert len(missing) == 24
     assert all(row["command"].endswith(" measure=flops") for row in missing)
 
@@ -183,16 +242,16 @@ def test_runs_are_drawn_together_by_configuration(two_seeds):
     text = written("man/table4").read_text()
     drawings = re.findall(r'<svg viewBox[^>]* aria-label="([^"]*)">(.*?)</svg>', text)
     own = {label: re.findall(r'<path class="own[^"]*" d="([^"]*)"', drawn) for label, drawn in drawings}
-    dgl = "dgl ema=0,bias=0 K=16: "
+    dgl = "DGL ema=0,bias=0 K=16: "
     points = {label.removeprefix(dgl): [d.count(",") for d in lines] for label, lines in own.items()}
     assert points == {
-        "bp: test accuracy (%)": [3],
-        f"bp: {curves.LOSS}": [3, 3],
+        "BP: test accuracy (%)": [3],
+        f"BP: {curves.LOSS}": [3, 3],
         "test accuracy (%)": [3, 3],
         curves.LOSS: [3, 3, 3, 3],
         "training accuracy by module (%)": [15, 15],
     }
-    rows = Tables(text).of("cifar10, resnet32, S1")
+    rows = Tables(text).of("CIFAR-10, ResNet-32, S1")
     assert [row["ids"].split() for row in rows] == [[extra], two_seeds]
     assert [row["peak memory"] for row in rows] == ["3.0 MiB", "3.0 MiB"]
     assert "peak memory: live tensors" in text
@@ -255,55 +314,3 @@ def test_the_page_needs_no_network_and_is_always_the_same(two_seeds):
         assert outside not in first
     assert written("man").read_bytes() == first
     assert [path.name for path in file.parent.iterdir()].count("index.html") == 1
-
-
-# Appended to a copy of the page: clicks a header three times and tells what a reader would then see.
-PROBE = """<script>
-const told = {}, table = document.querySelector("#man-table1 ~ .scroll table");
-const paper = [...table.tHead.rows[0].cells].findIndex(head => head.textContent === "paper");
-const column = () => [...table.tBodies[0].rows].map(row => row.cells[paper].textContent);
-const button = table.tHead.rows[0].cells[paper].querySelector("button");
-told.none = column();
-for (const order of ["ascending", "descending", "again"]) {
-  button.click();
-  told[order] = column();
-  told[order + "-aria"] = button.parentNode.getAttribute("aria-sort");
-}
-button.focus();
-told.focused = document.activeElement === button;
-told.open = document.querySelectorAll("details").length;
-document.querySelectorAll("details").forEach(part => { part.open = true; });
-told.page = document.documentElement.scrollWidth;
-told.window = window.innerWidth;
-told.scrolls = getComputedStyle(table.parentNode).overflowX;
-parent.postMessage(told, "*");
-</script>"""
-
-# A window has a least width, which is above a phone's; a frame is as narrow as it is made.
-FRAME = """<iframe src="probed.html" width="360" height="800"></iframe><script>
-onmessage = event => document.body.replaceChildren(JSON.stringify(event.data));
-</script>"""
-
-
-def test_a_browser_sorts_it_and_fits_it_into_360_pixels(two_seeds, tmp_path):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("needs chromium: apt-get install chromium")
-    page, frame = tmp_path / "probed.html", tmp_path / "frame.html"
-    page.write_text(written().read_text().replace("</body>", f"{PROBE}</body>"))
-    frame.write_text(f"<body>{FRAME}</body>")
-    line = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    line += ["--virtual-time-budget=5000", "--dump-dom", frame.as_uri()]
-    dom = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout
-    told = json.loads(unescape(re.search(r"<body>(.*)</body>", dom, re.DOTALL)[1]))
-    values = [float(value.split(" ")[0]) for value in told["none"]]
-    assert len(values) == 78
-    assert [float(value) for value in told["ascending"]] == sorted(values)
-    assert [float(value) for value in told["descending"]] == sorted(values, reverse=True)
-    assert told["again"] == told["none"]
-    states = [told[f"{order}-aria"] for order in ("ascending", "descending", "again")]
-    assert states == ["ascending", "descending", None]
-    assert told["focused"]
-    assert told["open"] > 10
-    assert told["page"] <= told["window"] == 360
-    assert told["scrolls"] == "auto"

@@ -89,7 +89,8 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     composed, problems = _all_composed(every, composition)
     if flags.multirun:
         problems += _launch_problems([*composition.search, *flags.overrides], composed.values())
-    about_sweeps = {cfg.show for cfg in composed.values()} & {"status", "tables", "report", "rehearsal"}
+    shows = {"status", "tables", "figures", "report", "rehearsal"}
+    about_sweeps = {cfg.show for cfg in composed.values()} & shows
     if request is None and about_sweeps:
         what = "is about the runs of a table"
         problems.append(Problem("show", about_sweeps.pop(), what, "type -m sweep=table1 too"))

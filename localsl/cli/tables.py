@@ -24,12 +24,14 @@ def shown(line: Line) -> str | None:
     show = line.base.show if line.base else None
     if show == "jobs":
         return _work(line)
-    if line.request is None or show not in ("status", "tables", "report", "rehearsal"):
+    if line.request is None or show not in ("status", "tables", "figures", "report", "rehearsal"):
         return None
     if show == "rehearsal":
         from localsl.tables import rehearsal  # imports that no other command line waits for
 
         return rehearsal.rehearse(line)
+    if show == "figures":
+        return _redrawn(line)
     if show == "report" and any(table.analysis for table in line.request.tables):
         raise ConfigError([Problem("show", "report", "is a page of tables", "type sweep=all, or show=tables")])
     if show in ("tables", "report"):
@@ -133,6 +135,26 @@ class Rendered:
     def report(self) -> Path:
         """All of it on one page."""
         return report.write(self.folder, self.tables, self.made, self.runs)
+
+
+def _redrawn(line: Line) -> str:
+    """The figures of a sweep drawn again from their CSVs in RESULTS_DIR, which need neither runs nor checkpoints.
+
+    Raises:
+        ConfigError: if there are only tables.
+    """
+    assert line.request is not None
+    assert line.base is not None
+    asked = [table for table in line.request.tables if table.analysis]
+    if not asked:
+        raise ConfigError(
+            [Problem("show", "figures", "is about figures", "type sweep=figures, or sweep=ours/figures")]
+        )
+    from localsl.tables import figures  # imports that no table waits for
+
+    folder = Path(line.base.results_dir)
+    drawn = [file for figure in asked if (file := figures.redrawn(figure, folder)) is not None]
+    return "\n".join(f"written to {file}" for file in drawn) or f"{folder} has no CSV of these figures"
 
 
 def _told(rendered: Rendered) -> str:

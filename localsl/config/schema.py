@@ -133,7 +133,7 @@ class AnalysisConfig:
     across: str | None = None
 
 
-SHOWN = ("modules", "runs", "bench", "pipeline", "jobs", "status", "tables", "report", "rehearsal")
+SHOWN = ("modules", "runs", "bench", "pipeline", "jobs", "status", "tables", "figures", "report", "rehearsal")
 
 
 @dataclass(kw_only=True)

@@ -95,7 +95,9 @@ def made_up_task(cfg: Config) -> Task:
     from localsl.runs.detection import Detection
 
     class Scenes(MadeScenes):
-        category_ids = range(
+        @property
+        def category_ids(self) -> Sequence[int]:  # the detector's, of which the shapes are the first
+            return range(1, cfg.dataset.num_classes + 1)
             1, cfg.dataset.num_classes + 1
         )  # the detector's, of which the shapes are the first
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localsl.analysis import draw
 from localsl.analysis.command import analyse
 from localsl.analysis.runs import Trained
 from localsl.config.validation import compose
@@ -30,10 +31,16 @@ def figure(asked: Table, line: Line, folder: Path) -> tuple[dict[str, Any], list
         return told | {"written to": "nothing: no runs yet"}, []
     settings, device = compose(asked.analysis).analysis, devices.chosen(line.base.device)
     try:
-        written = analyse(folder / asked.name, settings, f"{asked.name}: {asked.title}", panels, device)
+        written = analyse(folder / asked.name, settings, asked.title, panels, device)
     except ConfigError as error:
         return told | {"written to": "nothing: see below"}, error.problems
     return told | {"written to": f"{folder / asked.name}{{{','.join(file.suffix for file in written)}}}"}, []
+
+
+def redrawn(asked: Table, folder: Path) -> Path | None:
+    """Draw FOLDER/<paper>/figN.png again from the CSV beside it; None where there is no such file."""
+    table = (folder / asked.name).with_suffix(".csv")
+    return draw.redraw(table, compose(asked.analysis).analysis.kind, asked.title) if table.exists() else None
 
 
 def _panels(asked: Table, line: Line) -> list[list[Trained]]:

@@ -1,0 +1,104 @@
+"""How much of the papers is measured: in one sentence, and as a matrix of papers by tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from localsl.published.numbers import KEYS
+from localsl.tables.render import EARLIER, Row
+from localsl.tables.report.markup import anchor
+from localsl.tables.sweeps import Table
+
+PAPERS = {
+    "auglocal": "AugLocal (Ma et al., ICLR 2024)",
+    "man": "MAN (Su et al., ECCV 2024)",
+    "mlaan": "MLAAN (Zhang et al., AAAI 2025)",
+    "mlaan_preprint": "MLAAN, preprint",
+    "ours": "Measured here",
+}
+STATES = ("done", "fewer seeds", "missing", "not built", "not measured")
+MEASURED = STATES[:2]
+
+
+def state(row: Row) -> str:
+    """Which of STATES a row is in."""
+    first = row["status"].split(":")[0]
+    return first if first in STATES else "fewer seeds"
+
+
+def is_measured(row: Row) -> bool:
+    """Whether a row has a number of ours."""
+    return state(row) in MEASURED
+
+
+def keys(row: Row) -> tuple[str, ...]:
+    """What tells the cell of a row from the others of its table."""
+    return tuple(row[key] for key in KEYS)
+
+
+def states(made: Sequence[Row]) -> Counter[str]:
+    """How many numbers are in which state; one with several settings is in its best."""
+    best: dict[Any, str] = {}
+    for row in made:
+        number = (keys(row), row["metric"])
+        best[number] = min(best.get(number, STATES[-1]), state(row), key=STATES.index)
+    return Counter(best.values())
+
+
+def summary(tables: Sequence[Table], made: dict[str, list[Row]], runs: int) -> str:
+    """How many numbers are measured, in a sentence and in figures."""
+    count = sum((states(made[table.name]) for table in tables), Counter[str]())
+    rows = [row for table in tables for row in made[table.name]]
+    read_off = sum(row["metric"] == "structure" and row["status"] == "done" for row in rows)
+    measured = sum(count[name] for name in MEASURED) - read_off
+    figures = {"measured": measured, "of these with fewer seeds": count["fewer seeds"]}
+    figures |= {"read off the networks": read_off} | {name: count[name] for name in STATES[2:]}
+    figures |= {"finished runs": runs}
+    told = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items() if value)
+    return f"<p><b>{measured} of {count.total()} published numbers have a measurement.</b></p><dl>{told}</dl>"
+
+
+def by_paper(tables: Sequence[Table]) -> list[tuple[str, list[Table]]]:
+    """The tables of each paper, in the order of PAPERS."""
+    known = list(PAPERS)
+    ordered = sorted(tables, key=lambda t: (known.index(t.paper) if t.paper in known else len(known), t.paper))
+    return [(paper, list(of_paper)) for paper, of_paper in groupby(ordered, lambda table: table.paper)]
+
+
+def matrix(tables: Sequence[Table], made: dict[str, list[Row]]) -> str:
+    """A row a paper, a cell a table: how many of its numbers are measured, and a link to it."""
+    lines = []
+    for paper, of_paper in by_paper(tables):
+        head = f'<div class="paper" role="rowheader">{escape(PAPERS.get(paper, paper))}</div>'
+        cells = "".join(_cell(table, made[table.name]) for table in of_paper)
+        lines.append(f'<div class="line" role="row">{head}{cells}</div>\n')
+    columns = max((len(of_paper) for _, of_paper in by_paper(tables)), default=1)
+    attributes = (
+        f'class="matrix" style="--columns:{columns}" role="table" aria-label="Progress by paper and table"'
+    )
+    return f"<div {attributes}>\n{''.join(lines)}</div>"
+
+
+def _cell(table: Table, made: Sequence[Row]) -> str:
+    count, number = states(made), table.name.split("/")[1].removeprefix("table")
+    measured, total = sum(count[name] for name in MEASURED), count.total()
+    done, part = 100 * count["done"] / total, 100 * measured / total
+    told = f"Table {number}, {table.title}: {measured} of {total} numbers measured"
+    told += f", {count['fewer seeds']} with fewer seeds" if count["fewer seeds"] else ""
+    told += f", {count['not built']} cannot be run yet" if count["not built"] else ""
+    attributes = "" if measured else ' class="none"'
+    attributes += f' href="#{anchor(table.name)}" title="{escape(told)}" aria-label="{escape(told)}"'
+    attributes += f' style="--full:{done:.0f}%;--some:{part:.0f}%"'
+    value = f"<span>{number}</span><b>{measured}<small>/{total}</small></b>"
+    return f'<div role="cell"><a{attributes}>{value}</a></div>'
+
+
+def status(row: Row) -> tuple[str, str]:
+    """What is told of a row's state, and why where it says so."""
+    earlier = row["status"].startswith(EARLIER)
+    told, _, reason = row["status"].removeprefix(EARLIER).partition(": ")
+    return f"{told}, earlier form" if earlier else told, reason
