@@ -106,7 +106,7 @@ fuzz: setup ## half an hour: 500 random command lines, every rule killed and con
 	LOCALSL_FUZZ=500 $(PYTEST) -n 2 -m "" tests/test_fuzz.py tests/test_checkpoint.py
 
 lock: setup ## pin the newest allowed versions, with hashes, into requirements.lock
-	$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
+	$(PY) -m uv pip compile pyproject.toml --group dev --group docs --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
 clean: ## remove .venv and caches; runs in outputs/ stay
