@@ -4,19 +4,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from localsl.config import ConfigError, compose
+from localsl.config import compose
 from localsl.config.composition import CONF, REFUSED, Composition, by_hydra
 from localsl.core.settings import first_line
 from localsl.network import build_network
 from localsl.runs import identity
 from localsl.train import optim
 from localsl.train.step import train_step
-
-
-def problems(*overrides):
-    with pytest.raises(ConfigError) as error:
-        compose(overrides)
-    return error.value.problems
+from tests.helpers.config import problems
 
 
 def test_defaults():
