@@ -12,17 +12,7 @@ project = "localsl"
 copyright = "the localsl authors"
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/*.md", "results/*.md"]
-exclude_patterns = [
-    ".*",
-    "outputs",
-    "data",
-    "build",
-    "results/runs",
-    "results/measured",
-    "site",
-    "localsl",
-    "tests",
-]
+exclude_patterns = [".*", "outputs", "data", "build", "site", "results/runs"]  # not looked into
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4

@@ -164,3 +164,9 @@ def test_every_test_that_the_table_of_faults_names_exists():
     assert len(named) >= 20
     for file, test in named:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text() or not test, f"{file}::{test}"
+
+
+def test_the_version_is_the_same_everywhere():
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == version
+    assert re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
