@@ -12,6 +12,7 @@ from localsl import methods
 from localsl.cli.command_line import check_command_line, quoted
 from localsl.cli.main import main
 from localsl.measure.gpu import __main__ as gpu
+from localsl.tables import sweeps
 from tests.conftest import ROOT
 from tests.helpers import markdown
 from tests.helpers.command import typed
@@ -36,7 +37,13 @@ def overrides_of(line):
     return words[2:] if len(words) > 2 and words[1].startswith("examples/") else None
 
 
-LINES = [(page, line) for page, line in COMMANDS if overrides_of(line) and not PLACEHOLDER.search(line)]
+def is_run(page, line):
+    """Whether a test below runs it, and does not only compose it."""
+    return line in markdown.shown(page) or any(text in line for text in RUN)
+
+
+# By line, with the first page that has it.
+LINES = {line: page for page, line in COMMANDS[::-1] if overrides_of(line) and not PLACEHOLDER.search(line)}
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +52,10 @@ def own_rules(monkeypatch):
     monkeypatch.setattr(methods, "_registered", dict(methods._registered))
 
 
-def named(cases):
-    return [pytest.param(page, line, id=f"{page.name}: {line}") for page, line in dict.fromkeys(cases)]
+def lines(wanted):
+    """The command lines for which `wanted(page, line)` holds, with the page that has them."""
+    found = [(page, line) for line, page in LINES.items() if wanted(page, line)]
+    return [pytest.param(page, line, id=f"{page.name}: {line}") for page, line in found]
 
 
 def in_a_reader_s_place(pictures, page, line):
@@ -59,37 +68,40 @@ def in_a_reader_s_place(pictures, page, line):
 
 
 def test_there_are_commands_to_check():
-    assert len(LINES) >= 40
-    assert {page.name for page, _ in LINES} >= {"README.md", "runs.md", "data.md", "tables.md", "measuring.md"}
+    assert len(LINES) >= 35
+    of_pages = {page.name for page in LINES.values()}
+    assert of_pages >= {"README.md", "runs.md", "data.md", "tables.md", "measuring.md", "your-rule.md"}
 
 
-@pytest.mark.parametrize(("page", "line"), named(LINES))
+@pytest.mark.parametrize(("page", "line"), lines(lambda page, line: not is_run(page, line)))
 def test_a_command_is_composed(page, line, pictures):
+    """Of a sweep what is typed beside it: tests/test_tables.py composes its cells."""
     in_a_reader_s_place(pictures, page, line)
-    if line in markdown.shown(page):  # with what it prints: the test below
-        return
-    assert check_command_line(quoted(overrides_of(line))) is not None
+    typed = overrides_of(line)
+    named = [word.removeprefix("sweep=") for word in typed if word.startswith("sweep=")]
+    if named:
+        assert sweeps.requested([f"sweep={named[0]}"]).jobs
+        typed = [word for word in typed if not word.startswith(("sweep=", "show="))]
+    assert check_command_line(quoted(typed)) is not None
 
 
-@pytest.mark.parametrize(
-    ("page", "line"), named(case for case in LINES if any(text in case[1] for text in RUN))
-)
+@pytest.mark.parametrize(("page", "line"), lines(lambda page, line: any(text in line for text in RUN)))
 def test_a_cheap_command_runs(page, line, pictures, monkeypatch, capsys):
+    """Where its output is shown, every line of that is printed."""
     in_a_reader_s_place(pictures, page, line)
     assert typed(monkeypatch, *overrides_of(line)) == 0
-    assert capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert printed
+    assert set(markdown.shown(page).get(line, [])) <= set(printed)
 
 
 @pytest.mark.parametrize(
     ("page", "line"),
-    named((page, line) for page in PAGES for line in markdown.shown(page) if overrides_of(line)),
+    lines(lambda page, line: line in markdown.shown(page) and not any(text in line for text in RUN)),
 )
-def test_a_command_prints_what_is_shown(page, line, monkeypatch, capsys):
-    code = typed(monkeypatch, *overrides_of(line))
-    printed = capsys.readouterr()
-    told = (printed.out if code == 0 else printed.err).splitlines()
-    for shown in markdown.shown(page)[line]:
-        assert shown in told
+def test_a_refused_command_says_what_is_shown(page, line, monkeypatch, capsys):
+    assert typed(monkeypatch, *overrides_of(line)) == 2
+    assert capsys.readouterr().err.splitlines() == markdown.shown(page)[line]
 
 
 def test_targets_of_make_exist():
