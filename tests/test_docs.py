@@ -20,7 +20,7 @@ from tests.helpers.command import typed
 # Words that stand for something of the reader's.
 PLACEHOLDER = re.compile(r"\b(ID|FOLDER|FILE|NAME|ENTITY|N)\b|\.\.\.|<")
 # Commands that are also run, beside those whose output is shown: they take a second or two.
-RUN = ("show=modules", "--help", "method=skipping dataset=digits K=4 measure=memory")
+RUN = ("show=modules", "--help", "method=skipping dataset=digits K=4 measure=flops")
 
 
 PAGES = markdown.pages("README.md", "CONTRIBUTING.md", "docs/*.md")
