@@ -1,6 +1,8 @@
 """Scenes for detection: COCO's layout on disk, what can be wrong with it, and the shapes that are made."""
 
 import json
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -60,12 +62,15 @@ def write(folder, part, values):
     file.write_text(json.dumps(values))
 
 
-def dataset(folder, *more):
-    """The settings, before anything is known of the folder."""
+@cache
+def of_shapes():
     typed = ["task=detection", "dataset=shapes", "backbone_run='dataset=shapes backbone=resnet10 K=5'"]
-    settings = compose(typed).dataset
-    made = {"name": "coco", "num_classes": 2, "root": str(folder)} | dict(more)
-    return type(settings)(**(vars(settings) | made))
+    return compose(typed).dataset
+
+
+def dataset(folder, *more):
+    """The settings of COCO's layout in a folder, before anything is known of it."""
+    return replace(of_shapes(), **{"name": "coco", "num_classes": 2, "root": str(folder)} | dict(more))
 
 
 def load(folder, *more):
@@ -115,9 +120,8 @@ WRONG = {
 def test_annotations_that_cannot_be_right_are_named_before_training(case, folder):
     entries, told = WRONG[case]
     write(folder, "train2017", annotated([11, 12], entries))
-    typed = ["task=detection", "dataset=coco", f"dataset.root={folder}", "dataset.num_classes=2"]
     with pytest.raises(ConfigError, match=told):
-        compose([*typed, "backbone_run='dataset=shapes backbone=resnet10 K=5'", f"data_dir={folder}"])
+        sources.described(dataset(folder), str(folder))
 
 
 @pytest.mark.parametrize("text", ["", '{"images": [', "[]", '{"images": [], "annotations": []}'])
