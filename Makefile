@@ -5,8 +5,8 @@ PY := $(VENV)/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test test-slow lock clean status render report rehearse bench pipeline overhead gpu \
-	figures fuzz grid-momentum grid-cascade grid-lr grid-modules grid-depth
+.PHONY: help setup demo check quick test test-slow coverage docs lock clean status render report rehearse bench pipeline
+.PHONY: overhead gpu figures fuzz grid-momentum grid-cascade grid-lr grid-modules grid-depth
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -136,9 +136,16 @@ test-slow: setup ## the rest: whole runs, timing, real CIFAR-10 where it is foun
 fuzz: setup ## half an hour: 500 random command lines, every rule killed and continued, one run killed fifty times
 	LOCALSL_FUZZ=500 $(PYTEST) -n 2 -m "" tests/test_fuzz.py tests/test_checkpoint.py
 
+coverage: setup ## the fast tests, and the lines of each file that they do not run; no threshold
+	$(PYTEST) -n 2 --dist loadgroup -m "not slow" --cov=localsl --cov-report=term-missing:skip-covered
+
+docs: setup ## the documentation's site, with an API reference, in site/; every warning is an error
+	$(PY) -m sphinx -q -W --keep-going -E -b html -c docs -d build/doctrees . site
+	@echo "site/index.html"
+
 lock: setup ## pin the newest allowed versions, with hashes, into requirements.lock
-	$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
+	$(PY) -m uv pip compile pyproject.toml --group dev --group docs --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
 clean: ## remove .venv and caches; runs in outputs/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info build site

@@ -1,6 +1,5 @@
 """CKA, probes, feature maps and curves: their mathematics by direct formulas, and the commands end to end."""
 
-import csv
 import itertools
 import json
 import re
@@ -25,11 +24,9 @@ from localsl.network import build_network
 from localsl.published import numbers as published
 from localsl.runs import experiment, identity, tracking
 from tests.conftest import ROOT
-from tests.test_cli import typed
+from tests.helpers.analysis import NETWORK, TINY, rows_of
+from tests.helpers.command import typed
 
-NETWORK = ["backbone.blocks=[1,1,1]", "backbone.name=tiny", "K=4"]
-TINY = [*NETWORK, "schedule=smoke", "dataset.train_subset=60", "dataset.test_subset=40", "batch_size=30"]
-TINY += ["seed=0", "threads=1", "device=cpu"]
 ESTIMATES = [cka.biased_hsic, cka.unbiased_hsic]
 
 
@@ -48,11 +45,6 @@ def similarity(x, y, hsic):
 
 def network(*more):
     return build_network(compose([*NETWORK, *more])).eval()
-
-
-def rows_of(file):
-    with Path(file).open(newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 # CKA.

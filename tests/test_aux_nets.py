@@ -13,7 +13,7 @@ from localsl.config.building import method_of, partition_of
 from localsl.core.layers import AvgPoolTo
 from localsl.core.plan import Plan, Site
 from localsl.network import build_network, count_parameters
-from tests.golden_auglocal import RESNET32
+from tests.helpers.golden_auglocal import RESNET32
 
 
 def planned(*overrides):

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -22,77 +21,15 @@ from localsl.runs.identity import kept_directory, run_directory
 from localsl.tables import records
 from localsl.train.peak_memory import PeakMemory
 from tests.conftest import ROOT
-from tests.test_tracking import columns
+from tests.helpers.runs import METHODS, TINY, assert_same, left_by, terminated, tiny_of
 
-TINY = ["schedule=smoke", "schedule.epochs=3", "schedule.warmup_epochs=1", "K=4", "backbone=resnet20"]
-TINY += ["dataset.train_subset=50", "dataset.test_subset=20", "batch_size=20", "device=cpu"]
 FUZZ = bool(os.environ.get("LOCALSL_FUZZ"))  # make fuzz
-METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
-
-
-def typed(method):
-    """A small network that the rule can be put on."""
-    more = ["aux.depth=3"] if method == "auglocal" else ["method.cascade=2"] if method.startswith("ml") else []
-    return [f"method={method}", *TINY, *more]
-
-
-def left_by(cfg):
-    """All that a run leaves behind, but for times, and for what may happen to the code meanwhile."""
-    folder = run_directory(cfg)
-    (checkpoint,) = (folder / "checkpoints").glob("*.pt")
-    state = torch.load(checkpoint, weights_only=True)
-    metrics = columns(folder / "metrics.csv")
-    record = tracking.read_record(cfg)
-    assert record is not None
-    for timed in (state, record):
-        del timed["seconds"]
-    for row in [metrics, *state["rows"]]:
-        del row["images_per_s"]
-    del state["config"]  # names the folder
-    del record["commit"]
-    return state, metrics, record
-
-
-def assert_same(one, other):
-    """Equal bit for bit, in any nesting of dicts, lists and tensors."""
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert list(one) == list(other)
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    else:
-        assert one == other
-
-
-def terminated(cfg, owner, name, call, status="interrupted"):
-    """Run, with SIGTERM at the `call`-th time that something is called; it ends with 143."""
-    real, calls = getattr(owner, name), []
-
-    def terminating(*arguments):
-        calls.append(1)
-        if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, terminating)
-        with pytest.raises(SystemExit) as end:
-            experiment.run(cfg)
-    assert end.value.code == 143
-    record = tracking.read_record(cfg)
-    assert record is not None
-    assert record["status"] == status
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stopped_run_goes_on_bit_for_bit(method):
     """Stopped in the second epoch after its first step, after its second, and in the evaluation at its end."""
-    straight, stopped = (compose([*typed(method), f"output_dir={name}"]) for name in ("straight", "stopped"))
+    straight, stopped = (compose([*tiny_of(method), f"output_dir={name}"]) for name in ("straight", "stopped"))
     experiment.run(straight)
     stops = [
         (TrainBatches, "augmented", 5, 1),
@@ -232,7 +169,7 @@ def test_a_failed_write_leaves_no_view_of_the_state_behind(monkeypatch):
     def full(_descriptor):
         raise OSError(28, "No space left on device")
 
-    cfg = compose(typed("dgl"))
+    cfg = compose(tiny_of("dgl"))
     run_directory(cfg).mkdir(parents=True)
     monkeypatch.setattr(checkpoint, "io", SimpleNamespace(BytesIO=lambda: buffer))
     monkeypatch.setattr("os.fsync", full)
@@ -273,14 +210,14 @@ def killed(overrides, kills, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS if FUZZ else ["dgl", "mlaan_released"])
 def test_a_run_killed_three_times_ends_as_if_it_was_not(method):
-    killed([*typed(method), "schedule.epochs=8"], 3, method)
+    killed([*tiny_of(method), "schedule.epochs=8"], 3, method)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FUZZ, reason="make fuzz")
 def test_a_run_killed_fifty_times_ends_as_if_it_was_not():
     """Most processes get a few epochs on."""
-    killed([*typed("man"), "schedule.epochs=200"], 50, "fifty")
+    killed([*tiny_of("man"), "schedule.epochs=200"], 50, "fifty")
 
 
 def test_a_gpus_tensors_come_over_in_one_copy_of_each_type():

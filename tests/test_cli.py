@@ -1,6 +1,5 @@
 """The command line: what users type, what they see, how the process ends."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,30 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import run
 from tests.conftest import ROOT
-
-SMOKE = ["schedule=smoke", "dataset.train_subset=40", "dataset.test_subset=20", "batch_size=20"]
-SMALL = [*SMOKE, "backbone=resnet20", "K=2"]
-
-
-def typed(monkeypatch, *arguments):
-    """Run as the command line does, in this process; returns the exit code."""
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
-    try:
-        run.main()
-    except SystemExit as end:
-        return end.code
-    return 0
+from tests.helpers.command import SMALL, SMOKE, records, typed
 
 
 def command(*arguments, **kwargs):
     line = [sys.executable, str(ROOT / "run.py"), *arguments]
     return subprocess.run(line, capture_output=True, text=True, timeout=300, **kwargs)
-
-
-def records(folder="outputs"):
-    return [json.loads(file.read_text()) for file in sorted(Path(folder).rglob("record.json"))]
 
 
 @pytest.mark.parametrize("mistake", ["K=0", "K=99", "K=abc", "method=dlg", "+aux.dept=3", "optimizer.lr=-1"])

@@ -1,8 +1,8 @@
 """Scenes for detection: COCO's layout on disk, what can be wrong with it, and the shapes that are made."""
 
-import json
+from dataclasses import replace
+from functools import cache
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,38 +15,9 @@ from localsl.detection import coco, sources
 from localsl.detection.batches import TestScenes, TrainScenes
 from localsl.detection.scenes import MadeScenes
 from localsl.execution.processes import Part
+from tests.helpers.coco import CROWD, annotated, coco_folder, entry, write
 
 CPU = torch.device("cpu")
-SQUARE = [4, 6, 12, 6, 12, 16, 4, 16]
-
-
-def entry(this, image, category=7, **more):
-    """An annotation: a rectangle of 8 by 10 pixels."""
-    made = {"id": this, "image_id": image, "category_id": category, "bbox": [4, 6, 8, 10], "area": 80}
-    return made | {"iscrowd": 0, "segmentation": [SQUARE]} | more
-
-
-def annotated(images, entries):
-    """What an annotation file holds: images of 24 by 20 pixels, of two categories whose ids leave gaps."""
-    listed = [{"id": i, "file_name": f"{i:012}.jpg", "width": 24, "height": 20} for i in images]
-    kinds = [{"id": 9, "name": "dog"}, {"id": 7, "name": "cat"}]
-    return {"images": listed, "annotations": entries, "categories": kinds}
-
-
-CROWD = entry(4, 12, iscrowd=1, segmentation={"size": [20, 24], "counts": [0, 240, 240]}, bbox=[0, 0, 12, 20])
-TRAIN = annotated([11, 12, 13], [entry(1, 11), entry(2, 12, 9), entry(3, 12, bbox=[4, 6, 0, 10]), CROWD])
-TEST = annotated([21, 22], [entry(1, 21, 9)])
-
-
-def coco_folder(tmp_path):
-    """COCO's layout; training image 13 and test image 22 are empty, and one of the objects of 12 is a crowd."""
-    for part, values in (("train2017", TRAIN), ("val2017", TEST)):
-        write(tmp_path, part, values)
-        (tmp_path / part).mkdir()
-        for image in values["images"]:
-            pixels = np.random.default_rng(image["id"]).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / part / image["file_name"])
-    return tmp_path
 
 
 @pytest.fixture
@@ -54,18 +25,15 @@ def folder(tmp_path):
     return coco_folder(tmp_path)
 
 
-def write(folder, part, values):
-    file = folder / "annotations" / f"instances_{part}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(values))
+@cache
+def of_shapes():
+    typed = ["task=detection", "dataset=shapes", "backbone_run='dataset=shapes backbone=resnet10 K=5'"]
+    return compose(typed).dataset
 
 
 def dataset(folder, *more):
-    """The settings, before anything is known of the folder."""
-    typed = ["task=detection", "dataset=shapes", "backbone_run='dataset=shapes backbone=resnet10 K=5'"]
-    settings = compose(typed).dataset
-    made = {"name": "coco", "num_classes": 2, "root": str(folder)} | dict(more)
-    return type(settings)(**(vars(settings) | made))
+    """The settings of COCO's layout in a folder, before anything is known of it."""
+    return replace(of_shapes(), **{"name": "coco", "num_classes": 2, "root": str(folder)} | dict(more))
 
 
 def load(folder, *more):
@@ -115,9 +83,8 @@ WRONG = {
 def test_annotations_that_cannot_be_right_are_named_before_training(case, folder):
     entries, told = WRONG[case]
     write(folder, "train2017", annotated([11, 12], entries))
-    typed = ["task=detection", "dataset=coco", f"dataset.root={folder}", "dataset.num_classes=2"]
     with pytest.raises(ConfigError, match=told):
-        compose([*typed, "backbone_run='dataset=shapes backbone=resnet10 K=5'", f"data_dir={folder}"])
+        sources.described(dataset(folder), str(folder))
 
 
 @pytest.mark.parametrize("text", ["", '{"images": [', "[]", '{"images": [], "annotations": []}'])

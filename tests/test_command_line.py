@@ -97,9 +97,9 @@ def test_choices_in_other_folders_are_found(tmp_path):
     ):
         (cfg,) = check_command_line([*typed, "optimizer=mine", "+mine=slow"]).configs
         assert cfg.optimizer.lr == 0.003
-    with pytest.raises(ConfigError, match="one of adam, mine, sgd"):
+    with pytest.raises(ConfigError, match="one of adam, adamw, mine, sgd"):
         check_command_line(["--config-dir", str(own), "optimizer=min"])
-    with pytest.raises(ConfigError, match="one of adam, sgd"):
+    with pytest.raises(ConfigError, match="one of adam, adamw, sgd"):
         check_command_line(["optimizer=mine"])
 
 

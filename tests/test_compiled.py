@@ -8,8 +8,8 @@ from localsl.execution.compiled import Compiled
 from localsl.network import build_network
 from localsl.train.optim import SGD
 from localsl.train.step import train_step
-from tests.test_cli import records, typed
-from tests.test_config import problems
+from tests.helpers.command import records, typed
+from tests.helpers.config import problems
 
 BATCH = 8
 

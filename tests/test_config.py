@@ -4,19 +4,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from localsl.config import ConfigError, compose
+from localsl.config import compose
 from localsl.config.composition import CONF, REFUSED, Composition, by_hydra
 from localsl.core.settings import first_line
 from localsl.network import build_network
 from localsl.runs import identity
 from localsl.train import optim
 from localsl.train.step import train_step
-
-
-def problems(*overrides):
-    with pytest.raises(ConfigError) as error:
-        compose(overrides)
-    return error.value.problems
+from tests.helpers.config import problems
 
 
 def test_defaults():
@@ -237,7 +232,8 @@ def test_every_file_of_conf_composes_builds_and_steps(pictures):
         **{f"ema/{name}": ["method=man"] for name in ("man", "man_released")},
         **{f"ema/{name}": ["method=mlaan"] for name in ("lam", "lam_released")},
     }
-    files = sorted(CONF.glob("*/*.yaml"))
+    of_detection = ("dataset/coco", "task/detection")  # tests/test_detection.py
+    files = [f for f in sorted(CONF.glob("*/*.yaml")) if f"{f.parent.name}/{f.stem}" not in of_detection]
     assert {"method", "aux_net", "backbone", "dataset"} <= {file.parent.name for file in files}
     for file in files:
         group = file.parent.name

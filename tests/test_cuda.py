@@ -9,8 +9,8 @@ from localsl.measure.footprint import allocated, footprint
 from localsl.network import build_network
 from localsl.train import optim
 from localsl.train.step import Totals, counted_step, train_epoch, training_forward
-from tests import golden
-from tests.test_rules import backpropagated, filled
+from tests.helpers import golden
+from tests.helpers.rules import backpropagated, filled
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -9,8 +9,8 @@ import wandb
 from hydra_plugins.localsl_sweeper import LocalslSweeper
 from localsl.config.schema import leaves
 from localsl.tables import dashboard, sweeps
-from tests.test_cli import SMALL, typed
-from tests.test_tracking import FakeWandB
+from tests.helpers.command import SMALL, typed
+from tests.helpers.wandb import FakeWandB
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from urllib.error import URLError
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,6 +9,7 @@ from localsl import data
 from localsl.config import ConfigError, compose
 from localsl.data import Split, balanced
 from localsl.runs.identity import run_id
+from tests.helpers.data import stl10_folder
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -114,17 +114,6 @@ def test_missing_data_without_a_network(name, tmp_path, monkeypatch, capsys):
     assert problem.key == "dataset"
     for word in (str(tmp_path / "images"), "LOCALSL_DATA", "put "):
         assert word in str(problem)
-
-
-def stl10_folder(root, train=40, test=20):
-    """Files in torchvision's layout: images are stored column by column, labels from 1."""
-    place = root / "stl10_binary"
-    place.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name, count in (("train", train), ("test", test)):
-        images = rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
-        images.tofile(place / f"{name}_X.bin")
-        (np.arange(count) % 10 + 1).astype(np.uint8).tofile(place / f"{name}_y.bin")
 
 
 def test_small_files_in_stl10s_layout_are_taken_with_a_warning(tmp_path, capsys):

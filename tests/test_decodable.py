@@ -11,7 +11,7 @@ from localsl.config import ConfigError
 from localsl.data import decodable
 from localsl.data.pictures import Pictures
 from localsl.runs import experiment
-from tests.test_stream import typed
+from tests.helpers.pictures import typed
 
 
 def break_four(folder):

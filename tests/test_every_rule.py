@@ -13,22 +13,10 @@ from localsl.config import validation as config
 from localsl.network import build_network
 from localsl.train import optim
 from localsl.train.step import train_step
-from tests.test_cli import records, typed
-from tests.test_data import stl10_folder
+from tests.helpers.command import records, typed
+from tests.helpers.data import stl10_folder
+from tests.helpers.rules import RULES
 
-RULES = [
-    "bp",
-    "bp_checkpoint",
-    "dgl",
-    "predsim",
-    "predsim_original",
-    "infopro",
-    "auglocal",
-    "man",
-    "man aux_net=infopro",
-]
-RULES += ["man aux_net=predsim", "man_released", "mlaan", "mlaan aux_net=dgl", "mlaan aux_net=infopro", "mlm"]
-RULES += ["lam", "mlaan_released", "mlaan_released aux_net=dgl_big", "mlaan_released aux_net=infopro"]
 PUBLISHED = [("resnet32", K) for K in (2, 3, 4, 8, 16)] + [("resnet110", K) for K in (2, 3, 4, 8, 16, 32, 55)]
 CASES = list(itertools.product(RULES, PUBLISHED))
 

@@ -61,7 +61,7 @@ def test_a_wheel_holds_what_the_examples_and_the_command_line_need(tmp_path):
     source = tmp_path / "source"  # building writes beside the package
     for name in ("localsl", "conf", "sweeps", "hydra_plugins"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     ran("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, source)
     (wheel,) = tmp_path.glob("*.whl")

@@ -12,8 +12,8 @@ from localsl.data.batches import TrainBatches
 from localsl.runs import classification, experiment
 from localsl.runs.checkpoint import Checkpoints, _digest
 from localsl.runs.identity import run_directory
-from tests.test_checkpoint import TINY, left_by, terminated
-from tests.test_cli import records, typed
+from tests.helpers.command import records, typed
+from tests.helpers.runs import TINY, left_by, terminated
 
 
 def failing(monkeypatch, owner, name, call, error):

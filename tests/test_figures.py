@@ -9,8 +9,8 @@ from localsl.config import ConfigError, compose
 from localsl.config.composition import Composition
 from localsl.tables import sweeps
 from tests.conftest import ROOT
-from tests.test_analysis import TINY, rows_of
-from tests.test_cli import typed
+from tests.helpers.analysis import TINY, rows_of
+from tests.helpers.command import typed
 
 
 def test_figures_are_asked_for_by_name_and_no_part_of_the_tables():

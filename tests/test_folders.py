@@ -14,7 +14,7 @@ from localsl.data import folder as folders
 from localsl.data import sources
 from localsl.runs import experiment
 from localsl.runs.identity import run_id
-from tests.test_stream import typed
+from tests.helpers.pictures import typed
 
 
 def noise(file, seed, size=(12, 12)):

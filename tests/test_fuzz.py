@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from localsl import backbones, methods
 from localsl.config.schema import fields
 from tests.conftest import ROOT
-from tests.test_cli import typed
+from tests.helpers.command import typed
 
 EXAMPLES = int(os.environ.get("LOCALSL_FUZZ", "15"))
 

@@ -10,9 +10,9 @@ from localsl.config.composition import Composition
 from localsl.runs.identity import cell_id
 from localsl.tables import sweeps
 from tests.conftest import ROOT
-from tests.test_analysis import rows_of
-from tests.test_checkpoint import TINY
-from tests.test_cli import typed
+from tests.helpers.analysis import rows_of
+from tests.helpers.command import typed
+from tests.helpers.runs import TINY
 
 NAMES = ["ours/cascade", "ours/depth", "ours/lr", "ours/modules", "ours/momentum"]
 

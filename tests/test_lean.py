@@ -14,14 +14,9 @@ from localsl.network import build_network
 from localsl.train.optim import SGD
 from localsl.train.peak_memory import LiveBytes
 from localsl.train.step import train_step, training_forward
-from tests.test_every_rule import RULES
+from tests.helpers.rules import RULES, overrides_of
 
 CPU = torch.device("cpu")
-
-
-def overrides_of(rule):
-    name, *more = rule.split()
-    return [f"method={name}", *more, *(["aux.depth=4"] if name == "auglocal" else [])]
 
 
 def two_steps(overrides, images, targets):

@@ -5,7 +5,7 @@ import threading
 from localsl.config import compose
 from localsl.runs import experiment, lock
 from localsl.runs.identity import run_directory
-from tests.test_tracking import TINY
+from tests.helpers.runs import TINY
 
 
 def test_a_second_process_waits_for_the_first(capsys):

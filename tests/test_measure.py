@@ -22,7 +22,7 @@ from localsl.runs import provenance
 from localsl.tables.records import keep
 from localsl.train import optim
 from localsl.train.step import train_step
-from tests.test_cli import typed
+from tests.helpers.command import typed
 
 CIFAR = ["dataset=cifar10", "batch_size=1024"]
 RESNET110 = ["dataset=cifar10", "backbone=resnet110", "K=55"]

@@ -5,7 +5,7 @@ import torch
 
 from localsl.config import compose
 from localsl.network import build_network, count_parameters
-from tests import golden
+from tests.helpers import golden
 
 RULES = [("bp", 16), ("dgl", 16), ("dgl", 4), ("dgl", 1)]
 

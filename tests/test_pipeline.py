@@ -33,8 +33,7 @@ from localsl.runs import experiment, tracking
 from localsl.runs.identity import run_id
 from localsl.tables import scaling as tables_scaling
 from tests.conftest import ROOT, environment
-from tests.test_checkpoint import TINY, assert_same, left_by
-from tests.test_processes import children
+from tests.helpers.runs import TINY, assert_same, children, left_by
 
 pytestmark = pytest.mark.xdist_group("pipeline")  # whose fixture starts processes of its own
 

@@ -10,7 +10,7 @@ from localsl import data
 from localsl.config import ConfigError
 from localsl.data.pictures import Pictures, for_test, whole
 from localsl.data.pixels import ORIENTATION, Resize, rgb
-from tests.test_stream import typed
+from tests.helpers.pictures import typed
 
 RAMP = np.linspace(0, 65535, 1024).reshape(32, 32).astype(np.uint16)
 

@@ -29,15 +29,15 @@ from localsl.runs.checkpoint import Checkpoints
 from localsl.train import optim
 from localsl.train.step import Totals, evaluate, train_step, training_forward
 from tests.conftest import ROOT
-from tests.test_checkpoint import METHODS, TINY, assert_same, left_by, typed
+from tests.helpers.runs import METHODS, TINY, assert_same, children, left_by, tiny_of
 
 pytestmark = pytest.mark.xdist_group("processes")  # whose fixtures start processes of their own
 
 STEPS, CPU = 10, torch.device("cpu")
-CASES = {method: typed(method) for method in METHODS}
-CASES |= {f"{method}, layer-wise": [*typed(method), "K=10"] for method in ("man", "mlaan", "mlaan_released")}
-CASES |= {f"{m}, per module": [*typed(m), "optimizer.per_module=true"] for m in ("auglocal", "man", "mlaan")}
-CASES |= {"adam": [*typed("man"), "optimizer=adam"], "lean": [*typed("auglocal"), "memory=lean"]}
+CASES = {method: tiny_of(method) for method in METHODS}
+CASES |= {f"{method}, layer-wise": [*tiny_of(method), "K=10"] for method in ("man", "mlaan", "mlaan_released")}
+CASES |= {f"{m}, per module": [*tiny_of(m), "optimizer.per_module=true"] for m in ("auglocal", "man", "mlaan")}
+CASES |= {"adam": [*tiny_of("man"), "optimizer=adam"], "lean": [*tiny_of("auglocal"), "memory=lean"]}
 FAST = ("bp", "infopro", "man, per module", "mlaan")
 
 
@@ -272,12 +272,6 @@ def of_two(*overrides):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
         return compose([*RUN, *overrides])
-
-
-def children(pid):
-    """Processes that a process started."""
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
 
 
 @pytest.mark.slow

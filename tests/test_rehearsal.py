@@ -14,7 +14,7 @@ from localsl.measure.rehearsal import Rehearsed, made_up, reduced, rehearse, tra
 from localsl.runs import provenance
 from localsl.tables import rehearsal, sweeps
 from localsl.tables.rehearsal import GIB, read
-from tests.test_cli import typed
+from tests.helpers.command import typed
 
 DGL = ["method=dgl", "backbone=resnet20", "K=3"]
 

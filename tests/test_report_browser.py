@@ -8,7 +8,7 @@ import pytest
 from localsl.tables import structures
 from tests import browser
 from tests.conftest import ROOT
-from tests.test_report import DGL, finished, written
+from tests.helpers.report import DGL, finished, written
 
 WIDTHS = (1280, 400)
 PROGRAM = browser.found()

@@ -9,26 +9,13 @@ from localsl.aux_nets.momentum import MomentumLayer
 from localsl.config import compose
 from localsl.network import build_network, count_parameters
 from localsl.runs.identity import run_id
-from tests import golden
-from tests.test_cli import typed
+from tests.helpers import golden
+from tests.helpers.command import typed
+from tests.helpers.rules import backpropagated, filled
 
 
 def squares(network):
     return sum(float(p.grad.double().pow(2).sum()) for p in network.parameters() if p.grad is not None)
-
-
-def backpropagated(network, images, targets):
-    seen = []
-    for loss in network.local_losses(images, targets):
-        loss.total.backward()
-        seen.append(loss)
-    return seen
-
-
-def filled(*overrides):
-    network = build_network(compose(["dataset=cifar10", *overrides]))
-    golden.fill(network)
-    return network
 
 
 def test_golden_predsim():

@@ -11,7 +11,7 @@ from localsl import data
 from localsl.config import ConfigError
 from localsl.data import shards
 from localsl.runs.identity import run_id
-from tests.test_stream import epoch, evaluated, same, typed
+from tests.helpers.pictures import epoch, evaluated, same, typed
 
 
 def write_tar(path, members):

@@ -16,7 +16,7 @@ import pytest
 from localsl.config import compose
 from localsl.runs.identity import run_directory
 from tests.conftest import ROOT, environment
-from tests.test_checkpoint import assert_same, left_by
+from tests.helpers.runs import assert_same, left_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 

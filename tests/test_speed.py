@@ -26,7 +26,7 @@ from localsl.measure.records import recorded
 from localsl.network import build_network
 from localsl.train import optim
 from localsl.train.step import Totals, autocast, counted_step, train_epoch, train_step
-from tests.test_cli import typed
+from tests.helpers.command import typed
 
 CPU = torch.device("cpu")
 SMALL = ["backbone=resnet20", "K=4", "dataset.image_size=4", "batch_size=8", "measure=speed"]

@@ -22,43 +22,13 @@ from localsl.data.pictures import Pictures, in_memory
 from localsl.execution.processes import WHOLE, Part
 from localsl.runs import experiment, identity, tracking
 from tests.conftest import ROOT, environment
-from tests.test_checkpoint import assert_same, left_by
-
-CPU = torch.device("cpu")
-
-
-def typed(root, *more):
-    return compose(["dataset=imagefolder", f"dataset.root={root}", "dataset.image_size=16", *SMALL, *more])
-
-
-SMALL = ["batch_size=4", "dataset.workers=0", "backbone=resnet20", "K=4", "device=cpu", "schedule=smoke"]
-
-
-def epoch(cfg, number=1, skip=0, part=WHOLE):
-    """One epoch's batches, on the CPU."""
-    batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, part)
-    found = list(batches.epoch(cfg.seed, number, skip))
-    batches.close()
-    return found
-
-
-def evaluated(cfg, part=WHOLE):
-    batches = feed.test_batches(data.load(cfg).test, cfg, CPU, torch.contiguous_format, part)
-    found = list(batches)
-    batches.close()
-    return found
+from tests.helpers.pictures import CPU, epoch, evaluated, same, typed
+from tests.helpers.runs import assert_same, left_by
 
 
 def normalised(picture, dataset):
     mean, std = (torch.tensor(values).view(3, 1, 1) / 255 for values in (dataset.mean, dataset.std))
     return (tv.pil_to_tensor(picture).float() / 255 - mean) / std
-
-
-def same(one, other):
-    assert len(one) == len(other)
-    for (images, targets), (others, labels) in zip(one, other, strict=True):
-        assert torch.equal(images, others)
-        assert torch.equal(targets, labels)
 
 
 def test_training_pictures_are_torchvisions(folder):
@@ -263,7 +233,7 @@ def test_signals_to_all_processes_end_a_run_cleanly(folder, tmp_path, number, co
 ABANDONED = """
 import sys
 from localsl.data import feed, load
-from tests.test_stream import CPU, WHOLE, torch, typed
+from tests.helpers.pictures import CPU, WHOLE, torch, typed
 cfg = typed(sys.argv[1], "dataset.workers=2")
 taken = feed.train_batches(load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE).epoch(0, 1)
 next(taken)

@@ -5,6 +5,7 @@ And what all tests stand on.
 
 import ast
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,9 @@ def test_tests_and_what_they_start_are_on_the_cpu_also_of_a_machine_with_a_gpu(m
 def test_what_tests_start_finds_the_packages_that_they_find(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "packages")
     assert environment("more")["PYTHONPATH"] == os.pathsep.join(["more", "packages"])
+
+
+def test_no_test_imports_another():
+    """What several of them need is in tests/helpers."""
+    imports = re.compile(r"^\s*(from|import) tests\.test_", re.MULTILINE)
+    assert not [file.name for file in (ROOT / "tests").rglob("*.py") if imports.search(file.read_text())]

@@ -22,8 +22,8 @@ from localsl.runs import experiment, lock, provenance, tracking
 from localsl.tables import estimate, records, reductions, render, structures, sweeps
 from localsl.tables.render import Composed
 from tests.conftest import ROOT
-from tests.test_cli import records as written
-from tests.test_cli import typed
+from tests.helpers.command import records as written
+from tests.helpers.command import typed
 
 # Cells, numbers and the sum of the numbers, of the papers' own tables.
 PRINTED = {

@@ -16,7 +16,7 @@ from localsl.network import build_network, count_parameters
 from localsl.train import optim
 from localsl.train.step import train_step
 from tests.conftest import ROOT
-from tests.test_cli import typed
+from tests.helpers.command import typed
 
 
 def described(name):

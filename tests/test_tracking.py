@@ -1,6 +1,5 @@
 """A run's files, W&B, and what is printed."""
 
-import csv
 import json
 import os
 import socket
@@ -12,15 +11,11 @@ import pytest
 from localsl.config import ConfigError, compose
 from localsl.runs import classification, experiment, tracking
 from localsl.runs.identity import cell_id, kept_directory, run_directory, run_id
+from tests.helpers.runs import columns
+from tests.helpers.wandb import FakeWandB
 
 TINY = ["schedule=smoke", "schedule.epochs=2", "K=2", "backbone=resnet20"]
 TINY += ["dataset.train_subset=40", "dataset.test_subset=20", "batch_size=20"]
-
-
-def columns(file):
-    with file.open() as lines:
-        rows = list(csv.DictReader(lines))
-    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def test_the_files_of_a_run(capsys):
@@ -227,23 +222,6 @@ def test_runs_of_one_rule_are_told_apart_by_what_differs():
 def test_a_learning_rate_that_is_always_0_is_told(typed, told, monkeypatch):
     cfg = compose(["backbone=resnet20", "K=2", *typed])
     assert ("the learning rate is 0 in every epoch" in experiment.describe(cfg, "")) == told
-
-
-class FakeWandB:
-    """Stands for the W&B run: keeps what it is given."""
-
-    def __init__(self):
-        self.rows, self.summary, self.exit_code = [], {}, None
-
-    def define_metric(self, *_args, **_kwargs):
-        pass
-
-    def log(self, row, step):
-        assert step == row["epoch"]
-        self.rows.append(row)
-
-    def finish(self, exit_code):
-        self.exit_code = exit_code
 
 
 def test_wandb_gets_what_the_files_get_and_is_closed_on_failure(monkeypatch):

@@ -9,8 +9,7 @@ from localsl.measure.footprint import footprint
 from localsl.network import build_network
 from localsl.train.optim import build
 from localsl.train.step import train_step
-from tests.test_every_rule import RULES
-from tests.test_lean import overrides_of
+from tests.helpers.rules import RULES, overrides_of
 
 
 def three_steps(overrides, images, targets):

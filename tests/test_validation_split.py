@@ -14,8 +14,7 @@ from localsl.measure.records import cost_id
 from localsl.runs import experiment, identity, tracking, training
 from localsl.runs.identity import run_directory, run_id
 from localsl.tables import records
-from tests.test_checkpoint import TINY, assert_same, left_by, terminated
-from tests.test_tracking import columns
+from tests.helpers.runs import TINY, assert_same, columns, left_by, terminated
 
 
 def test_each_class_contributes_in_proportion_to_its_size():

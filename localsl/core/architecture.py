@@ -70,7 +70,8 @@ class Architecture:
 
     def sizes(self, image_size: int) -> list[int]:
         """Width in pixels of each local layer's output; of tokens their number."""
-        sizes, size = [], image_size
+        sizes: list[int] = []
+        size = image_size
         for layer in self.local_layers():
             size = -(-size // layer.stride)
             sizes.append(size)
@@ -85,7 +86,8 @@ class Architecture:
 
     def layers_like(self, start: int, selected: list[int], strides: list[int]) -> list[nn.Module]:
         """A chain of layers like those of these indices, which takes the features of local layer `start`."""
-        layers, made, width = self.local_layers(), [], self.local_layers()[start].channels
+        made: list[nn.Module] = []
+        layers, width = self.local_layers(), self.local_layers()[start].channels
         for index, stride in zip(selected, strides, strict=True):
             made.append(self.layer_like(index, width, stride))
             width = layers[index].channels
@@ -96,7 +98,8 @@ class Architecture:
 
         What is still owed at the end is dropped, as in AugLocal's code (16-channel layers at d = 2).
         """
-        layers, strides, debt = self.local_layers(), [], 0
+        strides: list[int] = []
+        layers, debt = self.local_layers(), 0
         for before, index in pairwise([layer, *selected]):
             debt += sum(passed.stride == 2 for passed in layers[before + 1 : index + 1])
             strides.append(2 if debt else 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -18,10 +18,10 @@ def stream(seed: int, *what: str | int) -> int:
 
 
 @contextmanager
-def seeded(seed: int, *what: str | int) -> Iterator[None]:
+def seeded(seed: int, *what: str | int) -> Generator[None, None, None]:
     """Draw torch's CPU random numbers from `stream(seed, *what)` inside, and leave no trace outside."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, *what))
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(stream(seed, *what))  # pyright: ignore[reportUnknownMemberType]
         yield
 
 

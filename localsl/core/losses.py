@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,7 +32,8 @@ def similarity_matrix(features: Tensor) -> Tensor:
             x = x.flatten(2).contiguous().std(2)
         x = x.flatten(1)
         x = x - x.mean(1, keepdim=True)
-        x = x / (1e-8 + x.norm(dim=1, keepdim=True))
+        length = cast("Tensor", x.norm(dim=1, keepdim=True))  # pyright: ignore[reportUnknownMemberType]
+        x = x / (1e-8 + length)
         return (x @ x.T).clamp(-1, 1)
 
 

@@ -199,7 +199,8 @@ class LocalNetwork(Learner):
     def _losses(self, module: LocalModule, inputs: dict[int, Tensor], batch: Batch) -> Iterator[LocalLoss]:
         """Run one module, leave its detached output in `inputs`, and yield its loss if it has one."""
         index, parts = module.index, module.objective.parts
-        terms, correct, features = {}, None, None
+        terms: dict[str, Tensor] = {}
+        correct = features = None
         for part in parts:
             part.prepare(batch)
             start = index - part.span + 1
@@ -312,7 +313,7 @@ class LocalNetwork(Learner):
 
         The classifier's parameters are the last module's. Parameters are counted that gradients train.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         for module in self.local_modules:
             aux = cast("nn.ModuleDict", self.auxiliary[module.index])
             own = sum(count_parameters(layer) for layer in self.layers_of(module))

@@ -141,7 +141,8 @@ class Part:
     def losses(self, features: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
         """The unweighted losses by name, and the last classifier's right answers in the batch."""
         bridged = features if self.bridge is None else self.bridge(features)
-        found, correct = {}, None
+        found: dict[str, Tensor] = {}
+        correct = None
         for term in self.terms:
             found[self.prefix + term.name], right = term(bridged, batch)
             correct = correct if right is None else right
@@ -158,7 +159,7 @@ class Objective:
             objective's own terms see all of them.
     """
 
-    parts: Sequence[Part] = field(default_factory=list)
+    parts: Sequence[Part] = field(default_factory=list[Part])
     dropout: float = 0.0
 
     @property
@@ -170,7 +171,7 @@ class Objective:
 
     def networks(self, but: nn.Module) -> nn.ModuleDict:
         """The auxiliary networks by name, without `but`: the backbone's own classifier."""
-        found = {}
+        found: dict[str, nn.Module] = {}
         for part in self.parts:
             if part.bridge is not None:
                 found[f"{part.prefix}bridge"] = part.bridge

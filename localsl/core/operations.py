@@ -73,7 +73,7 @@ def of_modules(
         segments: in how many pieces a module's forward is recomputed in its backward; 0 for none.
     """
     inputs = {0: torch.empty(1, 3, image_size, image_size, device="meta")}
-    totals = []
+    totals: list[int] = []
     with ShapesOnly() as counter:
         for index, objective in enumerate(objectives):
             before, x = counter.total, inputs[index]
@@ -83,7 +83,7 @@ def of_modules(
                 with torch.set_grad_enabled(part is not None):
                     x = nn.Sequential(*layers)(inputs[start])
                     bridged = part.bridge(x) if part and part.bridge is not None else x
-                    for term in part.terms if part else []:
+                    for term in part.terms if part else ():
                         term.network(bridged)
                 if segments:
                     with torch.no_grad():  # the second forward of checkpointed segments

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from localsl.core.objectives import Batch, Part
 
@@ -43,13 +43,13 @@ class Segmented(nn.Module):
         return x
 
 
-def _contexts(segment: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+def _contexts(segment: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Of the first run of a segment, and of the second."""
     return nullcontext(), frozen_statistics([segment])
 
 
 @contextmanager
-def frozen_statistics(layers: Sequence[nn.Module]) -> Iterator[None]:
+def frozen_statistics(layers: Sequence[nn.Module]) -> Generator[None, None, None]:
     """Normalise by the batch, as in training, without moving the running statistics."""
     norms = [m for layer in layers for m in layer.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]

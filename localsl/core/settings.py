@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 
@@ -82,12 +82,19 @@ def ruled(rule: Rule | None = None, *, always: bool = False, **kwargs: Any) -> A
 def wrong_values(settings: Any) -> Iterator[Problem]:
     """The fields of a dataclass whose values do not satisfy their rules."""
     for entry in fields(settings):
-        # A subclass with another default has a field without the rule.
-        declared = (vars(cls).get("__dataclass_fields__", {}).get(entry.name) for cls in type(settings).__mro__)
-        rules = (field.metadata.get("rule") for field in declared if field is not None)
-        rule, value = next(filter(None, rules), None), getattr(settings, entry.name)
+        rule, value = _rule(settings.__class__, entry.name), getattr(settings, entry.name)
         if rule is not None and value is not None and not rule.holds(value):
             yield Problem(entry.name, value, rule.allowed, rule.instead)
+
+
+def _rule(settings: type, name: str) -> Rule | None:
+    """The rule of a field, also where a subclass with another default has the field without its rule."""
+    for cls in settings.__mro__:
+        declared: dict[str, Field[Any]] = vars(cls).get("__dataclass_fields__", {})
+        rule: Rule | None = declared[name].metadata.get("rule") if name in declared else None
+        if rule is not None:
+            return rule
+    return None
 
 
 def derived() -> Any:

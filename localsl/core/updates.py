@@ -21,8 +21,8 @@ class Update:
         parameters: to be updated then.
     """
 
-    momentum_layers: list[FollowingLayer] = field(default_factory=list)
-    parameters: list[nn.Parameter] = field(default_factory=list)
+    momentum_layers: list[FollowingLayer] = field(default_factory=list[FollowingLayer])
+    parameters: list[nn.Parameter] = field(default_factory=list[nn.Parameter])
 
 
 _known: WeakKeyDictionary[Learner, dict[int, Update]] = WeakKeyDictionary()

@@ -98,8 +98,6 @@ def made_up_task(cfg: Config) -> Task:
         @property
         def category_ids(self) -> Sequence[int]:  # the detector's, of which the shapes are the first
             return range(1, cfg.dataset.num_classes + 1)
-            1, cfg.dataset.num_classes + 1
-        )  # the detector's, of which the shapes are the first
 
     scenes = sources.Data(Scenes.of("train", IMAGES), Scenes.of("test", IMAGES))
     return Detection(cfg, scenes, cfg.backbone.build(num_classes=1))

@@ -1,0 +1,1 @@
+"""What several tests share: configurations, command lines, what runs leave, golden values."""

@@ -1,0 +1,43 @@
+"""A folder in COCO's layout, small enough to write in a test."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+SQUARE = [4, 6, 12, 6, 12, 16, 4, 16]
+
+
+def entry(this, image, category=7, **more):
+    """An annotation: a rectangle of 8 by 10 pixels."""
+    made = {"id": this, "image_id": image, "category_id": category, "bbox": [4, 6, 8, 10], "area": 80}
+    return made | {"iscrowd": 0, "segmentation": [SQUARE]} | more
+
+
+def annotated(images, entries):
+    """What an annotation file holds: images of 24 by 20 pixels, of two categories whose ids leave gaps."""
+    listed = [{"id": i, "file_name": f"{i:012}.jpg", "width": 24, "height": 20} for i in images]
+    kinds = [{"id": 9, "name": "dog"}, {"id": 7, "name": "cat"}]
+    return {"images": listed, "annotations": entries, "categories": kinds}
+
+
+CROWD = entry(4, 12, iscrowd=1, segmentation={"size": [20, 24], "counts": [0, 240, 240]}, bbox=[0, 0, 12, 20])
+TRAIN = annotated([11, 12, 13], [entry(1, 11), entry(2, 12, 9), entry(3, 12, bbox=[4, 6, 0, 10]), CROWD])
+TEST = annotated([21, 22], [entry(1, 21, 9)])
+
+
+def coco_folder(tmp_path):
+    """COCO's layout; training image 13 and test image 22 are empty, and one of the objects of 12 is a crowd."""
+    for part, values in (("train2017", TRAIN), ("val2017", TEST)):
+        write(tmp_path, part, values)
+        (tmp_path / part).mkdir()
+        for image in values["images"]:
+            pixels = np.random.default_rng(image["id"]).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / image["file_name"])
+    return tmp_path
+
+
+def write(folder, part, values):
+    file = folder / "annotations" / f"instances_{part}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(values))

@@ -1,0 +1,88 @@
+"""Small runs, what they leave behind, and how they are stopped."""
+
+import csv
+import os
+import signal
+
+import pytest
+import torch
+
+from localsl.runs import experiment, tracking
+from localsl.runs.identity import run_directory
+from tests.conftest import ROOT
+
+TINY = ["schedule=smoke", "schedule.epochs=3", "schedule.warmup_epochs=1", "K=4", "backbone=resnet20"]
+TINY += ["dataset.train_subset=50", "dataset.test_subset=20", "batch_size=20", "device=cpu"]
+METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
+
+
+def columns(file):
+    """The columns of a CSV by name."""
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def tiny_of(method):
+    """A small network that the rule can be put on."""
+    more = ["aux.depth=3"] if method == "auglocal" else ["method.cascade=2"] if method.startswith("ml") else []
+    return [f"method={method}", *TINY, *more]
+
+
+def left_by(cfg):
+    """All that a run leaves behind, but for times, and for what may happen to the code meanwhile."""
+    folder = run_directory(cfg)
+    (checkpoint,) = (folder / "checkpoints").glob("*.pt")
+    state = torch.load(checkpoint, weights_only=True)
+    metrics = columns(folder / "metrics.csv")
+    record = tracking.read_record(cfg)
+    assert record is not None
+    for timed in (state, record):
+        del timed["seconds"]
+    for row in [metrics, *state["rows"]]:
+        del row["images_per_s"]
+    del state["config"]  # names the folder
+    del record["commit"]
+    return state, metrics, record
+
+
+def assert_same(one, other):
+    """Equal bit for bit, in any nesting of dicts, lists and tensors."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+def terminated(cfg, owner, name, call, status="interrupted"):
+    """Run, with SIGTERM at the `call`-th time that something is called; it ends with 143."""
+    real, calls = getattr(owner, name), []
+
+    def terminating(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, terminating)
+        with pytest.raises(SystemExit) as end:
+            experiment.run(cfg)
+    assert end.value.code == 143
+    record = tracking.read_record(cfg)
+    assert record is not None
+    assert record["status"] == status
+
+
+def children(pid):
+    """Processes that a process started."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
