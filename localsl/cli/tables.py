@@ -13,7 +13,7 @@ from localsl.config.composition import Composition
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem
 from localsl.runs import display, identity, tracking
-from localsl.tables import overview, records, render, report
+from localsl.tables import overview, records, render
 from localsl.tables.records import Run
 from localsl.tables.render import Composed, Row
 from localsl.tables.sweeps import Line, Table
@@ -134,6 +134,8 @@ class Rendered:
 
     def report(self) -> Path:
         """All of it on one page."""
+        from localsl.tables import report  # imports that no training run waits for
+
         return report.write(self.folder, self.tables, self.made, self.runs)
 
 
