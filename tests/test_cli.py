@@ -59,7 +59,7 @@ def test_hydras_own_flags_work(monkeypatch, capsys):
     assert typed(monkeypatch, "--cfg", "job", "K=4") == 0
     assert "K: 4" in capsys.readouterr().out
     assert typed(monkeypatch, "--help") == 0
-    assert "dataset: cifar10, digits" in capsys.readouterr().out
+    assert "dataset: cifar10, coco, digits" in capsys.readouterr().out
 
 
 def test_a_sweep_leaves_a_record_each_and_a_table(monkeypatch, capsys):

@@ -155,13 +155,10 @@ def test_the_backbones_run_is_named_by_its_id_its_folder_or_what_is_typed(output
         (["detector.trainable_layers=6"], "at most 5"),
         (["detector.longest=32"], "below the shorter side"),
         (["backbone_run='dataset=shapes optimizer.lr=-1'"], "backbone_run: optimizer.lr=-1"),
-        (
-            pytest.param(
-                ["backbone_run='dataset=digits backbone=timm/resnet18 K=4'"],
-                "no stages to build a feature pyramid on",
-                marks=pytest.mark.slow,
-            ),
+        pytest.param(
+            ["backbone_run='dataset=digits backbone=timm/resnet18 K=4'"],
             "no stages to build a feature pyramid on",
+            marks=pytest.mark.slow,
         ),
     ],
 )

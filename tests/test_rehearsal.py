@@ -11,7 +11,7 @@ from localsl.core.settings import LocalslError
 from localsl.execution.bounded import Outcome
 from localsl.measure import rehearsal as one
 from localsl.measure.rehearsal import Rehearsed, made_up, reduced, rehearse, trace, without_gradient
-from localsl.runs import provenance
+from localsl.runs import classification, provenance
 from localsl.tables import rehearsal, sweeps
 from localsl.tables.rehearsal import GIB, read
 from tests.helpers.command import typed
@@ -64,7 +64,7 @@ def test_a_module_that_does_not_train_fails(monkeypatch):
                 parameter.register_hook(torch.zeros_like)
         return network
 
-    monkeypatch.setattr(one, "build_network", frozen)
+    monkeypatch.setattr(classification, "build_network", frozen)
     with pytest.raises(LocalslError, match="no gradient in module 1"):
         rehearse(DGL)
 

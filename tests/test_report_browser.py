@@ -73,7 +73,8 @@ def test_its_text_and_figures_can_be_read(opened):
       [image.naturalWidth, image.clientWidth, image.naturalHeight / image.naturalWidth
         / ((image.clientHeight - 8) / (image.clientWidth - 8))])"""
     found = opened.run(pictures)
-    assert len(found) == len(list((ROOT / "results").glob("*/*.png")))
+    of_tables = [file for file in (ROOT / "results").glob("*/*.png") if file.stem != "pipeline"]  # a model's
+    assert len(found) == len(of_tables)
     for natural, shown, ratio in found:
         assert natural > 500
         assert 240 <= shown <= opened.width

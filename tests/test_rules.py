@@ -356,7 +356,7 @@ def test_parameters_as_published(backbone, K, overrides, parameters):
 
 
 def test_a_module_of_weight_zero_is_warned_about():
-    from localsl.runs.experiment import describe
+    from localsl.runs.classification import describe
 
     cfg = compose(
         ["method=infopro", "K=4", "backbone=resnet20", "aux.lambda_ce=[1,0]", "aux.lambda_reconstruction=[5,0]"]

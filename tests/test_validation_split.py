@@ -11,7 +11,7 @@ from localsl.data import stratified
 from localsl.data.pictures import Pictures
 from localsl.data.splits import Split
 from localsl.measure.records import cost_id
-from localsl.runs import experiment, identity, tracking, training
+from localsl.runs import classification, experiment, identity, tracking, training
 from localsl.runs.identity import run_directory, run_id
 from localsl.tables import records
 from tests.helpers.runs import TINY, assert_same, columns, left_by, terminated
@@ -135,7 +135,7 @@ def test_a_run_stopped_while_it_validates_goes_on_bit_for_bit():
     typed = [*TINY, "dataset.validation=30"]
     straight, stopped = (compose([*typed, f"output_dir={name}"]) for name in ("straight", "stopped"))
     experiment.run(straight)
-    terminated(stopped, training, "evaluate", 4)  # the validation of the second epoch
+    terminated(stopped, classification, "evaluate", 4)  # the validation of the second epoch
     experiment.run(stopped)
     assert_same(left_by(stopped), left_by(straight))
     record = tracking.read_record(stopped)

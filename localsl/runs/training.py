@@ -233,14 +233,14 @@ class Training:
         means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
         images_per_s = images / (time.perf_counter() - began)
         test = self._evaluated(self._test, stop)
-        figures = {**test.accuracies, **_known(test_loss=test.loss)}
+        figures = {**_known(test_loss=test.loss), **test.accuracies}
         if self._validation is not None:
             held_out = self._evaluated(self._validation, stop)
             figures |= {"validation_accuracy": score(held_out.accuracies)}
             figures |= _known(validation_loss=held_out.loss)
         _check_finite([mean.loss for mean in means], figures, epoch, lr)
         self.epochs, self.steps = epoch, 0
-        self.last = {"epoch": epoch, **figures}
+        self.last = {"epoch": epoch, **test.accuracies, **figures}
         if self.best is None or score(test.accuracies) > score(self.best):
             self.best = self.last
         if self._validation is not None:

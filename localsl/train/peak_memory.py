@@ -109,7 +109,7 @@ class PeakMemory:
         """
         self._before: int | None = None if compiled else 0
         self._network, self._optimizer = network, optimizer
-        self._device = next(p for p in network.parameters() if not p.is_meta).device
+        self._device = next(p.device for p in network.parameters() if p.device.type != "meta")
         self._steps, self._all_steps, self._replayed = steps, steps * epochs, replayed
         self._trace_at = None if compiled else 1 if steps > 2 else steps if epochs > 1 else 0
         self._step = 0
@@ -168,6 +168,8 @@ class PeakMemory:
         return None if self._replayed else next((end for end in ends if end < self._all_steps), None)
 
     def _state(self) -> list[Tensor]:
-        tensors = [t for t in (*self._network.parameters(), *self._network.buffers()) if not t.is_meta]
+        tensors = [
+            t for t in (*self._network.parameters(), *self._network.buffers()) if t.device.type != "meta"
+        ]
         tensors += [p.grad for p in self._network.parameters() if p.grad is not None]
         return tensors + [value for state in self._optimizer.state.values() for value in state.values()]
