@@ -5,7 +5,8 @@ network = localsl.localize(model, method=localsl.AugLocal(depth=3), K=4, num_cla
 """
 
 from localsl.backbones.tracing import Uncuttable
-from localsl.core.network import LocalLoss, LocalNetwork
+from localsl.core.learner import LocalLoss
+from localsl.core.network import LocalNetwork
 from localsl.core.settings import ConfigError
 from localsl.localize import Cut, Trace, localize, trace
 from localsl.methods import HeadMethod, Method, register

@@ -1,6 +1,7 @@
 """The network of a configuration, under the name that scripts import."""
 
 from localsl.config.building import build_network
-from localsl.core.network import LocalLoss, LocalNetwork, count_parameters
+from localsl.core.learner import LocalLoss
+from localsl.core.network import LocalNetwork, count_parameters
 
 __all__ = ["LocalLoss", "LocalNetwork", "build_network", "count_parameters"]

@@ -23,7 +23,7 @@ from localsl.cli import commands
 from localsl.config import ConfigError, compose
 from localsl.core.network import count_parameters
 from localsl.core.objectives import open_cuts
-from localsl.execution import pipeline
+from localsl.execution import handover, pipeline
 from localsl.execution.balance import Turn, balanced, measured
 from localsl.execution.pipeline import inexact, random_modules
 from localsl.measure import scaling
@@ -319,7 +319,7 @@ def test_a_model_of_several_devices(monkeypatch):
 def test_what_is_passed_on_is_not_the_buffer_that_is_received_into(monkeypatch):
     monkeypatch.setattr(pipeline.dist, "new_group", lambda: None)
     network = build_network(compose([*TINY, "method=infopro"]))
-    ends = pipeline.boundaries(network, torch.randn(2, 3, 8, 8), contextlib.nullcontext)
+    ends = handover.boundaries(network, torch.randn(2, 3, 8, 8), contextlib.nullcontext)
     team = cast("Any", SimpleNamespace(rank=1))
     stage = pipeline.Stage(network, [range(1), range(1, 2), range(2, 4)], team, ends)
     sent, message = [], stage._room(4)

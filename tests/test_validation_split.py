@@ -11,7 +11,7 @@ from localsl.data import stratified
 from localsl.data.pictures import Pictures
 from localsl.data.splits import Split
 from localsl.measure.records import cost_id
-from localsl.runs import classification, experiment, identity, tracking, training
+from localsl.runs import classification, epochs, experiment, identity, tracking
 from localsl.runs.identity import run_directory, run_id
 from localsl.tables import records
 from tests.helpers.runs import TINY, assert_same, columns, left_by, terminated
@@ -120,7 +120,7 @@ def test_the_earlier_of_equal_epochs_is_chosen():
     figures = [{"epoch": epoch, "a": value} for epoch, value in enumerate([10.0, 30.0, 30.0, 20.0], 1)]
     best = None
     for last in figures:
-        best = training._better(best, last, "a")
+        best = epochs.better(best, last, "a")
     assert best == figures[1]
 
 

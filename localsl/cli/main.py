@@ -1,6 +1,6 @@
 """What `python run.py` and the installed command `localsl` do.
 
-The configuration is composed and checked before Hydra takes over, so that every mistake is told at once,
+The configuration is composed and checked before Hydra takes over, so that all mistakes are reported at once,
 without a traceback. Exit codes: 0 done, 2 wrong configuration, 3 diverged, 130 interrupted,
 143 terminated, 1 anything else.
 """

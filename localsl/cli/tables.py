@@ -163,7 +163,7 @@ def _told(rendered: Rendered) -> str:
     """What was written.
 
     Raises:
-        ConfigError: with what keeps figures from being drawn, once the rest is told.
+        ConfigError: with the figures that cannot be drawn and why, after the other tables are printed.
     """
     if rendered.problems:
         print(rendered.table())

@@ -53,7 +53,7 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
     hydra = composition or Composition(searched(overrides))
     kept, raw, problems, replaced = _composable(list(overrides), hydra)
     config, wrong = _typed(raw)
-    while config is None:  # set the wrong values aside, so that problems behind them are told too
+    while config is None:  # drop the wrong values and check again, to report further problems too
         problems += [problem for problem in wrong if problem not in problems]
         keys = {problem.key.lstrip("+") for problem in wrong}
         before, kept = kept, [o for o in kept if not any(_touches(o, key) for key in keys)]

@@ -6,7 +6,6 @@ each cut. Backpropagation is the case of one module.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -17,29 +16,10 @@ from torch.nn import functional as F
 
 from localsl.core.following import FollowingLayer
 from localsl.core.initialization import reset, seeded
+from localsl.core.learner import Learner, LocalLoss
 from localsl.core.objectives import Batch, Objective, weighted_sum
 from localsl.core.paths import PathLosses, Segmented, frozen_statistics, path_losses
 from localsl.core.plan import Plan
-
-
-@dataclass(frozen=True)
-class LocalLoss:
-    """The loss of one gradient-isolated module for one batch.
-
-    Attributes:
-        module: index of the module that it ends, from 0.
-        total: scalar, the sum of weights[k] * terms[k]: to be backpropagated before the next is asked for.
-        terms: unweighted losses by name.
-        weights: by the same names.
-        correct: right answers of the module's classifier in the batch, an integer scalar left on the device;
-            of several classifiers the last one's, of none None.
-    """
-
-    module: int
-    total: Tensor
-    terms: dict[str, Tensor]
-    weights: dict[str, float]
-    correct: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -54,8 +34,8 @@ class LocalModule:
 class Neighbours(Protocol):
     """The processes that hold the other modules of a network, as the process of one stage sees them."""
 
-    def images(self, features: Tensor) -> Tensor:
-        """The batch's images, given what the stage's first module takes."""
+    def images(self) -> Tensor:
+        """The batch's images."""
         ...
 
     def hand_on(self, features: Tensor) -> None:
@@ -65,49 +45,6 @@ class Neighbours(Protocol):
     def fetch_followed(self) -> None:
         """Bring layers that momentum layers of the stage follow, and other stages train, up to date."""
         ...
-
-
-class Learner(nn.Module, ABC):
-    """A network that makes its own losses, module by module: what a training step is of.
-
-    Attributes:
-        local_modules: each with its `index`; as many as there are losses in a step, at most.
-    """
-
-    local_modules: list[Any]
-
-    @abstractmethod
-    def local_losses(self, images: Any, targets: Any) -> Iterator[LocalLoss]:
-        """The loss of every module that has one, in turn, to be backpropagated before the next is asked for."""
-
-    @abstractmethod
-    def layers_of(self, module: Any) -> list[nn.Module]:
-        """The layers of a module."""
-
-    def update_ema(self, layers: Sequence[FollowingLayer] | None = None) -> None:
-        """Called once per step, after the last backward and before the optimizer's step.
-
-        Args:
-            layers: the layers to move; None for all.
-        """
-
-    @property
-    def held(self) -> Sequence[Any]:
-        """The modules that this process trains."""
-        return self.local_modules
-
-    def held_state(self) -> dict[str, Tensor]:
-        """The entries of `state_dict()` that this process trains, or that its training moves."""
-        return self.state_dict()
-
-    def load_held(self, state: dict[str, Tensor]) -> None:
-        """Take from a whole network's `state_dict()` what is held."""
-        self.load_state_dict(state)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
 
 
 class LocalNetwork(Learner):
@@ -188,7 +125,7 @@ class LocalNetwork(Learner):
             targets: class indices, (N,) int64.
         """
         self.backbone.refresh()
-        seen = images if self.neighbours is None else self.neighbours.images(images)
+        seen = images if self.neighbours is None else self.neighbours.images()
         batch = Batch(seen, targets, self._mean, self._std, self._classes)
         reach = max((p.span for m in self.held for p in m.objective.parts), default=1)
         inputs = {self.held[0].index: images}  # of the modules that a later graph can begin with, detached

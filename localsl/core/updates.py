@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from localsl.core.following import FollowingLayer
-from localsl.core.network import Learner, LocalModule, LocalNetwork
+from localsl.core.learner import Learner
+from localsl.core.network import LocalModule, LocalNetwork
 
 
 @dataclass

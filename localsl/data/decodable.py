@@ -19,12 +19,12 @@ from localsl.data import kept
 from localsl.data.folder import error
 from localsl.data.pictures import Pictures, reason
 
-NAMED = 10  # broken files that are told by name
+NAMED = 10  # broken files that a message names
 AT_ONCE = 256  # files that a thread is given at a time
 
 
 def checked(splits: Sequence[Pictures], skip: bool, data_dir: Path, told: bool = True) -> list[Pictures]:
-    """The splits without what cannot be decoded, which is told.
+    """The splits without the files that cannot be decoded; a warning names them.
 
     The result is remembered in `data_dir` for this folder until a file's name, size or time of change is
     another; files that were broken are looked at again, since what kept them from being read may have passed.

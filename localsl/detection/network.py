@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 
-from localsl.core.network import Learner, LocalLoss
+from localsl.core.learner import Learner, LocalLoss
 
 
 @dataclass(frozen=True)

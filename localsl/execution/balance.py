@@ -1,4 +1,4 @@
-"""Which consecutive modules each of several processes trains, so that the one with most to do has least."""
+"""Assigns consecutive modules to processes so that the busiest process has as little work as possible."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ParallelSettings:
     """How the processes of a run share its work (conf/parallel).
 
     Attributes:
-        name: each takes a part of every batch of `data`, or some of the `modules`.
-        balance: what modules are shared out by: counted `operations`, or times `measured` when training starts.
-        bandwidth: of the connection between two devices in 10^9 bytes a second, for `measure=pipeline` alone.
+        name: what is divided among processes: the `data` of every batch, or the `modules`.
+        balance: the cost that modules are balanced by: counted `operations`, or times `measured` at the start.
+        bandwidth: of the connection between two devices in 10^9 bytes a second; only `measure=pipeline` uses it.
     """
 
     name: str = ruled(one_of("data", "modules"), default="data")
@@ -54,7 +54,7 @@ class Balance:
 
     @property
     def limit(self) -> float:
-        """How many times as fast as one process they can be: as the one with most to do lets them."""
+        """The largest possible speed-up over one process, which the busiest process sets."""
         return 1 / max(self.shares)
 
 

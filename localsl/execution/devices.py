@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from localsl.core.network import Learner, LocalNetwork
+from localsl.core.learner import Learner
+from localsl.core.network import LocalNetwork
 from localsl.execution.compiled import Compiled
 from localsl.execution.graphs import Graphs
 from localsl.execution.processes import started

@@ -1,18 +1,15 @@
 """Consecutive local modules in processes of their own, which train them side by side (docs/pipeline.md).
 
-Nothing of a module depends on the modules after it within a step, momentum layers apart. So each process takes
-detached features from the one before it, trains its modules on them and hands its last module's features on; it
-may be steps ahead of the processes after it. A momentum layer moves towards a layer as it was when the step's
-losses were computed: if another process trains that layer, it sends the weights back after each of its updates,
-and the next step's average waits for them. Every tensor of every step is that of one process.
+Within a step a module does not depend on later modules, except through momentum layers. Each process therefore
+receives detached features from the process before it, trains its modules on them, sends its last module's features
+on, and may run steps ahead of the processes after it. A momentum layer moves towards the weights that the step's
+losses were computed with: if another process trains that layer, it sends the weights back after each of its updates,
+and the next step's average waits for them. Every tensor of every step equals that of a single process.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,117 +18,10 @@ from torch import distributed as dist
 
 from localsl.core.network import LocalModule, LocalNetwork, dropped
 from localsl.core.objectives import Reconstruction
+from localsl.execution.handover import Boundary, Receiver, Sender
 from localsl.execution.processes import Team, lost
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-
-IN_FLIGHT = 2  # batches that are on their way between two processes
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """Features as one module hands them to the next: shape and strides without the batch, and type."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, features: Tensor) -> Boundary:
-        """Of features like these, of any number of images."""
-        return cls(tuple(features.shape[1:]), torch.empty_like(features).stride()[1:], features.dtype)
-
-    def empty(self, images: int, device: torch.device) -> Tensor:
-        """Room for so many images' features, with the very strides: they decide which kernels run."""
-        stride = (torch.Size(self.shape).numel(), *self.stride)
-        return torch.empty_strided((images, *self.shape), stride, dtype=self.dtype, device=device)
-
-    def fitted(self, features: Tensor) -> Tensor:
-        """The features, copied if they have other strides."""
-        room = self.empty(len(features), features.device)
-        return features if features.stride() == room.stride() else room.copy_(features)
-
-
-@torch.no_grad()
-def boundaries(
-    network: LocalNetwork, images: Tensor, forward: Callable[[], AbstractContextManager]
-) -> list[Boundary]:
-    """The images, and what every module makes of them; they train nothing."""
-    network.backbone.refresh()
-    training, found, features = network.training, [Boundary.of(images)], images
-    network.eval()
-    with forward():
-        for module in network.local_modules:
-            features = nn.Sequential(*network.layers_of(module))(features)
-            found.append(Boundary.of(features))
-    network.train(training)
-    return found
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """A dense tensor's values in the order of memory."""
-    return tensor.as_strided((tensor.numel(),), (1,))
-
-
-class Sender:
-    """Messages of several tensors to another process, a few at a time on their way."""
-
-    def __init__(self, to: int, group: Any):
-        self._to, self._group = to, group
-        self._underway: deque[list[tuple[Any, Tensor]]] = deque()  # tensors must live until they have been sent
-
-    def send(self, tensors: Sequence[Tensor]) -> None:
-        """Start to send; first wait for older messages if too many are under way. Nothing may change them then."""
-        self.finish(IN_FLIGHT - 1)
-        with lost():
-            self._underway.append(
-                [
-                    (dist.isend(_flat(tensor), self._to, group=self._group, tag=tag), tensor)
-                    for tag, tensor in enumerate(tensors)
-                ]
-            )
-
-    def finish(self, left: int = 0) -> None:
-        """Wait until no more than so many messages are under way."""
-        with lost():
-            while len(self._underway) > left:
-                for work, _ in self._underway.popleft():
-                    work.wait()
-
-
-class Receiver:
-    """Messages from another process, received ahead into the same few buffers."""
-
-    def __init__(self, source: int, group: Any, empty: Callable[[int], list[Tensor]]):
-        """`empty` makes room for the tensors of a message about so many images."""
-        self._source, self._group, self._empty = source, group, empty
-        self._free: dict[int, list[list[Tensor]]] = {}
-        self._underway: deque[tuple[int, list[Any], list[Tensor]]] = deque()
-
-    def messages(self, sizes: Iterable[int]) -> Iterator[list[Tensor]]:
-        """The next messages, about so many images each; the tensors of one are valid until the next is taken."""
-        coming = iter(sizes)
-        while True:
-            while len(self._underway) < IN_FLIGHT and (size := next(coming, None)) is not None:
-                self._post(size)
-            if not self._underway:
-                return
-            size, works, tensors = self._underway.popleft()
-            with lost():
-                for work in works:
-                    work.wait()
-            yield tensors
-            self._free[size].append(tensors)
-
-    def _post(self, size: int) -> None:
-        free = self._free.setdefault(size, [])
-        tensors = free.pop() if free else self._empty(size)
-        with lost():
-            works = [
-                dist.irecv(_flat(tensor), self._source, group=self._group, tag=tag)
-                for tag, tensor in enumerate(tensors)
-            ]
-        self._underway.append((size, works, tensors))
 
 
 class Followed:
@@ -156,9 +46,8 @@ class Followed:
         self._rooms = [
             torch.cat([p.detach().flatten() for p in parameters]) for _, parameters in self._incoming
         ]
-        self._works: list[
-            Any
-        ] = []  # none before this process's first update: the weights at hand are the right ones
+        # None before this process's first update: the weights at hand are the right ones.
+        self._works: list[Any] = []
         self._group = group
 
     def updated(self) -> None:
@@ -180,9 +69,8 @@ class Followed:
                 work.wait()
         if self._works:
             for (_, parameters), room in zip(self._incoming, self._rooms, strict=True):
-                for parameter, value in zip(
-                    parameters, room.split([p.numel() for p in parameters]), strict=True
-                ):
+                values = room.split([p.numel() for p in parameters])
+                for parameter, value in zip(parameters, values, strict=True):
                     parameter.copy_(value.view_as(parameter))
         self._works = []
 
@@ -224,9 +112,8 @@ class Stage:
         self._images_arrive, self._images_leave = any(decode[rank:]), any(decode[rank + 1 :])
         self._source = Receiver(rank - 1, onward, self._room) if rank else None
         self._sink = Sender(rank + 1, onward) if rank < last else None
-        self._current: tuple[Tensor, Tensor] | None = (
-            None  # a batch's images, where losses need them, and targets
-        )
+        # A batch's images, where losses need them, and targets.
+        self._current: tuple[Tensor, Tensor] | None = None
         self._followed = Followed(network, stages, rank, back)
         network.restrict(self.modules, self)
 
@@ -254,7 +141,7 @@ class Stage:
 
         return together
 
-    def images(self, features: Tensor) -> Tensor:
+    def images(self) -> Tensor:
         """The batch's images."""
         assert self._current is not None
         return self._current[0]
@@ -268,7 +155,7 @@ class Stage:
         beside = [targets, images] if self._images_leave else [targets]
         if (
             self._source is not None
-        ):  # the buffers are received into again, perhaps before they have been sent on
+        ):  # its buffers are received into again, perhaps before they have been sent on
             beside = [tensor.clone() for tensor in beside]
         self._sink.send([self._ends[self.modules.stop - 1].fitted(features), *beside])
 
@@ -325,7 +212,7 @@ def random_modules(network: LocalNetwork) -> list[int]:
 
 
 def _draws(layer: nn.Module) -> bool:
-    """Whether it is dropout, stochastic depth or the like, as torch, torchvision and timm name them."""
+    """Whether it is dropout, stochastic depth or similar, recognised by the names of torch, torchvision and timm."""
     names = ("p", "drop_prob")
     return "drop" in type(layer).__name__.lower() and any(getattr(layer, name, 0) for name in names)
 
@@ -333,8 +220,8 @@ def _draws(layer: nn.Module) -> bool:
 def inexact(network: LocalNetwork, stages: Sequence[range]) -> str:
     """Why processes would not draw the random numbers that one process draws; empty if they do.
 
-    Dropout between modules is drawn by all. Of layers that draw inside a module no other process knows how often
-    they do: then nobody else may draw.
+    Every process draws the dropout between modules. How many numbers a layer inside a module draws is known to its
+    own process only, so no other process may draw any.
     """
     inside = random_modules(network)
     dropping = [module.index for module in network.local_modules if module.objective.dropout]

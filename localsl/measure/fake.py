@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from localsl.config.building import build_network
 from localsl.core.network import LocalNetwork
-from localsl.execution import pipeline
+from localsl.execution import handover
 from localsl.train import optim
 from localsl.train.optim import Optimizer
 from localsl.train.step import autocast
@@ -38,7 +38,7 @@ class _Elsewhere:
     def __init__(self, images: Tensor):
         self._images = images
 
-    def images(self, features: Tensor) -> Tensor:
+    def images(self) -> Tensor:
         """The batch's."""
         return self._images
 
@@ -67,7 +67,7 @@ def fake_run(cfg: Config, batch_size: int, stage: range | None = None) -> Iterat
     with mode:
         images = torch.zeros(batch_size, 3, size, size)
         if stage is not None:
-            ends = pipeline.boundaries(network, images, autocast(cfg.precision, images.device))
+            ends = handover.boundaries(network, images, autocast(cfg.precision, images.device))
             network.restrict(stage, _Elsewhere(images))
             images = ends[stage.start].empty(batch_size, images.device)
         optimizer = optim.build(network.parameters(), cfg.optimizer)

@@ -19,7 +19,7 @@ from localsl.measure.scaling import Module
 from localsl.measure.speed import backpropagation
 from localsl.runs import display
 from localsl.runs.staging import example
-from localsl.train.step import training_forward
+from localsl.train.step import Autocast, training_forward
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -40,7 +40,7 @@ def modelled(cfg: Config) -> tuple[dict[str, Any], list[str], torch.device]:
     images, targets = example(cfg, device, cfg.batch_size)
     forward = training_forward(cfg, device)
     (whole,) = balance.measured(reference, images, targets, forward)
-    modules = _modules(network, images, targets, cfg, device)
+    modules = _modules(network, images, targets, forward)
     cuts = open_cuts([module.objective for module in network.local_modules])
     steps = max(1, sources.training_images(cfg.dataset) // cfg.batch_size)
     bandwidth = cfg.parallel.bandwidth * 1e9
@@ -79,17 +79,16 @@ def modelled(cfg: Config) -> tuple[dict[str, Any], list[str], torch.device]:
     return figures, told, device
 
 
-def _modules(
-    network: LocalNetwork, images: Tensor, targets: Tensor, cfg: Config, device: torch.device
-) -> list[Module]:
-    turns = balance.measured(network, images, targets, training_forward(cfg, device))
-    modules, features = [], images
+def _modules(network: LocalNetwork, images: Tensor, targets: Tensor, forward: Autocast) -> list[Module]:
+    """What each module costs, timed on the network's device."""
+    turns = balance.measured(network, images, targets, forward)
+    modules, features, device = [], images, images.device
     for module, turn in zip(network.local_modules, turns, strict=True):
         layers = torch.nn.Sequential(*network.layers_of(module))
         seconds, output = [], features
         for _ in range(balance.TIMED):
             began = balance.now(device)
-            with training_forward(cfg, device)():
+            with forward():
                 output = layers(features)
             output.sum().backward()
             seconds.append(balance.now(device) - began)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from localsl.config.validation import compose
-from localsl.core.network import Learner, LocalNetwork, count_parameters
+from localsl.core.learner import Learner
+from localsl.core.network import LocalNetwork, count_parameters
 from localsl.core.settings import LocalslError
 from localsl.data import Data
 from localsl.data.splits import Split

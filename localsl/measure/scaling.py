@@ -1,7 +1,7 @@
-"""How fast a step is on several devices, by a model fed with one device's times: pipelines, data parallelism.
+"""A model of step times on several devices, from times of one device: pipelines and data parallelism.
 
-Devices are alike, and each pair of neighbours has a connection of its own. What is left out: kernels of smaller
-batches are less efficient than data parallelism is given credit for, and one device's times are without contention.
+Devices are equal, and each pair of neighbours has its own connection. Two effects are not modelled: kernels are less
+efficient on the smaller batches of data parallelism, and devices of one machine compete for memory bandwidth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Module:
         turn: seconds of its forward and backward, auxiliary networks included.
         alone: seconds of its layers' forward and backward.
         output: bytes of its features for the batch.
-        followed: bytes of the next module's weights that it follows; 0 if it follows none.
+        followed: bytes of later weights that it follows, taken to be the next device's; 0 if it follows none.
     """
 
     turn: Turn

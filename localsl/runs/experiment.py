@@ -22,7 +22,8 @@ from localsl.execution.compiled import Compiled
 from localsl.execution.processes import Team
 from localsl.runs import display, identity, lock, provenance, tasks, tracking
 from localsl.runs.classification import Counts
-from localsl.runs.training import Diverged, Training
+from localsl.runs.epochs import Diverged
+from localsl.runs.training import Training
 from localsl.train import signals
 from localsl.train.optim import learning_rate
 from localsl.train.task import score

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from localsl.config.building import module_operations
 from localsl.core import objectives
-from localsl.core.network import Learner, LocalNetwork
+from localsl.core.learner import Learner
+from localsl.core.network import LocalNetwork
 from localsl.core.settings import ConfigError, Problem
-from localsl.execution import balance, devices, pipeline
+from localsl.execution import balance, devices, handover, pipeline
 from localsl.execution.balance import Balance
 from localsl.execution.pipeline import Stage
 from localsl.runs.checkpoint import on_cpu
@@ -50,7 +51,7 @@ def staged(cfg: Config, task: Task, team: Team) -> Stage:
     if reason:
         raise ConfigError([Problem("parallel", "modules", reason, "type parallel=data, or leave dropout out")])
     images, _ = example(cfg, network.device, 2)
-    boundaries = pipeline.boundaries(network, images, autocast(cfg.precision, network.device))
+    boundaries = handover.boundaries(network, images, autocast(cfg.precision, network.device))
     return Stage(network, stages, team, boundaries)
 
 

@@ -13,30 +13,24 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from localsl.core.initialization import stream
-from localsl.core.settings import ConfigError, LocalslError, Problem
+from localsl.core.settings import ConfigError, Problem
 from localsl.execution import devices
 from localsl.execution.processes import ALONE, Team, Votes
 from localsl.runs import staging
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.display import Progress
+from localsl.runs.epochs import Diverged, better, check_finite, known, line
 from localsl.train import health, optim
 from localsl.train.optim import learning_rate
 from localsl.train.peak_memory import PeakMemory
 from localsl.train.signals import Stop
-from localsl.train.step import ModuleMeans, Totals, autocast, counted_step, train_epoch, training_forward
+from localsl.train.step import Totals, autocast, counted_step, train_epoch, training_forward
 from localsl.train.task import Figures, Task, TestBatches, score
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
 
 T = TypeVar("T")
-
-
-class Diverged(LocalslError):
-    """A loss is no longer a finite number. Exit code 3."""
-
-    exit_code = 3
-    alike = True
 
 
 class Training:
@@ -233,19 +227,19 @@ class Training:
         means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
         images_per_s = images / (time.perf_counter() - began)
         test = self._evaluated(self._test, stop)
-        figures = {**_known(test_loss=test.loss), **test.accuracies}
+        figures = {**known(test_loss=test.loss), **test.accuracies}
         if self._validation is not None:
             held_out = self._evaluated(self._validation, stop)
             figures |= {"validation_accuracy": score(held_out.accuracies)}
-            figures |= _known(validation_loss=held_out.loss)
-        _check_finite([mean.loss for mean in means], figures, epoch, lr)
+            figures |= known(validation_loss=held_out.loss)
+        check_finite([mean.loss for mean in means], figures, epoch, lr)
         self.epochs, self.steps = epoch, 0
         self.last = {"epoch": epoch, **test.accuracies, **figures}
         if self.best is None or score(test.accuracies) > score(self.best):
             self.best = self.last
         if self._validation is not None:
-            self.selected = _better(self.selected, self.last, "validation_accuracy")
-        self.rows.append(_row(epoch, lr, means, figures, images_per_s))
+            self.selected = better(self.selected, self.last, "validation_accuracy")
+        self.rows.append(line(epoch, lr, means, figures, images_per_s))
         self._warn()
         return self.rows[-1]
 
@@ -293,45 +287,3 @@ class Training:
             with suppress(Diverged):  # the last checkpoint is then from before it broke
                 self.save()
             stop.grant(asked)
-
-
-def _better(best: dict[str, Any] | None, last: dict[str, Any], accuracy: str) -> dict[str, Any]:
-    """The figures of the better epoch; of equal ones the earlier."""
-    return last if best is None or last[accuracy] > best[accuracy] else best
-
-
-def _check_finite(losses: list[float | None], figures: dict[str, float], epoch: int, lr: float) -> None:
-    """Of every module in training, and of the network in evaluation."""
-    named = {f"loss of module {i}": loss for i, loss in enumerate(losses)}
-    named |= {key.replace("_", " "): value for key, value in figures.items() if key.endswith("_loss")}
-    for name, loss in named.items():
-        if loss is not None and not math.isfinite(loss):
-            what = f"the {name} is {loss} in epoch {epoch} at learning rate {lr:g}"
-            raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
-
-
-def _known(**figures: float | None) -> dict[str, float]:
-    """Without figures that a task has none of."""
-    return {name: value for name, value in figures.items() if value is not None}
-
-
-def _row(
-    epoch: int,
-    lr: float,
-    means: list[ModuleMeans],
-    figures: dict[str, float],
-    images_per_s: float,
-) -> dict[str, Any]:
-    """A line of metrics.csv; training figures without a number are the output module's."""
-    row = {
-        "epoch": epoch,
-        "lr": lr,
-        "train_loss": means[-1].loss,
-        "train_accuracy": means[-1].accuracy,
-        **figures,
-        "images_per_s": images_per_s,
-    }
-    for index, mean in enumerate(means):
-        row[f"module_{index}_loss"] = mean.loss
-        row[f"module_{index}_accuracy"] = mean.accuracy
-    return row

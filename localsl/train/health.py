@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 if TYPE_CHECKING:
-    from localsl.core.network import Learner
+    from localsl.core.learner import Learner
 
 # Epochs without learning before something is said, and how much above chance is still chance.
 PATIENCE = 3

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from localsl.core.network import Learner, LocalLoss, LocalNetwork
+from localsl.core.learner import Learner, LocalLoss
+from localsl.core.network import LocalNetwork
 from localsl.core.updates import Update, per_module
 from localsl.execution.devices import Execution
 from localsl.execution.graphs import Graphs, Step

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from localsl.core.network import Learner
+from localsl.core.learner import Learner
 from localsl.execution.processes import Part, Team
 from localsl.train import health
 from localsl.train.health import Norms
