@@ -7,7 +7,7 @@ import pytest
 import wandb
 
 from hydra_plugins.localsl_sweeper import LocalslSweeper
-from localsl.config.schema import leaves
+from localsl.config.fields import leaves
 from localsl.tables import dashboard, sweeps
 from tests.helpers.command import SMALL, typed
 from tests.helpers.wandb import FakeWandB

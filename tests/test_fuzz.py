@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localsl import backbones, methods
-from localsl.config.schema import fields
+from localsl.config.fields import fields
 from tests.conftest import ROOT
 from tests.helpers.command import typed
 

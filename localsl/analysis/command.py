@@ -17,10 +17,10 @@ from localsl.execution import devices
 from localsl.runs import identity, tracking
 
 if TYPE_CHECKING:
-    from localsl.config.schema import AnalysisConfig, Config
+    from localsl.config.command import AnalysisConfig, Command
 
 
-def run(cfg: Config) -> dict[str, Any]:
+def run(cfg: Command) -> dict[str, Any]:
     """Analyse the runs of `cfg.runs`, and tell where the CSV and the picture lie.
 
     Raises:
@@ -57,7 +57,7 @@ def analyse(
     return [table, picture]
 
 
-def _stem(cfg: Config, given: Sequence[Trained]) -> Path:
+def _stem(cfg: Command, given: Sequence[Trained]) -> Path:
     ids = [run.record["id"] for run in given]
     name = f"{cfg.analysis.kind}-{identity.digest({'runs': ids, 'analysis': asdict(cfg.analysis)})}"
     return Path(cfg.output_dir) / "analysis" / name

@@ -25,7 +25,7 @@ from localsl.runs import identity, provenance
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from localsl.config.schema import AnalysisConfig
+    from localsl.config.command import AnalysisConfig
 
 Row = dict[str, Any]
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from localsl.runs import identity, tracking
 from localsl.runs.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
     from localsl.core.network import LocalNetwork
     from localsl.data.settings import DatasetSettings
 
@@ -50,7 +50,7 @@ class Trained:
     """
 
     folder: Path
-    cfg: Config = field(repr=False)
+    cfg: Command = field(repr=False)
     label: str
 
     @cached_property
@@ -92,7 +92,7 @@ class Trained:
         }
 
 
-def found(texts: Sequence[str], here: Config) -> list[Trained]:
+def found(texts: Sequence[str], here: Command) -> list[Trained]:
     """The runs that `runs=` names, each once and in that order.
 
     Args:
@@ -125,7 +125,7 @@ def found(texts: Sequence[str], here: Config) -> list[Trained]:
     return [Trained(f, c, label) for f, c, label in zip(folders, configs, labels(configs), strict=True)]
 
 
-def _folders(text: str, here: Config) -> list[Path]:
+def _folders(text: str, here: Command) -> list[Path]:
     if Path(text).exists():
         return [Path(text)]
     if glob.has_magic(text):
@@ -144,7 +144,7 @@ def _no_run(text: str) -> tuple[str, str]:
     return "is no run", "type a folder, or an id that python run.py show=runs lists (output_dir= if elsewhere)"
 
 
-def _config(folder: Path, here: Config) -> Config:
+def _config(folder: Path, here: Command) -> Command:
     """The configuration in a run's folder.
 
     Raises:
@@ -173,7 +173,7 @@ def _config(folder: Path, here: Config) -> Config:
     return replace(cfg, dataset=replace(cfg.dataset, root=root, **described))
 
 
-def labels(configs: Sequence[Config]) -> list[str]:
+def labels(configs: Sequence[Command]) -> list[str]:
     """The rule of each, with as many of its settings as tell it from others of the same rule, seeds aside."""
     told = [[cfg.method.name] for cfg in configs]
     values = [dict(identity.leaves(asdict(cfg))) for cfg in configs]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from localsl.core.following import FollowingLayer
-from localsl.core.settings import number, one_of, ruled
+from localsl.core.settings import Affects, number, one_of, ruled
 
 
 @dataclass(kw_only=True)
@@ -34,7 +34,7 @@ class EmaSettings:
     gradient: bool | None = False
     bias: str = ruled(one_of("none", "block", "channel"), default="none")
     start: str | None = ruled(one_of("copy", "fresh"), default="copy")
-    bias_start: str = ruled(one_of("follower", "own"), default="follower")
+    bias_start: str = ruled(one_of("follower", "own"), affects=Affects.NUMBERS, default="follower")
     layers: str = ruled(one_of("all", "first"), default="all")
     moves: str | None = ruled(one_of("all", "last", "last_twice"), default="all")
 

@@ -13,8 +13,8 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import OverrideParseException
 
 from localsl.cli import launching
+from localsl.config.command import Command
 from localsl.config.composition import REFUSED, Composition, field_of, hydras_own, searched
-from localsl.config.schema import Config
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.tables import sweeps
@@ -121,11 +121,11 @@ def _check_places(flags: Any) -> None:
 
 def _all_composed(
     wanted: list[tuple[str, ...]], composition: Composition
-) -> tuple[dict[tuple[str, ...], Config], list[Problem]]:
+) -> tuple[dict[tuple[str, ...], Command], list[Problem]]:
     """The configurations that compose, by their overrides, and the problems of the others, each once."""
     if len(wanted) >= MANY:
         print(f"checking {len(wanted)} configurations ...", file=sys.stderr, flush=True)
-    composed: dict[tuple[str, ...], Config] = {}
+    composed: dict[tuple[str, ...], Command] = {}
     problems: list[Problem] = []
     for overrides in wanted:
         try:
@@ -135,7 +135,7 @@ def _all_composed(
     return composed, problems
 
 
-def _launch_problems(overrides: Sequence[str], configs: Iterable[Config]) -> list[Problem]:
+def _launch_problems(overrides: Sequence[str], configs: Iterable[Command]) -> list[Problem]:
     own = [override for override in overrides if field_of(override).startswith(("hydra/", "hydra."))]
     # What a run on several processes costs is measured by one.
     sizes = {cfg.processes for cfg in configs if cfg.measure is None}

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 from localsl.config.building import method_of
+from localsl.config.command import Command
 from localsl.config.schema import Config
 from localsl.core.settings import ConfigError, LocalslError
 from localsl.execution import processes
 from localsl.runs import display, experiment, tasks, tracking
 
 
-def run(cfg: Config) -> dict[str, Any] | None:
+def run(cfg: Command) -> dict[str, Any] | None:
     """Do what a configuration asks for.
 
     Returns:
@@ -55,7 +56,7 @@ def run(cfg: Config) -> dict[str, Any] | None:
 
         return analysis.run(cfg)
     try:
-        return experiment.run(cfg)
+        return experiment.run(cfg, cfg.held)
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(cfg) from error
 

@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from localsl.backbones.base import StagedConfig
+from localsl.config.command import Command
 from localsl.config.composition import field_of
+from localsl.config.fields import leaves
 from localsl.config.identity import run_id
-from localsl.config.schema import Config, leaves
+from localsl.config.schema import Config
 from localsl.core.settings import ConfigError, Problem, first_line
 
 # What describes the network and how it was trained, and is the backbone's run's.
@@ -31,12 +33,12 @@ PLAIN = {
     "measure": (None, "is of classification"),
 }
 
-Typed = Callable[[DictConfig], tuple[Config | None, list[Problem]]]
+Typed = Callable[[DictConfig], tuple[Command | None, list[Problem]]]
 
 
 def resolved(
-    config: Config, compose: Callable[[Sequence[str]], Config], typed: Typed
-) -> tuple[Config, list[Problem]]:
+    config: Command, compose: Callable[[Sequence[str]], Command], typed: Typed
+) -> tuple[Command, list[Problem]]:
     """The configuration of a detector with what it takes from the backbone's run, named by its id.
 
     Args:
@@ -66,7 +68,7 @@ def resolved(
     return config, list(_problems(config, trained))
 
 
-def retyped(overrides: Sequence[str], before: Config, config: Config) -> Iterator[Problem]:
+def retyped(overrides: Sequence[str], before: Command, config: Command) -> Iterator[Problem]:
     """What was typed of the network or its training and is not so in the backbone's run."""
     one, other = (dict(leaves(dataclasses.asdict(cfg))) for cfg in (before, config))
     for override in overrides:
@@ -101,7 +103,7 @@ def found_folder(text: str, config: Config) -> Path:
     raise ConfigError([Problem("backbone_run", text, what, instead)])
 
 
-def _stored(folder: Path, here: Config, typed: Typed) -> Config:
+def _stored(folder: Path, here: Command, typed: Typed) -> Command:
     """The configuration in the folder of a run.
 
     Raises:
@@ -122,7 +124,7 @@ def _stored(folder: Path, here: Config, typed: Typed) -> Config:
     return replace(found, dataset=replace(found.dataset, **described))
 
 
-def _problems(config: Config, trained: Config) -> Iterator[Problem]:
+def _problems(config: Command, trained: Command) -> Iterator[Problem]:
     if trained.task.name != "classification":
         what = "is a detector's run"
         yield Problem("backbone_run", config.backbone_run, what, f"type backbone_run={trained.backbone_run}")

@@ -9,7 +9,7 @@ import torch
 
 from localsl import methods
 from localsl.config import consistency
-from localsl.config.schema import Config, OwnSettings
+from localsl.config.schema import Config, OwnSettings, RunT
 from localsl.core import operations
 from localsl.core.initialization import seeded
 from localsl.core.network import LocalNetwork, build
@@ -31,7 +31,7 @@ def partition_of(cfg: Config) -> Partition:
     return Partition(cfg.backbone, cfg.K, cfg.partition, cfg.dataset.name)
 
 
-def resolved(cfg: Config) -> Config:
+def resolved(cfg: RunT) -> RunT:
     """With every value that the method takes from the network filled in."""
     partition, method = partition_of(cfg), method_of(cfg)
     method = method.resolved(partition)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from localsl.config import resources
-from localsl.config.schema import leaves
+from localsl.config.fields import leaves
 from localsl.data.sources import Known
 
 CONF = resources.folder("conf")

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 import torch
 
-from localsl.config.schema import KINDS, Config
+from localsl.config.command import KINDS, Command
+from localsl.config.schema import Config
 from localsl.core.settings import Problem
 from localsl.methods.base import Method
 
 LONGEST_TAG = 64
 
 
-def problems(config: Config, here: int) -> Iterator[Problem]:
+def problems(config: Command, here: int) -> Iterator[Problem]:
     """All of them; `here` is the number of processes that was started."""
     yield from _optimizer_problems(config)
     yield from _processes_problems(config, here)
@@ -41,7 +42,7 @@ def _optimizer_problems(config: Config) -> Iterator[Problem]:
         )
 
 
-def _processes_problems(config: Config, here: int) -> Iterator[Problem]:
+def _processes_problems(config: Command, here: int) -> Iterator[Problem]:
     """What several processes cannot do together."""
     size = config.processes or here
     if here > 1 and size != here:
@@ -104,7 +105,7 @@ def recomputation_problems(config: Config, segments: int) -> Iterator[Problem]:
             yield Problem(key, other, what, "type method=bp")
 
 
-def _analysis_problems(config: Config) -> Iterator[Problem]:
+def _analysis_problems(config: Command) -> Iterator[Problem]:
     if config.runs and config.analysis.kind == "none":
         what = "are read by an analysis only"
         yield Problem("runs", f"[{','.join(config.runs)}]", what, f"type analysis={'|'.join(KINDS[1:])} too")

@@ -8,21 +8,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from functools import cache
 from typing import Any
 
 from localsl import backbones, methods
-from localsl.config.schema import Config, fields, leaves
-
-# Where and how a run is executed and logged, and names that stand for values listed beside them.
-EXCLUDED = ("channels_last", "memory", "compile", "cuda_graph", "optimizer.per_module", "deterministic")
-EXCLUDED += ("device", "threads", "logger", "checkpoint", "data_dir", "output_dir", "results_dir", "sweep")
-EXCLUDED += ("held", "show", "measure", "analysis", "runs", "dataset.root", "dataset.sgd_lr", "schedule.name")
-EXCLUDED += ("recipe", "dataset.workers", "tf32", "fast", "detector.batch_size", "detector.lr")
-EXCLUDED += ("backbone_folder", "parallel")
-
-# How long, on how many images and how a configuration is trained: what a cell of a table leaves open.
-SETTING = ("schedule", "batch_size", "optimizer", "precision", "dataset.train_subset", "dataset.test_subset")
-SETTING += ("dataset.validation", "processes", "sync_batchnorm", "backbone_run")
+from localsl.backbones.base import BackboneConfig
+from localsl.config.fields import Effect, effects, fields, leaves
+from localsl.config.schema import Config
+from localsl.core.settings import Affects
+from localsl.methods.base import Method
 
 
 def run_id(cfg: Config) -> str:
@@ -31,20 +25,40 @@ def run_id(cfg: Config) -> str:
 
 
 def identity(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that decide a run's numbers, by their dotted names.
+    """The values that decide a run's numbers, by their dotted names."""
+    return affecting(values, Affects.NUMBERS)
+
+
+def affecting(values: dict[str, Any], what: Affects, *, setting: bool | None = None) -> dict[str, Any]:
+    """The values that affect any of `what`, by their dotted names.
 
     A field that has a default in the schema is left out at that value, so that a run keeps its identity when
     the schema gets a field. A rule with one module is the same run for every K, only detection has a detector, and
     processes that share out the modules do what one would.
+
+    Args:
+        setting: true for those alone that a table's cell leaves open, false for the others.
     """
     method = methods.find(values["method"]["rule"])
-    known = fields(method, backbones.find(values["backbone"]["family"]))
-    defaults = {path: _default(field) for path, field in known}
-    kept = {path: v for path, v in leaves(values) if path not in defaults or defaults[path] != v}
+    classes = method, backbones.find(values["backbone"]["family"])
+    defaults = _defaults(*classes)
     unused = ["K", "partition"] if method.single_module else []
     unused += [] if is_detection(values) else ["detector"]
     unused += ["processes"] if values.get("parallel", {}).get("name") == "modules" else []
-    return without(kept, *EXCLUDED, *unused)
+    kept = {}
+    for path, value in leaves(values):
+        effect = _effect(path, effects(*classes))
+        wanted = bool(effect.affects & what) and setting in (None, effect.setting)
+        if wanted and (path not in defaults or defaults[path] != value):
+            kept[path] = value
+    return without(kept, *unused)
+
+
+def _effect(path: str, known: dict[str, Effect]) -> Effect:
+    """That of a value; of one that the schema has no more, that of the fields around it."""
+    while path not in known and path:
+        path = path.rpartition(".")[0]
+    return known.get(path, Effect())
 
 
 def is_detection(values: dict[str, Any]) -> bool:
@@ -58,7 +72,12 @@ def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
     return {path: value for path, value in values.items() if not f"{path}.".startswith(below)}
 
 
-def _default(field: dataclasses.Field) -> Any:
+@cache
+def _defaults(method: type[Method], backbone: type[BackboneConfig]) -> dict[str, Any]:
+    return {path: _default(field) for path, field in fields(method, backbone)}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
     if field.metadata.get("always"):
         return dataclasses.MISSING
     if field.default_factory is not dataclasses.MISSING:

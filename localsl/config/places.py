@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from localsl.config.schema import Config
+from localsl.config.command import Command
 from localsl.core.settings import Problem
 
 
-def at_home(config: Config) -> tuple[Config, list[Problem]]:
+def at_home(config: Command) -> tuple[Command, list[Problem]]:
     """The configuration with the home folder for `~`, which shells leave alone behind an equals sign."""
     problems = []
 

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from localsl import backbones, methods
 from localsl.backbones import BackboneConfig
 from localsl.config import backbone_run, building, consistency
+from localsl.config.command import Command
 from localsl.config.composition import (
     REFUSED,
     Composition,
@@ -29,18 +30,19 @@ from localsl.config.composition import (
     options,
     searched,
 )
+from localsl.config.fields import fields, leaves, own_settings
 from localsl.config.places import at_home
-from localsl.config.schema import Config, OwnSettings, fields, leaves, own_settings
+from localsl.config.schema import OwnSettings
 from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.data import sources
 from localsl.data.settings import DatasetSettings
 from localsl.execution.processes import started
 from localsl.methods.base import Method
 
-__all__ = ["Config", "ConfigError", "compose", "validate"]
+__all__ = ["ConfigError", "compose", "validate"]
 
 
-def compose(overrides: Sequence[str] = (), composition: Composition | None = None) -> Config:
+def compose(overrides: Sequence[str] = (), composition: Composition | None = None) -> Command:
     """The validated configuration for a list of command-line overrides such as ["method=dgl", "K=16"].
 
     Args:
@@ -72,7 +74,7 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
     return config
 
 
-def validate(raw: DictConfig, *, to_run: bool = True, known: sources.Known | None = None) -> Config:
+def validate(raw: DictConfig, *, to_run: bool = True, known: sources.Known | None = None) -> Command:
     """The typed configuration of one that Hydra composed, checked as `compose` does.
 
     Args:
@@ -178,7 +180,7 @@ def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{match[0]}?" if match else ""
 
 
-def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
+def _typed(raw: DictConfig) -> tuple[Command | None, list[Problem]]:
     """The configuration as dataclasses, or None and what is wrong with single values."""
     try:
         container = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
@@ -213,16 +215,16 @@ def _typed(raw: DictConfig) -> tuple[Config | None, list[Problem]]:
     if problems:
         return None, problems
     config = OmegaConf.to_object(schema)
-    assert isinstance(config, Config)
+    assert isinstance(config, Command)
     return config, []
 
 
 @cache
 def _schema(method: type[Method], backbone: type[BackboneConfig]) -> DictConfig:
     """The schema of a configuration of this rule and family, without values; not to be changed."""
-    schema = OmegaConf.structured(Config)
+    schema = OmegaConf.structured(Command)
     chosen = {OwnSettings: own_settings(method), BackboneConfig: backbone}
-    for name, kind in get_type_hints(Config).items():
+    for name, kind in get_type_hints(Command).items():
         if dataclasses.is_dataclass(kind):
             schema[name] = OmegaConf.structured(chosen.get(cast("type", kind), kind))
     return schema
@@ -238,8 +240,8 @@ def _in_words(kind: Any) -> str:
 
 
 def _resolved(
-    config: Config, to_run: bool = True, known: sources.Known | None = None
-) -> tuple[Config, list[Problem]]:
+    config: Command, to_run: bool = True, known: sources.Known | None = None
+) -> tuple[Command, list[Problem]]:
     """The configuration with what the data and the method fill in, and what does not go together."""
     config, problems = at_home(config)
     # A run that is done has said what its pictures are, and an analysis is of such runs: they may be gone.
@@ -273,7 +275,7 @@ def _resolved(
     return config, problems
 
 
-def _described(config: Config, known: sources.Known | None) -> DatasetSettings:
+def _described(config: Command, known: sources.Known | None) -> DatasetSettings:
     """The data set with what its files tell.
 
     Raises:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields
+from enum import Flag, auto
 from typing import Any
 
 
@@ -70,13 +71,35 @@ class Rule:
     instead: str = ""
 
 
-def ruled(rule: Rule | None = None, *, always: bool = False, **kwargs: Any) -> Any:
+class Affects(Flag):
+    """What changes with the value of a field: the numbers that a run finds, its peak memory, its time."""
+
+    NOTHING = 0
+    NUMBERS = auto()
+    MEMORY = auto()
+    TIME = auto()
+    COST = MEMORY | TIME
+    ALL = NUMBERS | COST
+
+
+def ruled(
+    rule: Rule | None = None,
+    *,
+    always: bool = False,
+    affects: Affects | None = None,
+    setting: bool | None = None,
+    **kwargs: Any,
+) -> Any:
     """A dataclass field whose values must satisfy `rule`; None passes where the type allows it.
 
-    A value that equals its default is no part of a run's identity, unless it is `always`: a field can then be
-    added, and recorded runs keep their ids.
+    Args:
+        always: whether a value that equals its default is part of a run's identity. By default it is not, so that
+            a new field leaves the ids of recorded runs unchanged.
+        affects: what changes with its value; by default as the field around it says, and `Affects.ALL` at the top.
+        setting: whether it says how long, on how many images or how something is trained, which a table's cell
+            leaves open; by default as the field around it says, and False at the top.
     """
-    return field(metadata={"rule": rule, "always": always}, **kwargs)
+    return field(metadata={"rule": rule, "always": always, "affects": affects, "setting": setting}, **kwargs)
 
 
 def wrong_values(settings: Any) -> Iterator[Problem]:
@@ -97,10 +120,9 @@ def _rule(settings: type, name: str) -> Rule | None:
     return None
 
 
-def derived() -> Any:
+def derived(affects: Affects | None = None) -> Any:
     """A dataclass field that is found out, never typed."""
-    rule = Rule(lambda v: False, "is counted, not typed", "leave it out")
-    return field(default=None, metadata={"rule": rule})
+    return ruled(Rule(lambda v: False, "is counted, not typed", "leave it out"), affects=affects, default=None)
 
 
 def name() -> Rule:

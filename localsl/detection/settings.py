@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from localsl.core.settings import Problem, name, number, ruled
+from localsl.core.settings import Affects, Problem, name, number, ruled
 
 
 @dataclass(kw_only=True)
@@ -34,8 +34,8 @@ class DetectorSettings:
     proposals: int = ruled(number(1, at_most=65536), default=2000)
     test_proposals: int = ruled(number(1, at_most=65536), default=1000)
     rois: int = ruled(number(1, at_most=65536), default=512)
-    batch_size: int = ruled(number(2, at_most=2**20), default=16)
-    lr: float = ruled(number(above=0), default=1e-4)
+    batch_size: int = ruled(number(2, at_most=2**20), affects=Affects.NOTHING, default=16)
+    lr: float = ruled(number(above=0), affects=Affects.NOTHING, default=1e-4)
 
     def problems(self, stages: int, shortest: int) -> Iterator[Problem]:
         """What does not fit a backbone of so many stages, and images of this shorter side."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from localsl.runs import display, tracking
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 HOW = ("compile", "cuda_graph", "deterministic")
 KEYS = ("method", "aux", "depth", "backbone", "K", "image_size", "batch_size", "precision")
 
 
-def bench(cfg: Config) -> str:
+def bench(cfg: Command) -> str:
     """The table of every speed measured in `cfg.output_dir`, and where it is written."""
     found = [tracking.read(file) for file in (Path(cfg.output_dir) / "measured").glob("speed-*.json")]
     records = sorted((r for r in found if r is not None), key=_order)

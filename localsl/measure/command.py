@@ -22,6 +22,7 @@ from localsl.runs import display, provenance, tracking
 from localsl.runs.staging import balance_of
 
 if TYPE_CHECKING:
+    from localsl.config.command import Command
     from localsl.config.schema import Config
 
 GIB = 2**30
@@ -157,7 +158,7 @@ ANEW = (
 )  # whatever is recorded; an overhead is what a table asks for, and known once it is measured
 
 
-def run(cfg: Config) -> dict[str, Any]:
+def run(cfg: Command) -> dict[str, Any]:
     """Measure, record in OUTPUT_DIR/measured, and print; what is known is only told again, but for a speed.
 
     Memory that was measured without a GPU is measured again where there is one.
@@ -182,7 +183,7 @@ def run(cfg: Config) -> dict[str, Any]:
     return record
 
 
-def compared(configs: Sequence[Config]) -> str:
+def compared(configs: Sequence[Command]) -> str:
     """The figures that matter of several configurations' measurements, side by side; empty if none is known."""
     rows = []
     for cfg in configs:
@@ -221,7 +222,7 @@ COMPARED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
-def keep(cfg: Config, found: Measurement) -> dict[str, Any]:
+def keep(cfg: Command, found: Measurement) -> dict[str, Any]:
     """The record of a measurement, written to OUTPUT_DIR/measured."""
     record = {"status": "done", "measure": cfg.measure, "signature": cost_id(cfg), **_what(cfg)}
     record |= {"scope": found.scope, "figures": found.figures, "told": found.told}
@@ -230,7 +231,7 @@ def keep(cfg: Config, found: Measurement) -> dict[str, Any]:
     return record
 
 
-def _write(cfg: Config, record: dict[str, Any]) -> None:
+def _write(cfg: Command, record: dict[str, Any]) -> None:
     assert cfg.measure is not None
     file = recorded(cfg, Path(cfg.output_dir))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +239,7 @@ def _write(cfg: Config, record: dict[str, Any]) -> None:
     _tabulate(file.parent, cfg.measure)
 
 
-def _what(cfg: Config) -> dict[str, Any]:
+def _what(cfg: Command) -> dict[str, Any]:
     return {
         "method": cfg.method.name,
         "aux": cfg.aux.head,

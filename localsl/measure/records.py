@@ -6,58 +6,48 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localsl.config.fields import effect, top_level
+from localsl.core.settings import Affects
 from localsl.execution import devices
 from localsl.runs import identity, provenance, tracking
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
-# What a run's identity has beside this, and changes no cost.
-UNCOUNTED = ("seed", "schedule", "dataset.name", "dataset.mean", "dataset.std", "dataset.padding")
-UNCOUNTED += ("dataset.padding_mode", "dataset.flip", "dataset.train_subset", "dataset.test_subset")
-UNCOUNTED += ("dataset.validation", "dataset.top5", "dataset.skip_broken", "ema.bias_start")
-UNCOUNTED += ("optimizer.lr", "optimizer.weight_decay", "optimizer.nesterov")
+# What decides the batch of a process; a recipe stands for a batch size.
+BATCH = ("batch_size", "recipe", "recipe.batch_size", "processes", "sync_batchnorm")
 
-
-# What it has not, and changes a cost: memory and time, or time alone.
-LEAN = ("memory", "optimizer.per_module")
-FAST = ("channels_last", "compile", "cuda_graph", "deterministic", "tf32")
-
-# Of these, what joined later: measurements at these values keep their names.
-JOINED = {"deterministic": False, "tf32": True}
+# Fields that change the time of a step and nothing else.
+FAST = [name for name in top_level() if effect(name).affects == Affects.TIME]
 
 TIMES = ("speed", "overhead", "pipeline")  # each machine has its own
 
 
-def cost_id(cfg: Config) -> str:
+def cost_id(cfg: Command) -> str:
     """What a measurement is of: a run's identity less what leaves its cost alone, and what else changes it.
 
     An overhead is a ratio: that of another batch, which a smaller machine can take, tells of the same cell, and
     is one of several as that of another machine is.
     """
-    values = dict(identity.leaves(asdict(cfg)))
-    counted = identity.without(identity.identity(asdict(cfg)), *UNCOUNTED)
-    counted |= {name: values[name] for name in LEAN if values[name] not in ("plain", False)}
+    counted = identity.affecting(asdict(cfg), Affects.TIME if cfg.measure in TIMES else Affects.MEMORY)
     if cfg.parallel.name == "modules" and cfg.measure == "memory":
         counted |= {"parallel": "modules", "processes": cfg.processes}
     if cfg.measure == "overhead":
         del counted["batch_size"]
-    if cfg.measure in TIMES:
-        counted |= {name: values[name] for name in FAST if values[name] != JOINED.get(name)}
     return identity.digest(counted)
 
 
-def costly(measure: str) -> set[str]:
-    """What of all that can be typed beside a table changes what is measured."""
+def costly(name: str, measure: str) -> bool:
+    """Whether typing this field or group beside a table changes what is measured."""
     if measure == "flops":
-        return set()
-    batch = {"batch_size", "recipe", "recipe.batch_size", "processes", "sync_batchnorm"}
-    optimizer = {"optimizer", "optimizer.name", "optimizer.momentum"}
-    always = {"precision", *optimizer, *LEAN} | (set() if measure == "overhead" else batch)
-    return always | (set(FAST) if measure in TIMES else set())
+        return False
+    if name in BATCH:
+        return measure != "overhead"
+    found = effect(name)
+    return found.aside and bool(found.affects & (Affects.TIME if measure in TIMES else Affects.MEMORY))
 
 
-def recorded(cfg: Config, root: Path) -> Path:
+def recorded(cfg: Command, root: Path) -> Path:
     """Where a measurement lies; a time's is this machine's, an overhead's also of a batch."""
     name = f"{cfg.measure}-{cost_id(cfg)}"
     if cfg.measure in TIMES:
@@ -68,14 +58,14 @@ def recorded(cfg: Config, root: Path) -> Path:
     return root / "measured" / f"{name}.json"
 
 
-def measured(cfg: Config) -> dict[str, Any] | None:
+def measured(cfg: Command) -> dict[str, Any] | None:
     """What is known of a configuration, in OUTPUT_DIR or among the results: rather with a GPU's figures."""
     found = [tracking.read(recorded(cfg, root)) for root in _roots(cfg)]
     known = [record for record in found if record is not None]
     return min(known, key=lambda record: allocated_bytes(record) is None, default=None)
 
 
-def everywhere(cfg: Config) -> list[dict[str, Any]]:
+def everywhere(cfg: Command) -> list[dict[str, Any]]:
     """As `measured`, but of a time what is known of every machine, and of an overhead of every batch."""
     if cfg.measure not in TIMES:
         record = measured(cfg)
@@ -86,7 +76,7 @@ def everywhere(cfg: Config) -> list[dict[str, Any]]:
     return [record for record in found if record is not None]
 
 
-def _roots(cfg: Config) -> list[Path]:
+def _roots(cfg: Command) -> list[Path]:
     return [Path(cfg.output_dir), Path(cfg.results_dir)]
 
 

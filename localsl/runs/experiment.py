@@ -36,11 +36,14 @@ if TYPE_CHECKING:
 ELSEWHERE = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EPIPE, errno.ECONNRESET)
 
 
-def run(cfg: Config) -> dict[str, Any]:
+def run(cfg: Config, held: str = "wait") -> dict[str, Any]:
     """Train and record the run of a configuration; a finished one is not repeated, its record is printed.
 
+    Args:
+        held: what to do while another process is running it: `wait`, or `skip`.
+
     Returns:
-        Its record; only {"status": "held"} where another process runs it and `cfg.held` is "skip".
+        Its record; only {"status": "held"} if it was skipped.
 
     Raises:
         ConfigError: if the data set is not available.
@@ -48,13 +51,13 @@ def run(cfg: Config) -> dict[str, Any]:
     """
     device = devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic, cfg.tf32)
-    with processes.joined(cfg.processes, device, cfg.parallel.name) as team, ExitStack() as held:
+    with processes.joined(cfg.processes, device, cfg.parallel.name) as team, ExitStack() as open_until_done:
         record = team.tell(lambda: _finished(cfg))
         if record is not None:
             return record
         devices.use_threads(cfg)
         images = _loaded(cfg, team)
-        record = team.tell(lambda: _held(cfg, held) or _finished(cfg))
+        record = team.tell(lambda: _held(cfg, held, open_until_done) or _finished(cfg))
         return record or _train(cfg, images, device, team)
 
 
@@ -72,12 +75,12 @@ def _loaded(cfg: Config, team: Team) -> tasks.Loaded:
     return loaded[0] if loaded else counts
 
 
-def _held(cfg: Config, stack: ExitStack) -> dict[str, Any] | None:
-    """Hold the run's folder as long as `stack` is open; else the record of a run that others are at."""
+def _held(cfg: Config, held: str, stack: ExitStack) -> dict[str, Any] | None:
+    """Lock the run's folder as long as `stack` is open; the record of a skipped run if another process has it."""
     try:
-        stack.enter_context(lock.exclusive(cfg))
+        stack.enter_context(lock.exclusive(cfg, held))
     except lock.Held:
-        print(f"another process is at this run, and it is left to it: {identity.run_directory(cfg)}")
+        print(f"another process is running this run, which is skipped: {identity.run_directory(cfg)}")
         return {"status": "held"}
     return None
 

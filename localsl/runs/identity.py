@@ -7,20 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from localsl.config.identity import EXCLUDED, SETTING, digest, identity, is_detection, run_id, without
-from localsl.config.schema import Config, leaves
+from localsl.config.fields import leaves
+from localsl.config.identity import affecting, digest, identity, is_detection, run_id, without
+from localsl.config.schema import Config
+from localsl.core.settings import Affects
 
-__all__ = ["EXCLUDED", "SETTING", "digest", "identity", "is_detection", "leaves", "run_id", "without"]
+__all__ = ["affecting", "digest", "identity", "is_detection", "leaves", "run_id"]
 
 
 def cell_id(cfg: Config) -> str:
-    """The same without the seed: what repeated runs have in common."""
+    """A digest of what runs with different seeds have in common."""
     return digest(without(identity(dataclasses.asdict(cfg)), "seed"))
 
 
 def signature(values: dict[str, Any]) -> str:
-    """The same without all that a cell of a table leaves open."""
-    return digest(without(identity(values), "seed", *SETTING))
+    """A digest of what is trained, without the seed and the setting that a table's cell leaves open."""
+    return digest(without(affecting(values, Affects.NUMBERS, setting=False), "seed"))
 
 
 def differing(values: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -46,9 +48,7 @@ def telling(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 def setting(values: dict[str, Any]) -> dict[str, Any]:
     """What a cell of a table leaves open, but for the seed, by dotted names."""
-    kept = identity(values)
-    open_to = without(kept, *SETTING)
-    return {path: value for path, value in kept.items() if path not in open_to}
+    return affecting(values, Affects.NUMBERS, setting=True)
 
 
 def run_directory(cfg: Config) -> Path:

@@ -1,4 +1,4 @@
-"""One process at a run: the lock of its folder."""
+"""The lock of a run's folder, by which one process at a time trains a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Held(Exception):
-    """Another process is at this run."""
+    """Another process is running this run."""
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process is at the run of this folder."""
+    """Whether a process is training the run of this folder."""
     try:
         with (folder / ".lock").open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -33,11 +33,14 @@ def is_held(folder: Path) -> bool:
 
 
 @contextmanager
-def exclusive(cfg: Config) -> Iterator[None]:
-    """Hold a run's folder, created if need be, against other processes; wait while another holds it.
+def exclusive(cfg: Config, held: str = "wait") -> Iterator[None]:
+    """Lock a run's folder, which is created if needed, against other processes.
+
+    Args:
+        held: what to do while another process has the lock: `wait`, or `skip`.
 
     Raises:
-        Held: instead of waiting, if `cfg.held` says so.
+        Held: with `skip`, if another process has the lock.
         ConfigError: if the folder cannot be written.
     """
     path = identity.run_directory(cfg)
@@ -51,8 +54,8 @@ def exclusive(cfg: Config) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if cfg.held == "skip":
+            if held == "skip":
                 raise Held from None
-            print(f"another process is at this run: waiting for {path}", file=sys.stderr)
+            print(f"another process is running this run: waiting for {path}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

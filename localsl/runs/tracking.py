@@ -249,7 +249,7 @@ def finished(cfg: Config) -> Path | None:
     return None
 
 
-def planned_runs(configs: list[Config]) -> list[tuple[Path, dict[str, Any]]]:
+def planned_runs(configs: Sequence[Config]) -> list[tuple[Path, dict[str, Any]]]:
     """The folder and record of each configuration's run, "not run" where there is none."""
     runs = {}
     for cfg in configs:

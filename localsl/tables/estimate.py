@@ -22,14 +22,14 @@ from localsl.train import optim
 from localsl.train.step import train_step
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 
 # Below OUTPUT_DIR what was counted there, below RESULTS_DIR of the papers' tables: counting takes half of the time.
 COUNTED = Path("measured") / "training_flops.json"
 
 
-def work(configs: Sequence[Config]) -> Iterator[str]:
+def work(configs: Sequence[Command]) -> Iterator[str]:
     """Lines on the runs that are not done: how many there are of each, and their operations; last the hours.
 
     Hours at the rate of a step of backpropagation on this machine: local rules have more and smaller
@@ -41,7 +41,7 @@ def work(configs: Sequence[Config]) -> Iterator[str]:
     if not left:
         yield "nothing left to train"
         return
-    by_name: dict[str, list[Config]] = {}
+    by_name: dict[str, list[Command]] = {}
     for cfg in left:
         directory = identity.run_directory(cfg)
         name = f"{directory.parent.parent.name} {directory.parent.name} {identity.cell_id(cfg)}"
@@ -87,7 +87,7 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"
 
 
-def _rate(cfg: Config) -> float:
+def _rate(cfg: Command) -> float:
     small = replace(cfg.dataset, image_size=32)
     reference = replace(backpropagation(cfg), backbone=compose(["backbone=resnet32"]).backbone, dataset=small)
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.device != "cpu" else "cpu")

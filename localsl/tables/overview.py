@@ -11,10 +11,10 @@ from localsl.tables import records
 from localsl.tables.sweeps import Job, Request
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 
-def runs(jobs: Sequence[Job], configs: Sequence[Config]) -> str:
+def runs(jobs: Sequence[Job], configs: Sequence[Command]) -> str:
     """A line a run: its state, its id, and what is typed for it."""
     lines = [
         {"state": records.state(cfg), "run": identity.run_id(cfg), "typed": " ".join(job.typed)}
@@ -23,7 +23,7 @@ def runs(jobs: Sequence[Job], configs: Sequence[Config]) -> str:
     return display.table(lines)
 
 
-def status(request: Request, jobs: Sequence[Job], configs: Sequence[Config]) -> str:
+def status(request: Request, jobs: Sequence[Job], configs: Sequence[Command]) -> str:
     """A line a table: how many of its cells and runs there are, and how many of them are done."""
     states = {job: records.state(cfg) for job, cfg in zip(jobs, configs, strict=True)}
     lines = []

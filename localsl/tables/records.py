@@ -15,7 +15,7 @@ from localsl.measure.records import measured, recorded
 from localsl.runs import identity, tracking
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 # Of one user's machine, and no part of a result.
 PLACES = ("data_dir", "output_dir", "results_dir", "logger")
@@ -64,14 +64,14 @@ def under(folder: Path) -> list[Run]:
     return [run for run in found if run is not None]
 
 
-def of(configs: Iterable[Config]) -> list[Run]:
+def of(configs: Iterable[Command]) -> list[Run]:
     """The finished runs of these configurations, each once."""
     folders = dict.fromkeys(tracking.finished(cfg) for cfg in configs if cfg.measure is None)
     found = (read(folder) for folder in folders if folder is not None)
     return [run for run in found if run is not None]
 
 
-def keep(configs: Iterable[Config]) -> None:
+def keep(configs: Iterable[Command]) -> None:
     """Copy the finished runs and measurements of these configurations to where results are kept."""
     for cfg in configs:
         if cfg.measure is not None:
@@ -90,7 +90,7 @@ def keep(configs: Iterable[Config]) -> None:
             tracking.write_atomically(folder / "config.yaml", OmegaConf.to_yaml(values))
 
 
-def state(cfg: Config) -> str:
+def state(cfg: Command) -> str:
     """Of a configuration's run: done, running, interrupted, diverged, failed or missing."""
     if cfg.measure is not None:
         return "missing" if measured(cfg) is None else "done"
@@ -102,6 +102,6 @@ def state(cfg: Config) -> str:
     return tracking.present(identity.run_directory(cfg), record)["status"]
 
 
-def signature(cfg: Config) -> str:
+def signature(cfg: Command) -> str:
     """The signature that a configuration's run will have."""
     return identity.signature(asdict(cfg))

@@ -27,7 +27,7 @@ from localsl.tables import sweeps
 from localsl.tables.sweeps import Cell, Line, Request
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 FILE = "rehearsal.csv"
 GIB = 2**30
@@ -98,7 +98,7 @@ def rehearse(line: Line) -> str:
     return summary
 
 
-def parts(request: Request, known: dict[tuple[str, ...], Config]) -> list[Part]:
+def parts(request: Request, known: dict[tuple[str, ...], Command]) -> list[Part]:
     """The distinct configurations of the cells of tables and figures; `known` are those composed before."""
     found: dict[str, Part] = {}
     composition = Composition()
@@ -114,7 +114,7 @@ def parts(request: Request, known: dict[tuple[str, ...], Config]) -> list[Part]:
 
 
 def _id(
-    cell: Cell, overrides: tuple[str, ...], known: dict[tuple[str, ...], Config], composition: Composition
+    cell: Cell, overrides: tuple[str, ...], known: dict[tuple[str, ...], Command], composition: Composition
 ) -> str:
     if cell.unbuilt is not None:
         return identity.digest({"typed": overrides})

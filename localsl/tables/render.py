@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localsl.config.composition import field_of
-from localsl.config.schema import leaves
+from localsl.config.fields import effect, leaves
 from localsl.measure.records import TIMES, allocated_bytes, costly, everywhere
 from localsl.published.numbers import KEYS, Number
 from localsl.runs import provenance, tracking
-from localsl.runs.identity import SETTING
 from localsl.tables import records, reductions, structures, sweeps
 from localsl.tables.records import Run
 from localsl.tables.sweeps import MEASURED_ALONE, MEASURED_BY_TRAINING, Cell, Request, Table
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 COLUMNS = [*KEYS, "metric", "paper_mean", "paper_std", "ours_mean", "ours_std", "n", "difference"]
 COLUMNS += [
@@ -59,23 +58,22 @@ class Composed:
     """Tables asked for, and the configuration of each run that they ask for, seeds aside."""
 
     request: Request
-    configs: dict[tuple[str, ...], Config]
+    configs: dict[tuple[str, ...], Command]
 
-    def of(self, cell: Cell) -> list[Config]:
+    def of(self, cell: Cell) -> list[Command]:
         """The configurations of a cell's runs; none where it cannot be run yet."""
         return [self.configs[o] for o in self.request.overrides(cell) if o in self.configs]
 
-    def formerly(self, cell: Cell) -> list[Config]:
+    def formerly(self, cell: Cell) -> list[Command]:
         """Those of its runs in its earlier form; none where it has no such form."""
         return [self.configs[o] for o in self.request.former_overrides(cell) if o in self.configs]
 
-    def measuring(self, cell: Cell, measure: str) -> Iterator[tuple[Config, str]]:
+    def measuring(self, cell: Cell, measure: str) -> Iterator[tuple[Command, str]]:
         """Those of what measures them, and what was typed that changes what they cost."""
-        counted = costly(measure)
         for overrides, typed in zip(self.request.overrides(cell), self.request.typed, strict=True):
             cfg = self.configs.get(sweeps.measuring(overrides, measure))
             if cfg is not None:
-                yield cfg, " ".join(override for override in typed if field_of(override) in counted)
+                yield cfg, " ".join(override for override in typed if costly(field_of(override), measure))
 
 
 def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
@@ -99,7 +97,7 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
     return reductions.add(made)
 
 
-def _by_setting(cell: Cell, configs: list[Config], runs: Sequence[Run]) -> list[list[Run]]:
+def _by_setting(cell: Cell, configs: list[Command], runs: Sequence[Run]) -> list[list[Run]]:
     signatures = {records.signature(cfg) for cfg in configs}
     found: dict[Any, list[Run]] = {}
     for run in runs:
@@ -114,16 +112,13 @@ def _as_fixed(cell: Cell, run: Run) -> bool:
         return True
     given = dict(leaves(run.values))
     typed = dict(override.split("=", 1) for override in (*cell.defaults, *cell.overrides))
-    below = tuple(f"{name}." for name in SETTING)
-    fixed = {
-        key: value for key, value in typed.items() if key in given and (key in SETTING or key.startswith(below))
-    }
+    fixed = {key: value for key, value in typed.items() if key in given and effect(key).setting}
     fixed |= {"recipe.name": typed["recipe"]} if "recipe" in typed else {}
     return all(str(given.get(key)) == value for key, value in fixed.items())
 
 
 def _rows_of(
-    number: Number, cell: Cell, seeds: int, settings: list[list[Run]], costs: list[tuple[Config, str]]
+    number: Number, cell: Cell, seeds: int, settings: list[list[Run]], costs: list[tuple[Command, str]]
 ) -> list[Row]:
     row = dict.fromkeys(COLUMNS, "") | dict(zip(KEYS, number.keys, strict=True))
     row |= {"metric": number.metric, "paper_mean": number.value, "paper_std": number.std}

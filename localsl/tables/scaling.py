@@ -13,7 +13,7 @@ from localsl.measure.pipeline import DEVICES
 from localsl.runs import tracking
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 WAYS = {"modules": "modules", "data": "data", "bp_data": "bp, data", "bp_pipeline": "bp, GPipe"}
 
@@ -31,7 +31,7 @@ CLAIMED = {
 }
 
 
-def show(cfg: Config) -> str:
+def show(cfg: Command) -> str:
     """Write RESULTS_DIR/ours/pipeline.csv and .png of all models in `cfg.output_dir`, and auglocal_parallel.csv."""
     found = [tracking.read(file) for file in (Path(cfg.output_dir) / "measured").glob("pipeline-*.json")]
     records = sorted((r for r in found if r is not None), key=lambda r: (r["backbone"], r["method"], r["K"]))

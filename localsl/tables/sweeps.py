@@ -20,14 +20,14 @@ from omegaconf import OmegaConf
 
 from localsl.config import resources
 from localsl.config.composition import field_of
+from localsl.config.fields import effect
 from localsl.core.settings import ConfigError, Problem
 from localsl.data.sources import Known
 from localsl.published import numbers as published
 from localsl.published.numbers import KEYS, Number
-from localsl.runs.identity import EXCLUDED, SETTING
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 SWEEPS = resources.folder("sweeps")
 
@@ -53,9 +53,6 @@ MEASURED_ALONE = {  # by `measure=`
     "flops_g": "flops",
     "wallclock_overhead_pct": "overhead",
 }
-
-# What can be typed beside a table and leaves it the paper's: settings, and how and where runs are executed.
-ASIDE = {name for name in (*SETTING, *EXCLUDED) if not name.startswith("dataset.sgd")}
 
 # Of the runs that others start from: all seeds of a cell start from one.
 BACKBONE_SEED = 0
@@ -157,7 +154,7 @@ class Job:
         """Its whole command line."""
         return [*self.overrides, *([] if self.seed is None else [f"seed={self.seed}"])]
 
-    def seeded(self, cfg: Config) -> Config:
+    def seeded(self, cfg: Command) -> Command:
         """The configuration that `overrides` composed to, with the seed."""
         return cfg if self.seed is None else replace(cfg, seed=self.seed)
 
@@ -231,9 +228,7 @@ class Request:
     def varied(self) -> bool:
         """Whether what was typed changes what the cells train: then they are not the papers' any more."""
         names = {field_of(override) for typed in self.typed for override in typed}
-        return not all(
-            name.split(".")[0] in ASIDE or name in ASIDE or name.startswith("hydra") for name in names
-        )
+        return not all(effect(name).aside or name.startswith("hydra") for name in names)
 
 
 @dataclass(frozen=True)
@@ -249,9 +244,9 @@ class Line:
     """
 
     jobs: list[Job] = field(default_factory=list)
-    configs: list[Config] = field(default_factory=list)
+    configs: list[Command] = field(default_factory=list)
     request: Request | None = None
-    base: Config | None = None
+    base: Command | None = None
     known: Known = field(default_factory=dict)
 
 

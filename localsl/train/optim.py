@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from localsl.core.settings import ascending, number, one_of, ruled
+from localsl.core.settings import Affects, ascending, number, one_of, ruled
 
 
 @dataclass(kw_only=True)
@@ -21,19 +21,21 @@ class OptimizerSettings:
     """How gradients become updates (conf/optimizer)."""
 
     name: str = ruled(one_of("sgd", "adam", "adamw"))
-    lr: float = ruled(number(above=0, instead="the papers' is 0.8 for batches of 1024, 0.1 for 128"))
+    lr: float = ruled(
+        number(above=0, instead="the papers' is 0.8 for batches of 1024, 0.1 for 128"), affects=Affects.NUMBERS
+    )
     momentum: float = ruled(number(0, below=1))
     beta2: float = ruled(number(0, below=1), default=0.0)
-    nesterov: bool
-    weight_decay: float = ruled(number(0))
-    per_module: bool = False
+    nesterov: bool = ruled(affects=Affects.NUMBERS)
+    weight_decay: float = ruled(number(0), affects=Affects.NUMBERS)
+    per_module: bool = ruled(affects=Affects.COST, default=False)
 
 
 @dataclass(kw_only=True)
 class ScheduleSettings:
     """Epochs and learning rate (conf/schedule)."""
 
-    name: str
+    name: str = ruled(affects=Affects.NOTHING)
     epochs: int = ruled(number(1, at_most=10**6))
     warmup_epochs: int = ruled(number(0))
     warmup_lr: float = ruled(number(0))

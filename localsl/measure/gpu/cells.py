@@ -17,7 +17,7 @@ from localsl.measure.gpu.groups import ROOT
 from localsl.runs import tracking
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 SETTING = ["dataset=cifar10", "batch_size=1024"]
 NETWORKS = ["backbone=resnet32 K=16", "backbone=resnet110 K=55"]
@@ -47,7 +47,7 @@ class Cells:
         places = [f"output_dir={work}/outputs", f"results_dir={ROOT}/results", f"device={device}"]
         self._all, self._composition = [*SETTING, *places, setting], Composition()
 
-    def config(self, measure: str, *overrides: str) -> Config:
+    def config(self, measure: str, *overrides: str) -> Command:
         """Of a cell; of a key that is typed twice the last counts, and what is typed for all."""
         words = [word for text in (*overrides, *self._all) for word in text.split()]
         last = {word.partition("=")[0]: word for word in words}

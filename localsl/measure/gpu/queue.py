@@ -23,7 +23,7 @@ from localsl.runs import identity, tracking
 from localsl.train.task import score
 
 if TYPE_CHECKING:
-    from localsl.config.schema import Config
+    from localsl.config.command import Command
 
 GRACE = 10.0  # seconds in which a run that is interrupted writes its checkpoint and record
 START = 15.0  # seconds until a run's first step
@@ -180,7 +180,7 @@ class Queue:
         self._say(run)
         return True
 
-    def _estimate(self, cfg: Config) -> float:
+    def _estimate(self, cfg: Command) -> float:
         speed = measured(replace(cfg, measure="speed", results_dir=str(self._places.results)))
         milliseconds = UNKNOWN if speed is None else speed["figures"]["ms_median"]
         steps = math.ceil(sources.training_images(cfg.dataset) / cfg.batch_size) * cfg.schedule.epochs

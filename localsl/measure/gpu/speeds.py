@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from localsl.config.schema import Config
+from localsl.config.command import Command
 from localsl.core.settings import ConfigError
 from localsl.data.batches import TrainBatches
 from localsl.execution import devices
@@ -44,7 +44,7 @@ class Lost(Exception):
 class Reference:
     """Backpropagation, kept to be timed again at a column's end."""
 
-    cfg: Config
+    cfg: Command
     trained: Trained
     warm_up: list[float]
     steps: list[float]
@@ -89,7 +89,7 @@ class Column:
             raise Lost
         clear(self._device)
 
-    def _config(self, rule: str) -> Config:
+    def _config(self, rule: str) -> Command:
         cfg = self._cells.config("speed", *COLUMNS[self._name], rule, SPEED_NETWORK)
         devices.use_threads(cfg)
         devices.prepare(self._device, cfg.deterministic, cfg.tf32)
@@ -123,7 +123,7 @@ class Column:
         compiled = first.trained.compilations()
         return self._told(first.cfg, Speed(first.steps, steps, first.warm_up, ratio, compiled))
 
-    def _told(self, cfg: Config, found: Speed) -> str:
+    def _told(self, cfg: Command, found: Speed) -> str:
         measurement = time_of(cfg, found)
         measurement.figures["in_turn"] = False  # as those of `measure=speed` are
         keep(cfg, measurement)
@@ -137,7 +137,7 @@ class Batches:
         self._device = device
         self._made: dict[torch.memory_format, TrainBatches] = {}
 
-    def of(self, cfg: Config) -> TrainBatches:
+    def of(self, cfg: Command) -> TrainBatches:
         """Of a configuration."""
         layout = devices.layout(cfg)
         if layout not in self._made:
