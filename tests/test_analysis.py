@@ -15,8 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from sklearn.linear_model import LogisticRegression
 
-from localsl.analysis import cka, convergence, draw, feature_maps, probes, pyramid, runs
-from localsl.analysis import command as command
+from localsl.analysis import cka, convergence, draw, feature_maps, probes, pyramid, runner, runs
 from localsl.analysis.layers import normalised, outputs
 from localsl.config import ConfigError, compose
 from localsl.data import Split
@@ -365,7 +364,7 @@ def test_memory_counted_in_two_ways_is_not_compared(trained, ids, tmp_path):
     ):
         (copy / "record.json").write_text(json.dumps(record | change))
         with pytest.raises(ConfigError, match=re.escape(words)):
-            command.run(replace(cfg, analysis=settings, runs=[ids["bp"], str(copy)]))
+            runner.run(replace(cfg, analysis=settings, runs=[ids["bp"], str(copy)]))
     assert not Path("there").exists()
 
 
@@ -385,7 +384,7 @@ def test_runs_that_cannot_be_analysed_are_told(trained, ids):
     for kind, given, words in mistakes(ids, trained):
         settings = replace(cfg.analysis, kind=kind, output="there/it")
         with pytest.raises(ConfigError, match=re.escape(words)):
-            command.run(replace(cfg, analysis=settings, runs=given))
+            runner.run(replace(cfg, analysis=settings, runs=given))
     assert not Path("there").exists()
 
 

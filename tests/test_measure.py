@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_iter
 
 from localsl.config import compose
 from localsl.execution import devices
-from localsl.measure import command as command
+from localsl.measure import kinds
 from localsl.measure.flops import flops, papers_count, training_flops
 from localsl.measure.footprint import Allocated, footprint
 from localsl.measure.records import allocated_bytes, measured, recorded
@@ -207,14 +207,14 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     """Also once it is kept among the results: a machine without a GPU neither hides nor replaces it."""
     line = ["method=dgl", "backbone=resnet20", "K=4", "measure=memory"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("localsl.measure.command.allocated", lambda _: Allocated(7 * 2**30, 6 * 2**30, 2**25))
+    monkeypatch.setattr("localsl.measure.kinds.allocated", lambda _: Allocated(7 * 2**30, 6 * 2**30, 2**25))
     monkeypatch.setattr(provenance, "environment", lambda device: {"device": device.type})
     cfg = compose([*line, "output_dir=a"])
     assert typed(monkeypatch, *line, "output_dir=a") == 0
     keep([cfg])
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("localsl.measure.command.MEASURES", {})
+    monkeypatch.setattr("localsl.measure.runner.MEASURES", {})
     assert typed(monkeypatch, *line, "output_dir=b") == 0
     told = "CUDA allocator's peak of such a step: 7.00 GiB, of tensors alone 6.00; cuBLAS's 32 MiB"
     assert told in capsys.readouterr().out
@@ -227,7 +227,7 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     assert json.loads(recorded(cfg, Path("results")).read_text()) == found
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # what has no GPU's figure is measured again
-    monkeypatch.setattr("localsl.measure.command.MEASURES", {"memory": command.memory})
+    monkeypatch.setattr("localsl.measure.runner.MEASURES", {"memory": kinds.memory})
     recorded(cfg, Path("results")).unlink()
     assert typed(monkeypatch, *line, "output_dir=a") == 0
     assert allocated_bytes(measured(cfg)) == 7 * 2**30
@@ -242,7 +242,7 @@ def test_a_measurement_is_recorded_once(kind, monkeypatch, capsys):
         (record,) = (json.loads(f.read_text()) for f in Path("outputs/measured").glob("memory-*.json"))
         last = first.splitlines()[-1]
         assert last == f"peak {record['figures']['peak_bytes'] / 2**30:.2f} GiB"
-    monkeypatch.setattr("localsl.measure.command.MEASURES", {})
+    monkeypatch.setattr("localsl.measure.runner.MEASURES", {})
     assert typed(monkeypatch, *line, "seed=7", "optimizer.lr=0.5") == 0
     assert capsys.readouterr().out == first
     with Path(f"outputs/measured/{kind}.csv").open(newline="") as file:

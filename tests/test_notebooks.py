@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell
 from omegaconf import OmegaConf
 
 from localsl.config import compose
-from localsl.measure import command as command
+from localsl.measure import runner
 from localsl.runs.identity import run_id
 from localsl.tables import frames, records, render, sweeps
 from localsl.tables.render import Composed
@@ -53,7 +53,7 @@ def kept(folder, cfg, accuracy):
 
 def measured(folder, cfg, gigabytes):
     """Write what `measure=memory` finds of a configuration."""
-    file = command.recorded(cfg, folder)
+    file = runner.recorded(cfg, folder)
     file.parent.mkdir(parents=True)
     record = {"status": "done", "measure": "memory", "scope": SCOPE, "precision": "fp32", "batch_size": 1024}
     record |= {

@@ -47,14 +47,14 @@ def run(cfg: Command) -> dict[str, Any] | None:
     if misfits:
         raise ConfigError(misfits)
     if cfg.measure is not None:
-        from localsl.measure import command
+        from localsl.measure import runner
 
         # Of the processes that a launcher started for each of its jobs, one measures.
-        return command.run(cfg) if processes.started().rank == 0 else None
+        return runner.run(cfg) if processes.started().rank == 0 else None
     if cfg.analysis.kind != "none":
-        from localsl.analysis import command as analysis
+        from localsl.analysis import runner
 
-        return analysis.run(cfg)
+        return runner.run(cfg)
     try:
         return experiment.run(cfg, cfg.held)
     except torch.OutOfMemoryError as error:

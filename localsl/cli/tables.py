@@ -88,7 +88,7 @@ def _after(line: Line) -> str:
     if first is None or len(line.configs) < 2 or first.analysis.kind != "none":
         return ""
     if first.measure is not None:
-        from localsl.measure.command import compared
+        from localsl.measure.runner import compared
 
         return compared(line.configs)
     runs = tracking.planned_runs(line.configs)

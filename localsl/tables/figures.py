@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localsl.analysis import draw
-from localsl.analysis.command import analyse
+from localsl.analysis.runner import analyse
 from localsl.analysis.runs import Trained
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem

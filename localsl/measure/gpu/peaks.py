@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 
 from localsl.execution import devices
-from localsl.measure.command import GIB, keep, memory_of
 from localsl.measure.footprint import Allocated, Footprint, allocated, footprint
 from localsl.measure.gpu.cells import NETWORKS, PEAKS, Cells, Rows, chosen, clear, label, lost, parser, reason
 from localsl.measure.gpu.stages import LOST
+from localsl.measure.kinds import GIB, memory_of
 from localsl.measure.records import measured
+from localsl.measure.runner import keep
 
 
 def main(arguments: Sequence[str]) -> int:

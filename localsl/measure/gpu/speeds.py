@@ -15,7 +15,6 @@ from localsl.config.command import Command
 from localsl.core.settings import ConfigError
 from localsl.data.batches import TrainBatches
 from localsl.execution import devices
-from localsl.measure.command import keep, time_of
 from localsl.measure.gpu.archive import read
 from localsl.measure.gpu.cells import (
     COLUMNS,
@@ -31,6 +30,8 @@ from localsl.measure.gpu.cells import (
     reason,
 )
 from localsl.measure.gpu.stages import LOST
+from localsl.measure.kinds import time_of
+from localsl.measure.runner import keep
 from localsl.measure.speed import WARM_UP, Speed, Trained, backpropagation, noise, quartiles, timed
 
 BP = SPEEDS[0]

@@ -1,4 +1,4 @@
-"""`analysis=`: what trained networks hold, as CSV and picture, in place of a training run."""
+"""`analysis=`: analyses trained networks and writes a CSV and a figure, in place of a training run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def run(cfg: Command) -> dict[str, Any]:
-    """Analyse the runs of `cfg.runs`, and tell where the CSV and the picture lie.
+    """Analyse the runs of `cfg.runs`; print the findings and the paths of the CSV and the figure.
 
     Raises:
-        ConfigError: if a run is not to be had, or the runs cannot be compared.
+        ConfigError: if a run is not available, or the runs cannot be compared.
     """
     devices.use_threads(cfg)
     given = runs.found(cfg.runs, cfg)
@@ -39,10 +39,10 @@ def run(cfg: Command) -> dict[str, Any]:
 def analyse(
     stem: Path, settings: AnalysisConfig, title: str, panels: Sequence[Sequence[Trained]], device: torch.device
 ) -> list[Path]:
-    """Write STEM.csv and STEM.png of runs that are drawn in panels, those of one in the same axes.
+    """Write STEM.csv and STEM.png, with a panel of axes for each group of runs; return the two paths.
 
     Raises:
-        ConfigError: if the runs of a panel cannot be compared, or one lacks what is looked at.
+        ConfigError: if the runs of a panel cannot be compared, or one lacks what the analysis needs.
     """
     for panel in panels:
         runs.check_comparable(panel)
