@@ -96,7 +96,7 @@ def build(
     select = depth.sequential if how == "sequential" else depth.uniform
     selected = select(site.layer, len(plan.layers), count)
     architecture = plan.architecture
-    strides = architecture.owed(site.layer, selected)
+    strides = architecture.auxiliary_strides(site.layer, selected)
     if how.startswith("repetitive"):
         # For the stem, whose own layer is a convolution of the image, a block of its width.
         own = max(site.layer, 1)

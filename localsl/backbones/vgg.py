@@ -53,7 +53,7 @@ class VGG(StagedConfig):
         rest = [("conv", convolution), ("norm", nn.BatchNorm2d(width))]
         return nn.Sequential(OrderedDict([*pool, *rest, ("relu", activation(self.negative_slope))]))
 
-    def owed(self, layer: int, selected: list[int]) -> list[int]:
+    def auxiliary_strides(self, layer: int, selected: list[int]) -> list[int]:
         """One pooling where the width differs from the one before, whatever a jump skips (AugLocal's code)."""
         layers = self.local_layers()
         widths = [layers[index].channels for index in (layer, *selected)]
@@ -69,10 +69,10 @@ class VGG(StagedConfig):
             layers += [*hidden, nn.ReLU(inplace=True)]
         return [*layers, nn.Linear(AUXILIARY_HIDDEN, outputs)]
 
-    def start_auxiliary(self, network: nn.Module) -> None:
+    def initialize_auxiliary(self, network: nn.Module) -> None:
         """On ImageNet auxiliary networks keep torch's weights, as released: they are built after the start."""
         if not self.hidden:
-            super().start_auxiliary(network)
+            super().initialize_auxiliary(network)
 
     def make_classifier(self, width: int, num_classes: int) -> nn.Module:
         """After a last pooling, on ImageNet 7x7 features, two hidden layers and dropout."""
