@@ -1,7 +1,7 @@
 """Supervised local learning: networks cut into gradient-isolated modules, each with its own objective.
 
-    import localsl
-    network = localsl.localize(model, method=localsl.AugLocal(depth=3), K=4, num_classes=10, example=images[:2])
+import localsl
+network = localsl.localize(model, method=localsl.AugLocal(depth=3), K=4, num_classes=10, example=images[:2])
 """
 
 from localsl.backbones.tracing import Uncuttable
