@@ -113,7 +113,7 @@ class Terms:
 
 
 def _for_layout(site: Site, network: nn.Module) -> nn.Module:
-    """The network, preceded by a conversion of the site's features to images where they are none."""
+    """The network, preceded by a conversion of the site's features to images where they have another layout."""
     before = as_image(site.layout)
     return nn.Sequential(*before, network) if before else network
 

@@ -29,8 +29,8 @@ class LayeredBackbone(Backbone):
 class BackboneConfig(Architecture):
     """The settings of a network, and the network as an ordered list of local layers (`cfg.backbone`).
 
-    A family is a subclass in a file of its own that implements `local_layers`, which must not build anything, `build`
-    and `layer_like`. All other methods have defaults.
+    Each family is a subclass in a file of its own that implements `local_layers`, `layer_like` and `build`; other
+    methods have defaults. `local_layers` is called before anything is built.
     """
 
     name: str = ruled(name())
@@ -150,7 +150,7 @@ class StagedConfig(BackboneConfig):
 def name_conflicts(
     settings: StagedConfig, published: dict[str, tuple[list[int], list[int]]]
 ) -> Iterator[Problem]:
-    """The problem that a network has the name of a different published one, under which tables list cuts and weights.
+    """The problem of a network that has the name of a different published one; cuts and weights are found by name.
 
     Args:
         settings: the settings of the network.

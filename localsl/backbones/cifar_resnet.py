@@ -53,5 +53,5 @@ class CifarResNet(StagedConfig):
         return [LocalLayer("stem", self.widths[0], 1, is_stem=True), *self.staged()]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
-        """A block as wide as local layer `index`. The stem, which AugLocal never selects, also gives a block."""
+        """A block as wide as local layer `index`; for the stem, which AugLocal never selects, a block as well."""
         return BasicBlock(c_in, self.local_layers()[index].channels, stride, self.negative_slope)

@@ -91,7 +91,7 @@ class EfficientNet(StagedConfig):
         return [LocalLayer("stem", self.stem, 1, is_stem=True), *self.staged()]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
-        """A block like local layer `index`. The stem, which AugLocal never selects, gives a block of stage 1."""
+        """A block like local layer `index`; for the stem, which AugLocal never selects, one of stage 1."""
         layer = self.local_layers()[index]
         expansion, kernel = self.expansions[layer.stage - 1], self.kernels[layer.stage - 1]
         return MBConv(c_in, layer.channels, expansion, kernel, stride)

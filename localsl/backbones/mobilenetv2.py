@@ -78,7 +78,7 @@ class MobileNetV2(StagedConfig):
         return [LocalLayer("stem", self.stem, 1, is_stem=True), *self.staged(), last]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
-        """A layer like local layer `index`. The stem, which AugLocal never selects, gives a block of stage 1."""
+        """A layer like local layer `index`; for the stem, which AugLocal never selects, a block of stage 1."""
         layer = self.local_layers()[index]
         if layer.stage > len(self.blocks):
             return nn.Sequential(*conv_bn(c_in, self.final, 1, stride), activation(self.negative_slope))

@@ -51,6 +51,6 @@ class RegNet(StagedConfig):
         return [LocalLayer("stem", self.stem, 1, is_stem=True), *self.staged()]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
-        """A block as wide as local layer `index`. The stem, which is never selected, gives one of stage 1."""
+        """A block as wide as local layer `index`; for the stem, which AugLocal never selects, one of stage 1."""
         width = self.widths[self.local_layers()[index].stage - 1]
         return Bottleneck(c_in, width, width, stride, width // self.group_width, self.negative_slope)

@@ -52,7 +52,7 @@ class ResNet(StagedConfig):
     Attributes:
         block: `basic`, or `bottleneck`, whose output is four times as wide as its stage.
         groups: groups of a bottleneck's 3x3 convolution.
-        width_per_group: channels of each group in a stage 64 wide; groups of 32 and this of 8 give ResNeXt's 32x8d.
+        width_per_group: channels per group in a stage of width 64; 32 groups of 8 channels are ResNeXt's 32x8d.
     """
 
     block: str = ruled(one_of(*EXPANSION))
@@ -69,7 +69,7 @@ class ResNet(StagedConfig):
         return [LocalLayer("stem", self.widths[0], 4, is_stem=True), *self.staged(EXPANSION[self.block])]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
-        """A block as wide as local layer `index`. The stem, which AugLocal never selects, also gives a block."""
+        """A block as wide as local layer `index`; for the stem, which AugLocal never selects, a block as well."""
         layer = self.local_layers()[index]
         width, slope = self.widths[layer.stage - 1], self.negative_slope
         if self.block == "basic":

@@ -107,7 +107,7 @@ def steps(model: nn.Module, cuts: Iterable[str] = ()) -> list[Step]:
     found = list(_flat(chain, cuts))
     ends = {step.name for step in found}
     for cut in cuts:
-        if cut not in ends and not _ends_with(found, cut):
+        if cut not in ends and not _was_split(found, cut):
             raise Uncuttable(_refusal(model, found, cut))
     if len(found) < 2:
         raise Uncuttable(f"{type(model).__name__} cannot be cut: its parts do not run one after another")
@@ -120,8 +120,8 @@ def position(found: list[Step], cut: str) -> int:
     return inside[-1]
 
 
-def _ends_with(found: list[Step], cut: str) -> bool:
-    """Whether the module of this name was split into steps, so that the last of them ends where it does."""
+def _was_split(found: list[Step], cut: str) -> bool:
+    """Whether the module of this name was split into steps, the last of which ends where the module does."""
     return bool(cut) and any(step.name.startswith(f"{cut}.") for step in found)
 
 

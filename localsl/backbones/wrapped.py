@@ -36,7 +36,7 @@ class WrappedBackbone(Backbone):
 
     @property
     def classifier(self) -> nn.Module:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Maps the last local layer's output to logits."""
+        """The module that maps the last local layer's output to logits."""
         return self._pieces[1]
 
     def forward(self, x: Tensor) -> Tensor:

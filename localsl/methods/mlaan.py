@@ -38,7 +38,7 @@ class MLAAN(FollowingMethod):
             bridges of its own.
         early_independent: whether the first k - 1 modules, at which no cascade ends, have a loss of their own (not
             in the released code).
-        output: the last module's loss: cross-entropy through the `cascade` alone, with weight 1, or `both` its
+        output: the last module's loss: cross-entropy through the `cascade` alone, with weight 1, or `both`: its
             own and the cascaded cross-entropy, with `weights` (the released MLM).
         independent_head: head of the independent part: the `base`'s, or InfoPro's 1c2f with the `contrastive` loss,
             as in the released code on InfoPro.
