@@ -1,7 +1,7 @@
-"""A rule of one's own, used in a plain loop and from the command line.
+"""A rule of your own, used in a plain training loop and from the command line.
 
-    python examples/new_rule.py                                      # in a plain loop
-    python examples/new_rule.py method=skipping dataset=digits K=4   # everything that run.py takes
+    python examples/new_rule.py                                      # one step in a plain loop
+    python examples/new_rule.py method=skipping dataset=digits K=4   # takes all arguments of run.py
 
 A package that declares the entry point `skipping = "my_package:Skipping"` in the group `localsl.methods` makes
 `python run.py method=skipping` work without this script.
@@ -20,24 +20,24 @@ from localsl.core.objectives import Objective
 @localsl.register
 @dataclass(kw_only=True)
 class Skipping(localsl.HeadMethod):
-    """DGL in which only every n-th module's loss reaches back, through all modules since the last one."""
+    """DGL with a loss at every n-th module only, whose gradients reach back over the modules before it."""
 
     every: int = 2
 
     def objectives(self, plan):
         *local, last = super().objectives(plan)
-        made, begin = [], 0
+        objectives, begin = [], 0
         for module, objective in enumerate([*local, last]):
             if module < len(local) and (module + 1) % self.every:
-                made.append(Objective([]))  # trained by a later module's loss
+                objectives.append(Objective([]))  # this module is trained by a later one's loss
                 continue
-            made.append(Objective([replace(part, span=module - begin + 1) for part in objective.parts]))
+            objectives.append(Objective([replace(part, span=module - begin + 1) for part in objective.parts]))
             begin = module + 1
-        return made
+        return objectives
 
 
 def plain_loop() -> list[float]:
-    """Losses of one step on noise, one for every second module."""
+    """The losses of one training step on noise, one for every second module."""
     blocks = [nn.Sequential(nn.Conv2d(8 if i else 1, 8, 3, padding=1), nn.ReLU()) for i in range(4)]
     model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
     images, targets = torch.randn(16, 1, 8, 8), torch.randint(10, (16,))

@@ -1,4 +1,4 @@
-"""A network of one's own on the embedded digits: backpropagation beside AugLocal, in a plain training loop.
+"""A network of your own in a plain training loop: backpropagation and AugLocal on scikit-learn's digits.
 
 python examples/own_model.py
 """
@@ -12,7 +12,7 @@ import localsl
 
 
 class Residual(nn.Module):
-    """Two convolutions and a shortcut."""
+    """A residual block of two convolutions and a shortcut."""
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -41,7 +41,7 @@ class Digits(nn.Module):
 
 
 def train(method: localsl.Method, epochs: int = 6) -> float:
-    """Test accuracy in per cent after training with a method."""
+    """Train with a method and return the test accuracy in per cent."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     targets = torch.tensor(digits.target)
@@ -62,7 +62,7 @@ def train(method: localsl.Method, epochs: int = 6) -> float:
                 loss.total.backward()  # frees this module's graph before the next one runs
             network.update_ema()
             optimizer.step()
-    model.eval()  # the user's own model, trained; auxiliary networks are not needed any more
+    model.eval()  # the trained model runs on its own, without auxiliary networks
     with torch.no_grad():
         return 100 * float((model(images[test]).argmax(1) == targets[test]).float().mean())
 

@@ -1,6 +1,6 @@
-"""A network of timm in a plain loop: the stem frozen, the rest cut into four modules and trained by MAN on DGL.
+"""A network of timm, cut into four modules with a frozen stem and trained by MAN on DGL in a plain loop.
 
-python examples/timm_finetune.py [NAME OF A NETWORK OF TIMM]
+python examples/timm_finetune.py [NAME]   # a network of timm, by default resnet10t
 """
 
 import sys
@@ -14,7 +14,7 @@ import localsl
 
 
 def finetune(name: str, steps: int = 30) -> tuple[float, float]:
-    """Mean loss of the network's output over the first and the last five steps."""
+    """Train, and return the mean loss of the network's output over the first and over the last five steps."""
     digits = load_digits()
     small = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     images = F.interpolate(small, size=32).expand(-1, 3, -1, -1)
@@ -35,7 +35,7 @@ def finetune(name: str, steps: int = 30) -> tuple[float, float]:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         network.update_ema()
         optimizer.step()
-        outputs.append(float(loss.total.detach()))  # the last module's: the network's own output
+        outputs.append(float(loss.total.detach()))  # the last module's loss is that of the network's output
     return sum(outputs[:5]) / 5, sum(outputs[-5:]) / 5
 
 

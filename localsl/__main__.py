@@ -1,4 +1,4 @@
-"""`python -m localsl` is `python run.py`."""
+"""Lets `python -m localsl` do what `python run.py` does."""
 
 from localsl.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The library's door: any network cut into gradient-isolated modules, each with its own objective."""
+"""The library's entry point: cuts any network into gradient-isolated modules, each with its own objective."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def localize(
 ) -> LocalNetwork:
     """Cut a network into gradient-isolated local modules, each trained by its own auxiliary network.
 
-    The network is not changed: its `forward`, its parameters and their names stay as they are, and training the
-    result trains it.
+    The network is not changed: its `forward`, its parameters and their names stay as they are. Training the result
+    trains the network.
 
         network = localsl.localize(model, method=localsl.AugLocal(depth=3), cuts=["layer1", "layer2"],
                                    num_classes=10, example=images[:2])
@@ -48,41 +48,41 @@ def localize(
             optimizer.step()
 
     Args:
-        model: takes a batch of images (N, C, H, W), or of vectors (N, C), and returns logits (N, num_classes). Its
-            parts must run one after another at the cuts; `trace` lists where they do.
+        model: takes a batch of images (N, C, H, W) or vectors (N, C), and returns logits (N, num_classes). At every
+            cut, a single tensor must pass from one part to the next; `trace` lists where this holds.
         method: a rule and its settings, such as `DGL()`, `AugLocal(depth=3)` or `MAN(base=InfoPro())`.
-        num_classes: of the task.
-        example: a batch of two or more that shows shapes; it is run once in evaluation mode and trains nothing.
+        num_classes: number of classes of the task.
+        example: a batch of at least two inputs, which is run once in evaluation mode to find shapes.
         cuts: names of the modules after which the graph is cut, in the order of the forward pass.
         K: number of modules of an even split, in place of `cuts`.
-        scale: "cifar" or "imagenet": whose auxiliary networks are meant where the papers' differ; by default
-            "imagenet" for images above 64 pixels.
-        mean, std: per channel, of the normalisation of images whose pixels are in [0, 1]; InfoPro's decoder needs
-            them. 0 and 1 where there is none.
-        seed: of the auxiliary networks' initial weights. Torch's random state is left as it was.
+        scale: "cifar" or "imagenet": which auxiliary networks to use where the papers' differ; by default
+            "imagenet" for images larger than 64 pixels.
+        mean, std: the images' normalisation, per channel, for pixels in [0, 1]; by default none. InfoPro's decoder
+            needs them.
+        seed: seed of the auxiliary networks' initial weights. Torch's random state is not changed.
 
     Raises:
-        Uncuttable: if the network cannot be cut there, naming the modules and the reason.
-        ValueError: if the method cannot work with this network, or arguments do not go together.
+        Uncuttable: if the network cannot be cut there; the message names the modules and the reason.
+        ValueError: if the method cannot train this network, or the arguments contradict each other.
     """
     if (cuts is None) == (K is None):
         raise ValueError("give either cuts=[names of modules] or K=number of modules")
     _check_example(model, example, num_classes)
-    found = wrapped.outline(model, example, cuts or ())
+    outline = wrapped.outline(model, example, cuts or ())
     name = type(model).__name__
     if scale is None:
         scale = "imagenet" if example.ndim == 4 and example.shape[-1] > 64 else "cifar"
-    architecture = WrappedArchitecture(name, found, scale)
-    ends = None if cuts is None else _ends(found, cuts)
+    architecture = WrappedArchitecture(name, outline, scale)
+    ends = None if cuts is None else _ends(outline, cuts)
     partition = Partition(architecture, len(ends) if ends else K or 0, ends=ends)
-    method = _fitted(method, partition)
+    method = _resolved(method, partition)
     if method.aux is not None and any(method.aux.lambda_reconstruction or []) and (mean is None or std is None):
-        what = "restores pixels in [0, 1]: give mean= and std= of the images' normalisation"
-        raise ValueError(f"{type(method).__name__} {what}, mean=[0, 0, 0], std=[1, 1, 1] if there is none")
+        what = "reconstructs pixels in [0, 1]: give mean= and std= of the images' normalisation"
+        raise ValueError(f"{type(method).__name__} {what}, or mean=[0, 0, 0], std=[1, 1, 1] if there is none")
     channels = example.shape[1]
     plan = Plan(
         architecture,
-        found.of(model),
+        outline.wrap(model),
         method.groups(partition),
         num_classes,
         example.shape[-1] if example.ndim == 4 else 1,
@@ -95,7 +95,7 @@ def localize(
         mean=list(mean or [0.0] * channels),
         std=list(std or [1.0] * channels),
         batchnorm_every_forward=method.batchnorm_every_forward,
-        segments=method.checkpoint_segments(len(found.layers)),
+        segments=method.checkpoint_segments(len(outline.layers)),
     )
     parameter = next(model.parameters())
     network.auxiliary.to(parameter.device)
@@ -109,10 +109,10 @@ class Cut:
     """A place where a network can be cut.
 
     Attributes:
-        name: of the module after which it lies, to be given in `cuts`.
-        shape: of the features there, without the batch.
-        parameters: of the network since the place before.
-        flops: of them, for one example: multiplications and additions, one each.
+        name: name of the module before it, as `cuts` takes it.
+        shape: shape of the features there, without the batch dimension.
+        parameters: number of trainable parameters between the previous such place and this one.
+        flops: floating-point operations between them for one example; a multiply-add counts as two.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Trace:
-    """Where a network can be cut, from input to output; printing it gives a table."""
+    """The places where a network can be cut, from input to output; printing it gives a table."""
 
     model: str
     cuts: tuple[Cut, ...]
@@ -136,7 +136,7 @@ class Trace:
 
     @property
     def names(self) -> list[str]:
-        """What can be given in `cuts`."""
+        """The names that `cuts` takes."""
         return [cut.name for cut in self.cuts]
 
     def __str__(self) -> str:
@@ -155,21 +155,22 @@ class Trace:
 
 
 def trace(model: nn.Module, example: Tensor) -> Trace:
-    """Where a network can be cut: after each of its local layers but the last.
+    """List where a network can be cut: after each of its local layers but the last.
 
     Args:
-        example: as for `localize`.
+        model: the network, which is not changed.
+        example: a batch of at least two inputs, which is run in evaluation mode.
 
     Raises:
-        Uncuttable: if it cannot be cut anywhere, with the reason.
+        Uncuttable: if the network cannot be cut anywhere; the message gives the reason.
     """
-    found = wrapped.outline(model, example)
-    backbone, x, cuts = found.of(model), example, []
-    steps = [step for piece in found.pieces for step in piece]
-    ends = [end - 1 for end in accumulate(map(len, found.pieces))]
+    outline = wrapped.outline(model, example)
+    backbone, x, cuts = outline.wrap(model), example, []
+    steps = [step for piece in outline.pieces for step in piece]
+    ends = [end - 1 for end in accumulate(map(len, outline.pieces))]
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, half a second
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which takes half a second
 
     with torch.no_grad():
         for last, piece in zip(ends[:-1], backbone.layers, strict=False):
@@ -182,26 +183,26 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     return Trace(type(model).__name__, tuple(cuts))
 
 
-def _fitted(method: Method, partition: Partition) -> Method:
-    """The method with what it takes from the network filled in.
+def _resolved(method: Method, partition: Partition) -> Method:
+    """A copy of the method in which the values that depend on the network are filled in.
 
     Raises:
-        ValueError: with everything that keeps it from training the network.
+        ValueError: if the method cannot train the network; the message lists all problems.
     """
-    given = [method, *([method.aux] if method.aux is not None and method.aux is not method else [])]
-    problems = [problem for settings in given for problem in wrong_values(settings)]
+    checked = [method, *([method.aux] if method.aux is not None and method.aux is not method else [])]
+    problems = [problem for settings in checked for problem in wrong_values(settings)]
     problems = problems or list(partition.problems(single_module=method.single_module))
     if not problems:
         method = method.resolved(partition)
         problems = list(method.problems(partition))
     if problems:
-        told = "; ".join(re.sub(r"\b(aux|ema|method)\.", "", str(problem)) for problem in problems)
-        raise ValueError(f"{type(method).__name__} cannot train {partition.architecture.name}: {told}")
+        reasons = "; ".join(re.sub(r"\b(aux|ema|method)\.", "", str(problem)) for problem in problems)
+        raise ValueError(f"{type(method).__name__} cannot train {partition.architecture.name}: {reasons}")
     return method
 
 
 def _place(steps: list[Step], end: int) -> str:
-    """The shortest name for a cut after a step: of the outermost module that ends with it."""
+    """The shortest name of a cut after a step: that of the outermost module that ends with the step."""
     parts = steps[end].name.split(".")
     names = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
     return next(name for name in names if position(steps, name) == end)
@@ -210,7 +211,7 @@ def _place(steps: list[Step], end: int) -> str:
 def _check_example(model: nn.Module, example: Tensor, num_classes: int) -> None:
     if example.ndim not in (2, 4) or len(example) < 2:
         raise ValueError(
-            f"example must be a batch of two or more, (N, C, H, W) or (N, C), not {tuple(example.shape)}"
+            f"example must be a batch of two or more inputs, (N, C, H, W) or (N, C), not {tuple(example.shape)}"
         )
     if not any(True for _ in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no parameters to train")
@@ -218,15 +219,13 @@ def _check_example(model: nn.Module, example: Tensor, num_classes: int) -> None:
         raise ValueError(f"num_classes must be at least 2, not {num_classes}")
 
 
-def _ends(found: Outline, cuts: Sequence[str]) -> tuple[int, ...]:
-    """The index of every module's last local layer."""
-    steps = [step for piece in found.pieces for step in piece]
+def _ends(outline: Outline, cuts: Sequence[str]) -> tuple[int, ...]:
+    """The index of each module's last local layer."""
+    steps = [step for piece in outline.pieces for step in piece]
     places = [position(steps, cut) for cut in cuts]
     if places != sorted(set(places)):
-        raise ValueError(
-            f"cuts must follow each other in the order of the forward pass, without repetition: {list(cuts)}"
-        )
-    stops = [end - 1 for end in accumulate(map(len, found.pieces))]
+        raise ValueError(f"cuts must be in the order of the forward pass, without repetition: {list(cuts)}")
+    stops = [end - 1 for end in accumulate(map(len, outline.pieces))]
     ends = [stops.index(place) for place in places]
     if ends and ends[-1] == len(stops) - 1:
         raise Uncuttable(f"cannot cut after {cuts[-1]!r}: the classifier begins there")

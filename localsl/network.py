@@ -1,4 +1,4 @@
-"""The network of a configuration, under the name that scripts import."""
+"""Re-exports `build_network`, which builds the network of a configuration, and the classes around it."""
 
 from localsl.config.building import build_network
 from localsl.core.learner import LocalLoss

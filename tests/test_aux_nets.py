@@ -82,7 +82,7 @@ SAMPLES = {  # (d, layer): selected layers and their strides, ResNet-110
 def test_selected_layers_of_resnet110(d, layer):
     plan, rule = planned("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
     selected = depth.uniform(layer, 55, hidden(plan, rule)[layer])
-    assert (selected, plan.architecture.owed(layer, selected)) == SAMPLES[d, layer]
+    assert (selected, plan.architecture.auxiliary_strides(layer, selected)) == SAMPLES[d, layer]
 
 
 def test_uniform_selection_of_the_papers_figure():
@@ -291,8 +291,8 @@ def test_auglocals_layers_on_imagenet(case):
 def test_auglocals_poolings_on_vgg():
     """One where the width differs, however many a jump skips."""
     plan, _rule = planned("method=auglocal", "aux.depth=3", "backbone=vgg13", "K=10", *IMAGENET)
-    assert plan.architecture.owed(0, [4, 9]) == [2, 2]
-    assert plan.architecture.owed(6, [8, 9]) == [1, 1]
+    assert plan.architecture.auxiliary_strides(0, [4, 9]) == [2, 2]
+    assert plan.architecture.auxiliary_strides(6, [8, 9]) == [1, 1]
     small, own = planned("method=auglocal", "aux.depth=2", "backbone=vgg19", "K=16")
     assert small.modules == 15
     assert augmented.build(small, small.site(0), 10, "uniform", 1.0, augmentation(own))[-2].num_features == 512
@@ -300,8 +300,8 @@ def test_auglocals_poolings_on_vgg():
 
 def test_strides_count_halvings_where_widths_do_not_double():
     plan, _rule = planned("method=auglocal", "aux.depth=4", "backbone=mobilenetv2", "K=19")
-    assert plan.architecture.owed(0, [6, 12, 18]) == [2, 2, 2]
-    assert plan.architecture.owed(7, [12, 18]) == [1, 2]
+    assert plan.architecture.auxiliary_strides(0, [6, 12, 18]) == [2, 2, 2]
+    assert plan.architecture.auxiliary_strides(7, [12, 18]) == [1, 2]
 
 
 @pytest.mark.parametrize(

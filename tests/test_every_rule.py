@@ -54,7 +54,7 @@ def test_two_steps_at_every_published_K(rule, network):
 TOY_RULE = '''
 from dataclasses import dataclass
 
-from localsl.methods.base import HeadMethod, output
+from localsl.methods.base import HeadMethod, output_objective
 from localsl.core.objectives import CrossEntropy, Objective, Part
 from localsl.aux_nets.heads import InfoProHead
 
@@ -70,7 +70,7 @@ class Toy(HeadMethod):
         for module in range(plan.modules - 1):
             head = InfoProHead("0c1f", plan.site(module).channels, 64, 10)
             objectives.append(Objective([] if module % self.every else [Part([CrossEntropy(head)])]))
-        return [*objectives, output(plan)]
+        return [*objectives, output_objective(plan)]
 '''
 
 TOY_YAML = """# @package _global_

@@ -201,7 +201,7 @@ def test_what_cannot_be_cut_is_refused_with_the_reason(model, settings, words):
     [
         (localsl.InfoPro(), "give mean= and std="),
         (localsl.AugLocal(depth=1), "depth"),
-        (localsl.MAN(base=localsl.AugLocal()), "the base is"),
+        (localsl.MAN(base=localsl.AugLocal()), "the base must be"),
         (localsl.MLAAN(cascade=4), "cannot be longer than the 3 modules"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Auxiliary networks: what stands between a module's features and its local losses."""
+"""Auxiliary networks: the networks between a module's features and its local losses."""

@@ -1,13 +1,12 @@
-"""AugLocal's auxiliary networks: copies of the architecture of later layers, and the handcrafted ones they
-are compared with.
+"""AugLocal's auxiliary networks, built like later layers, and the handcrafted ones they are compared with.
 
-Ma et al. 2024, Figure 2 and Table 5. `aux.selection` names the strategy, one for all stages or one per stage
-of the module's last layer ("repetitive/repetitive_s2/uniform"):
+They are those of Ma et al. 2024, Figure 2 and Table 5. `aux.selection` names the strategy, one for all stages or
+one per stage of the module's last layer ("repetitive/repetitive_s2/uniform"):
 
-    uniform         later layers, evenly spread
-    sequential      the layers right after
-    repetitive      copies of the module's own last layer, which keep the size
-    repetitive_s2   the same, with as many stride-2 copies first as the uniform network has
+    uniform         layers like later ones, evenly spread
+    sequential      layers like those right after the module
+    repetitive      layers like the module's own last one, all of stride 1
+    repetitive_s2   layers like the module's own last one, the first as many of stride 2 as in the uniform network
     conv1x1 conv3x3 plain convolutions, `aux.multiplier` times as wide as the features
 """
 
@@ -29,29 +28,29 @@ STRATEGIES = (*LAYERWISE, *CONVOLUTIONS)
 
 
 class AugmentedHead(nn.Sequential):
-    """Auxiliary layers and the classifier that the backbone's family puts on them.
+    """Auxiliary layers, followed by the auxiliary classifier of the backbone's family.
 
     Attributes:
-        selected: the local layers that it is shaped like.
-        strides: of its layers.
+        selected: indices of the local layers that its layers are built like.
+        strides: strides of its layers.
     """
 
     def __init__(
         self, layers: list[nn.Module], selected: list[int], strides: list[int], names: Sequence[str] = ()
     ):
-        """`names` are the selected layers'."""
+        """`names` are the names of the selected layers."""
         super().__init__(*layers)
         self.selected, self.strides, self._names = selected, strides, names
 
     def summary(self) -> str:
-        """For the table of modules: the layers it is like, by the names that the table has them under."""
+        """A description for the table of modules, with the names of the selected layers."""
         if not self.selected:
             return "pooling and a classifier"
         return f"like {' '.join(self._names)}, strides {' '.join(map(str, self.strides))}"
 
 
 class ConvHead(nn.Sequential):
-    """`count` convolutions of one width that keep the size, global average pooling, a linear layer."""
+    """`count` convolutions of equal width and stride 1, global average pooling, and a linear layer."""
 
     def __init__(self, channels: int, kernel: int, count: int, multiplier: float, outputs: int):
         width = max(1, round(multiplier * channels))
@@ -63,12 +62,12 @@ class ConvHead(nn.Sequential):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How deep the auxiliary networks of a plan are.
+    """The depth of the auxiliary networks of a plan.
 
     Attributes:
-        depth: d of the first module's, its classifier included.
-        pyramid: tau, by which it falls to the last module's.
-        norm: whether a network of one layer has BatchNorm before its classifier.
+        depth: d, the number of trainable layers of the first module's network, its classifier included.
+        pyramid: tau, which sets how much the depth decreases towards the last module.
+        norm: whether networks with at most one hidden layer have BatchNorm before their classifier.
     """
 
     depth: int
@@ -76,12 +75,12 @@ class Augmentation:
     norm: bool = True
 
     def hidden(self, plan: Plan) -> list[int]:
-        """Hidden layers of the auxiliary network of every module but the last."""
+        """The number of hidden layers of the auxiliary network of every module but the last."""
         return depth.pyramid(self.depth, plan.modules, self.pyramid)
 
 
 def strategy(selection: str, stage: int) -> str:
-    """The strategy for a module that ends in `stage` (from 1); the last one named holds for later stages."""
+    """The strategy for a module that ends in `stage` (from 1); later stages share the last one named."""
     per_stage = selection.split("/")
     return per_stage[min(stage, len(per_stage)) - 1]
 
@@ -89,23 +88,23 @@ def strategy(selection: str, stage: int) -> str:
 def build(
     plan: Plan, site: Site, outputs: int, how: str, multiplier: float, augmentation: Augmentation
 ) -> nn.Module:
-    """The auxiliary classifier at a site by the strategy `how`."""
+    """Build the auxiliary classifier at a site by the strategy `how`."""
     count = augmentation.hidden(plan)[site.module]
     if how in CONVOLUTIONS:
         return ConvHead(site.channels, CONVOLUTIONS[how], count, multiplier, outputs)
     select = depth.sequential if how == "sequential" else depth.uniform
     selected = select(site.layer, len(plan.layers), count)
     architecture = plan.architecture
-    strides = architecture.owed(site.layer, selected)
+    strides = architecture.auxiliary_strides(site.layer, selected)
     if how.startswith("repetitive"):
-        # For the stem, whose own layer is a convolution of the image, a block of its width.
+        # The stem convolves the image; a module that is the stem alone repeats the first block instead.
         own = max(site.layer, 1)
         downsampling = sum(stride - 1 for stride in strides) if how == "repetitive_s2" else 0
         strides = [2] * downsampling + [1] * (count - downsampling)
         selected = [own] * count
     layers = architecture.layers_like(site.layer, selected, strides)
     last = plan.layers[selected[-1] if selected else site.layer]
-    # BatchNorm on one layer at most, and none on ImageNet: the released code's, which Table 6 omits.
+    # As in the released code, but not in Table 6: BatchNorm after at most one layer, and none on ImageNet.
     norm = len(layers) <= 1 and augmentation.norm
     layers += [*as_image(last.layout), *architecture.auxiliary_classifier(last.channels, outputs, norm)]
     return AugmentedHead(layers, selected, strides, [plan.layers[index].name for index in selected])
@@ -114,10 +113,10 @@ def build(
 def matched_multiplier(
     plan: Plan, sites: list[Site], kernel: int, outputs: int, augmentation: Augmentation
 ) -> float:
-    """The one width multiplier at which convolutional heads cost what AugLocal's uniform ones do in all.
+    """The width multiplier at which all convolutional heads together cost as much as AugLocal's uniform ones.
 
-    Compared are the multiply-adds of convolutions and linear layers for one image, with widths not yet
-    rounded. AugLocal section A.5 gives the rule and not its numbers.
+    The cost is the number of multiply-adds of convolutions and linear layers for one image, with widths not yet
+    rounded. AugLocal, section A.5, states this rule but not the resulting numbers.
     """
     counts = augmentation.hidden(plan)
 
@@ -141,7 +140,7 @@ def matched_multiplier(
 
 
 def multiply_adds(network: nn.Module, site: Site) -> int:
-    """Of the convolutions and linear layers of a network on the meta device, for one image at a site."""
+    """The multiply-adds of convolutions and linear layers of a network on the meta device, for one image."""
     total = 0
 
     def count(module: nn.Module, _: tuple, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Decoders: features of a module to a picture of the input's size."""
+"""Decoders, which reconstruct the input image from a module's features."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 
 class Decoder(nn.Module):
-    """InfoPro's "2c" decoder, before its sigmoid: bilinear upsampling (corners aligned) to the image's size,
-    3x3 convolution to 12 channels, BatchNorm, ReLU, 3x3 convolution to the image's channels; both with bias.
+    """InfoPro's "2c" decoder without its sigmoid.
+
+    Bilinear upsampling (corners aligned) to the image's size, a 3x3 convolution to 12 channels, BatchNorm, ReLU, and
+    a 3x3 convolution to the image's channels. Both convolutions have a bias.
     """
 
     def __init__(self, channels: int, image_size: int, image_channels: int = 3):
@@ -21,12 +23,12 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*_conv(channels, 12, 3), nn.Conv2d(12, image_channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, s, s) to logits of pixels, (N, image channels, image_size, image_size)."""
+        """Map features (N, channels, s, s) to logits of pixels (N, image channels, image_size, image_size)."""
         return self.layers(upsampled(x, self.image_size))
 
 
-# Widths and kernels of the convolutions before each doubling of the size: InfoPro's for three, MAN's for four
-# (28 and 14 to 224 pixels), the same pattern shorter and longer.
+# (width, kernel size) of the convolution before each doubling of the size, by the number of doublings. Three are
+# InfoPro's (28 to 224 pixels) and four MAN's (14 to 224 pixels); the others continue their pattern.
 LADDERS = {
     1: [(12, 1)],
     2: [(32, 1), (12, 3)],
@@ -37,10 +39,11 @@ LADDERS = {
 
 
 class ImageNetDecoder(nn.Module):
-    """InfoPro's decoder on ImageNet, before its sigmoid: convolutions with bias, BatchNorm, ReLU, each before
-    a bilinear upsampling (corners aligned) to twice the size, and a last 3x3 convolution to the image's channels.
+    """InfoPro's decoder for ImageNet without its sigmoid.
 
-    Published for 512 channels at 28 pixels, and in MAN's code for 1024 at 14.
+    Each step is a convolution with bias, BatchNorm, ReLU, and a bilinear upsampling (corners aligned) to twice the
+    size. A 3x3 convolution to the image's channels comes last. It is published for 512 channels at 28 pixels, and in
+    MAN's code for 1024 channels at 14 pixels.
     """
 
     def __init__(self, channels: int, size: int, image_size: int, image_channels: int = 3):
@@ -56,17 +59,17 @@ class ImageNetDecoder(nn.Module):
         self.last = nn.Conv2d(widths[-1], image_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, s, s) to logits of pixels, (N, image channels, image_size, image_size)."""
+        """Map features (N, channels, s, s) to logits of pixels (N, image channels, image_size, image_size)."""
         for step, size in zip(self.steps, self.sizes, strict=True):
             x = upsampled(step(x), size)
         return self.last(x)
 
 
 def upsampled(x: Tensor, size: int) -> Tensor:
-    """(N, C, s, s) to (N, C, size, size), as it is where it has that size already."""
+    """Upsample features (N, C, s, s) to (N, C, size, size) by bilinear interpolation with aligned corners."""
     if x.shape[2:] == (size, size):
         return x
-    # CUDA's autocast would make a copy in float32, which the convolution that follows rounds to what this returns.
+    # On CUDA, autocast would upsample in float32, and the next convolution would round the result to half precision.
     half = x.dtype != torch.float32
     with torch.autocast(x.device.type, enabled=False) if half else nullcontext():
         return F.interpolate(x, (size, size), mode="bilinear", align_corners=True)

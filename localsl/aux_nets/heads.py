@@ -1,4 +1,4 @@
-"""Classifier heads: features of a module to logits, or to an embedding for the contrastive loss."""
+"""Heads, which map a module's features to logits or to an embedding for the contrastive loss."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from localsl.core.layers import AvgPoolTo, conv_bn_relu, pooled
 
 
 class DGLHead(nn.Sequential):
-    """Spatial pooling, three 1x1 convolutions, pooling to 2x2, a classifier of three linear layers.
+    """DGL's head: average pooling, three 1x1 convolutions, pooling to 2x2, and three linear layers.
 
-    As all four papers' baselines build it (AugLocal's code); DGL's own "mlp-sr" head has biases and one
-    hidden layer more. Input (N, c, s, s), pooled to ceil(s/4) first; hidden layers have 4c units.
+    It is the head of the DGL baselines of all four papers, as AugLocal's code builds it. The "mlp-sr" head of DGL's
+    own code has biases and one more hidden layer. Features (N, c, s, s) are first pooled to ceil(s/4); hidden layers
+    have 4c units.
     """
 
     def __init__(self, channels: int, size: int, outputs: int):
@@ -29,10 +30,10 @@ class DGLHead(nn.Sequential):
 
 
 class DGLTokenHead(nn.Sequential):
-    """DGL's head for tokens as an image one pixel wide, (N, c, T, 1): three linear maps of each token, the mean
-    over tokens in place of pooling to 2x2, a classifier of three linear layers with 4c hidden units.
+    """DGL's head for tokens, which are given as an image one pixel wide, (N, c, T, 1).
 
-    The papers have no tokens; this keeps the proportions of `DGLHead`.
+    It applies three linear maps to each token, averages over tokens, and classifies with three linear layers of 4c
+    hidden units. The papers have no heads for tokens; this one keeps the proportions of `DGLHead`.
     """
 
     def __init__(self, channels: int, outputs: int):
@@ -47,8 +48,10 @@ class DGLTokenHead(nn.Sequential):
 
 
 class BigDGLHead(nn.Sequential):
-    """The head that the released MLAAN uses on DGL: three 1x1 convolutions of width f, global pooling,
-    three hidden layers of 4f units with bias and BatchNorm, a linear layer. f = 128.
+    """The head of the released MLAAN with DGL as the base.
+
+    Three 1x1 convolutions of `width` f, global average pooling, three hidden layers of 4f units with bias and
+    BatchNorm, and a linear layer.
     """
 
     def __init__(self, channels: int, outputs: int, width: int = 128):
@@ -60,10 +63,11 @@ class BigDGLHead(nn.Sequential):
 
 
 class InfoProHead(nn.Sequential):
-    """InfoPro's heads "0c1f" to "2c2f": so many 3x3 convolutions, global pooling, so many linear layers.
+    """InfoPro's heads "0c1f" to "2c2f": 3x3 convolutions, global average pooling, and linear layers.
 
-    The first convolution doubles the channels at stride 2, except on the backbone's widest features (`widest`),
-    which it keeps; hidden linear layers have `feature_dim` units.
+    The name gives the numbers of convolutions and linear layers. The first convolution has stride 2 and doubles the
+    channels, except on the backbone's widest features (`widest`), whose size and width it keeps. Hidden linear
+    layers have `feature_dim` units.
     """
 
     def __init__(self, kind: str, channels: int, widest: int, outputs: int, feature_dim: int = 128):
@@ -83,16 +87,19 @@ class InfoProHead(nn.Sequential):
         self._kind = kind
 
     def summary(self) -> str:
-        """For the table of modules."""
+        """A description for the table of modules."""
         return self._kind
 
 
 class InfoProImageNetHead(nn.Sequential):
-    """InfoPro's classifier on ImageNet: 1x1 convolution to a quarter of the channels, two 3x3 of stride 2, 1x1
-    to the width of the network's last features, global pooling, a linear layer.
+    """InfoPro's head for ImageNet.
 
-    Published for ResNets with bottlenecks, whose last features have 2048 channels, at 512 channels, and in
-    MAN's code at 1024: 128 or 256, 256, 512, 2048. Other networks (`widest`) have the same proportions.
+    A 1x1 convolution to a quarter of the channels, two 3x3 convolutions of stride 2, a 1x1 convolution to the width
+    of the network's last features (`widest`), global average pooling, and a linear layer.
+
+    It is published for ResNets with bottlenecks, whose last features have 2048 channels: with input of 512 channels
+    by InfoPro and of 1024 in MAN's code, the widths are 128 or 256, then 256, 512, 2048. Other networks get the same
+    proportions.
     """
 
     def __init__(self, channels: int, widest: int, outputs: int):
@@ -103,10 +110,10 @@ class InfoProImageNetHead(nn.Sequential):
 
 
 class MLAANImageNetHead(nn.Sequential):
-    """MLAAN's classifier on ImageNet: global pooling and a linear layer, behind two 1x1 convolutions, to twice
-    the channels and back, where there are fewer than 256 of these.
+    """MLAAN's head for ImageNet: global average pooling and a linear layer.
 
-    Its code has the convolutions for ResNet-34, whose first two stages are so narrow; ResNet-101's are not.
+    On features of fewer than 256 channels, two 1x1 convolutions come first, to twice the channels and back. MLAAN's
+    code has them for ResNet-34, whose first two stages are that narrow, and not for ResNet-101.
     """
 
     def __init__(self, channels: int, outputs: int):
@@ -117,9 +124,10 @@ class MLAANImageNetHead(nn.Sequential):
 
 
 class PredSimHead(nn.Sequential):
-    """Average pooling until at most `target` features are left, and one linear layer (PredSim's "pred").
+    """PredSim's "pred" head: average pooling to at most `target` features, and a linear layer.
 
-    The kernel doubles alternately in height and width; zeros of its padding count in the mean.
+    The kernel doubles alternately in height and width until few enough features are left. Zero padding counts in the
+    mean.
     """
 
     def __init__(self, channels: int, size: int, outputs: int, target: int = 512, zero_start: bool = False):
@@ -136,7 +144,7 @@ class PredSimHead(nn.Sequential):
         pool = nn.Identity()
         if height > 1 or width > 1:
             pool = nn.AvgPool2d((height, width), padding=(pad_h, pad_w))
-        # From the pooling itself: its padding can add a row that ceil does not count.
+        # Computed from the pooling itself, whose padding can add a row to the ceiling above.
         features = channels * math.prod(
             (size + 2 * pad - kernel) // kernel + 1 for kernel, pad in ((height, pad_h), (width, pad_w))
         )
@@ -145,16 +153,16 @@ class PredSimHead(nn.Sequential):
 
 
 class LinearHead(nn.Sequential):
-    """Global average pooling and one linear layer: InfoPro's "0c1f", and PredSim's classifier for tokens."""
+    """Global average pooling and a linear layer: InfoPro's "0c1f" head, and PredSim's head for tokens."""
 
     def __init__(self, channels: int, outputs: int, zero_start: bool = False):
         super().__init__(*pooled(), (ZeroLinear if zero_start else nn.Linear)(channels, outputs))
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer whose weights, not its biases, start at 0: PredSim's own classifiers."""
+    """A linear layer whose weights start at 0, but not its biases, as in PredSim's own code."""
 
     def reset_parameters(self) -> None:
-        """Torch's default for the biases."""
+        """Set the weights to 0 and the biases to torch's default."""
         super().reset_parameters()
         nn.init.zeros_(self.weight)

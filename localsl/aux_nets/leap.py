@@ -1,9 +1,9 @@
-"""LAM: which later layers a module's leap bridge is made of, and the bridge (MLAAN, Zhang et al. 2025).
+"""Leap bridges (LAM) of MLAAN (Zhang et al. 2025): the choice of later layers that form one, and the bridge.
 
-The paper says "early, intermediate and deeper layers of the subsequent modules"; its released tables give the
-layers for ResNet-32 and ResNet-110, and on ImageNet for ResNet-34, 101 and 152. Any other backbone gets what the
-tables for small images have in common: every later layer that changes the shape, so that they fit, layers after
-these up to four in all, and always the network's last layer.
+The paper names "early, intermediate and deeper layers of the subsequent modules". Its released tables list the
+layers for ResNet-32 and ResNet-110, and for ResNet-34, 101 and 152 on ImageNet. For other backbones this file
+follows the pattern of the tables for small images: every later layer that changes the shape, so that consecutive
+layers fit, then further layers up to four in all, and always the network's last layer.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from localsl.published import constants
 
 
 def select(plan: Plan, module: int) -> list[int]:
-    """Indices of the layers for a module's bridge, ascending, ending in the network's last stage.
+    """The indices of the layers of a module's bridge, in ascending order; the last is in the last stage.
 
-    All are later than the module's, but where the released tables for ImageNet have one of its own or before.
+    All lie after the module, except in the released ImageNet tables, which also list some layers in or before it.
     """
     names, last = [layer.name for layer in plan.layers], plan.end(module)
     published = constants.leap_layers(plan.architecture.name, plan.modules, names[last])
-    return _any(plan, last) if published is None else [names.index(name) for name in published]
+    return _default_layers(plan, last) if published is None else [names.index(name) for name in published]
 
 
-def _any(plan: Plan, last: int) -> list[int]:
+def _default_layers(plan: Plan, last: int) -> list[int]:
     layers, final = plan.layers, len(plan.layers) - 1
     pairs = enumerate(pairwise(layers), 1)
-    shaping = [i for i, (before, own) in pairs if own.stride > 1 or own.channels != before.channels]
+    shaping = [i for i, (before, layer) in pairs if layer.stride > 1 or layer.channels != before.channels]
     shaping = [i for i in shaping if i > last]
     after = shaping[-1] if shaping else last
     extra = max(0, 3 - len(shaping)) if shaping else 1
@@ -41,7 +41,7 @@ def _any(plan: Plan, last: int) -> list[int]:
 
 
 def bridge(plan: Plan, module: int, ema: EmaSettings, momentum: float) -> nn.Sequential:
-    """Copies of the selected layers in a chain, each or only the first with a moving average (`ema.layers`)."""
+    """A chain of copies of the selected layers, all momentum layers or, by `ema.layers`, only the first."""
     trained = replace(ema, source="none", bias="block")
     layers = []
     for position, index in enumerate(select(plan, module)):

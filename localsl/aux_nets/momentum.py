@@ -1,4 +1,4 @@
-"""A layer that follows a live layer by exponential moving average, with a learnable bias (MAN, MLAAN's LAM)."""
+"""Momentum layers: exponential moving averages of live layers, with a learnable bias (MAN, MLAAN's LAM)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from localsl.core.settings import Affects, number, one_of, ruled
 
 @dataclass(kw_only=True)
 class EmaSettings:
-    """Layers that follow later ones by moving average (MAN, MLAAN's LAM).
+    """Settings of layers that follow later layers of the network by moving average (MAN, MLAAN's LAM).
 
     Attributes:
-        source: `momentum`, the average; `copy`, the followed layer's parameters as they were; `none`, the bias
-            alone.
-        momentum: m of the average.
+        source: the follower: a moving average (`momentum`), the followed layer's parameters of the previous step
+            (`copy`), or `none`, which leaves the bias alone.
+        momentum: m of the moving average.
         gradient: whether the follower also takes gradient steps.
-        bias: what is learnt beside it: a `block` of the same architecture, whose output is added, a number per
-            `channel`, or `none`.
-        start: the follower's weights at the start: a `copy` of the followed layer's, or `fresh` random ones.
-        bias_start: a block's weights at the start: its `own` random ones, or as the `follower` starts.
-        layers: of a leap bridge, which follow: `all`, or the `first`, the others being trained copies.
-        moves: the modules whose layers move: `all`, the `last`, or all with the last's twice a step.
+        bias: what is learnt beside the follower: a `block` of the same architecture, whose output is added, one
+            number per `channel`, or `none`.
+        start: initial weights of the follower: a `copy` of the followed layer's, or `fresh` random ones.
+        bias_start: initial weights of a bias block: its `own` random ones, or those of the `follower`.
+        layers: which layers of a leap bridge follow: `all`, or the `first`, with trained copies after it.
+        moves: the modules whose followers are updated: `all`; the `last`; or all, with two updates per step in the
+            last (`last_twice`).
     """
 
     source: str = ruled(one_of("none", "momentum", "copy"), default="momentum", always=True)
@@ -40,13 +41,13 @@ class EmaSettings:
 
     @property
     def m(self) -> float:
-        """MAN's m (its eq. 7) of a layer that moves: 0 for a copy, which is the live layer after every step."""
+        """The momentum m of MAN's eq. 7. It is 0 for a copy, which takes the live layer's weights in every step."""
         return 0.0 if self.source == "copy" else self.momentum
 
     def canonical(self) -> EmaSettings:
-        """The same with the values that another field makes meaningless at their defaults.
+        """A copy in which fields that have no effect are set to their defaults.
 
-        A copy takes no gradient step, and only a bias that is a block has weights to start from.
+        A follower that is a copy takes no gradient steps, and only a bias block has initial weights to choose.
         """
         return replace(
             self,
@@ -63,26 +64,27 @@ class ChannelBias(nn.Module):
         self.value = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W), shifted."""
+        """Add the numbers to features (N, channels, H, W)."""
         return x + self.value.view(1, -1, 1, 1)
 
 
 class MomentumLayer(FollowingLayer):
-    """A copy of a later layer that follows that layer's parameters, and what is learnt on top of it.
+    """A copy of a later layer whose parameters follow that layer's, and a learnable bias.
 
-    MAN, Su et al. 2024, eqs. 4-7: gamma_j <- m gamma_j + (1 - m) theta_{j+1}. Parameters only: BatchNorm keeps
-    running statistics of its own, which nothing reads, since the layer never runs in evaluation.
+    The update is that of MAN (Su et al. 2024, eqs. 4-7): gamma_j <- m gamma_j + (1 - m) theta_{j+1}. It covers
+    parameters only. BatchNorm keeps running statistics of its own, which are never used, because the layer does not
+    run in evaluation.
 
     Attributes:
         follower: the moving average; None for source `none`.
-        bias: a second layer of the same architecture, trained, whose output is added (`block`, as released), a
-            number per channel, or nothing.
-        momentum: m of this layer, 0 to follow without averaging, 1 to stand still.
+        bias: a trained layer of the same architecture whose output is added (`block`, as in the released code), one
+            number per channel, or None.
+        momentum: m of this layer: 0 copies the live layer, 1 leaves the follower unchanged.
     """
 
     def __init__(self, live: nn.Module, channels: int, settings: EmaSettings, momentum: float):
         super().__init__()
-        self._live = (live,)  # in a tuple: it is the backbone's, and not registered here
+        self._live = (live,)  # a tuple, so that the backbone's layer is not registered here as well
         self.momentum = momentum
         self.follower = None if settings.source == "none" else copy.deepcopy(live)
         if self.follower is not None:
@@ -92,11 +94,11 @@ class MomentumLayer(FollowingLayer):
             "channel": lambda: ChannelBias(channels),
         }
         self.bias = biases.get(settings.bias, lambda: None)()
-        self._copies = settings.start == "copy"
-        self._bias_copies = self._copies and settings.bias_start == "follower"
+        self._starts_as_copy = settings.start == "copy"
+        self._bias_starts_as_copy = self._starts_as_copy and settings.bias_start == "follower"
 
     def forward(self, x: Tensor) -> Tensor:
-        """The features of the followed layer's shape; gradients pass through the follower to `x`."""
+        """Return features shaped like the followed layer's output. Gradients pass through the follower to `x`."""
         if self.follower is None:
             assert self.bias is not None
             return self.bias(x)
@@ -106,24 +108,25 @@ class MomentumLayer(FollowingLayer):
         return self.bias(y) if isinstance(self.bias, ChannelBias) else self.bias(x) + y
 
     def start(self) -> None:
-        """Take the live layer's weights, where the settings say so; else keep the random ones."""
-        for layer, copies in ((self.follower, self._copies), (self.bias, self._bias_copies)):
-            if copies and layer is not None and not isinstance(layer, ChannelBias):
+        """Copy the live layer's weights where the settings say so; otherwise keep the random ones."""
+        starts = ((self.follower, self._starts_as_copy), (self.bias, self._bias_starts_as_copy))
+        for layer, as_copy in starts:
+            if as_copy and layer is not None and not isinstance(layer, ChannelBias):
                 layer.load_state_dict(self.live.state_dict())
 
     @property
     def live(self) -> nn.Module:
-        """The layer that it follows."""
+        """The layer that is followed."""
         return self._live[0]
 
     @torch.no_grad()
     def update(self) -> None:
-        """One step of the average, in place, towards the live layer's present parameters."""
+        """Update the moving average in place from the live layer's current parameters."""
         if self.follower is None or self.momentum == 1:
             return
         followers: list[Tensor] = list(self.follower.parameters())
         live: list[Tensor] = list(self.live.parameters())
-        # Of all parameters at once, with the bits of `mul_` and `add_` one by one.
+        # All parameters at once, with the same bits as `mul_` and `add_` for each.
         torch._foreach_mul_(followers, self.momentum)  # pyright: ignore[reportPrivateImportUsage]
         moved = torch._foreach_mul(live, 1 - self.momentum)  # pyright: ignore[reportPrivateImportUsage]
         torch._foreach_add_(followers, moved)  # pyright: ignore[reportPrivateImportUsage]

@@ -1,4 +1,4 @@
-"""What the papers' auxiliary networks are for small images and for ImageNet, where they differ."""
+"""The auxiliary networks for small images and for ImageNet, where the papers distinguish between them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from localsl.aux_nets.heads import InfoProHead, InfoProImageNetHead, LinearHead,
 
 @dataclass(frozen=True)
 class Scale:
-    """Auxiliary networks for one kind of images.
+    """The auxiliary networks for small images, or for ImageNet.
 
     Attributes:
-        convolutional: InfoPro's head "1c2f" or "2c2f" from (kind, channels, widest channels, outputs, hidden units).
-        linear: the head "0c1f" from (channels, outputs).
-        decoder: from (channels, size, image size, image channels).
+        convolutional: builds head "1c2f" or "2c2f" from (kind, channels, widest channels, outputs, hidden units).
+        linear: builds head "0c1f" from (channels, outputs).
+        decoder: builds a decoder from (channels, size, image size, image channels).
         pyramid: AugLocal's tau.
-        norm: whether AugLocal's networks of one layer have BatchNorm before their classifier.
-        joins_last: whether AugLocal's last d layers are one module, with one module a layer.
+        norm: whether AugLocal's networks with at most one hidden layer have BatchNorm before their classifier.
+        joins_last: whether AugLocal joins the last d layers into one module when every layer is a module.
     """
 
     convolutional: Callable[[str, int, int, int, int], nn.Module]

@@ -1,4 +1,4 @@
-"""The settings of a module's auxiliary networks: which head, how deep, which other losses, how they are weighted."""
+"""Settings of a module's auxiliary networks: the head, its depth, further losses, and the weights of all losses."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ HEADS = ("none", "dgl", "dgl_big", "predsim", "auglocal", *INFOPRO_HEADS)
 
 @dataclass(kw_only=True)
 class AuxSettings:
-    """The auxiliary networks of a module.
+    """Settings of a module's auxiliary networks.
 
     Attributes:
-        head: the classifier: DGL's, the released MLAAN's larger one (`dgl_big`), PredSim's, AugLocal's, or one of
-            InfoPro's, by its numbers of convolutions and linear layers.
+        head: the classifier: `dgl`, the larger one of the released MLAAN (`dgl_big`), `predsim`, `auglocal`, or one
+            of InfoPro's, named by its numbers of convolutions (c) and linear layers (f).
         loss: cross-entropy (`softmax`) or InfoPro's supervised `contrastive` loss.
-        feature_dim: hidden units of InfoPro's heads, and length of the contrastive embedding.
-        pool_target: features that PredSim's pooling leaves at most.
-        zero_start: whether PredSim's classifiers start from weights 0.
-        depth: the paper's d, trainable layers with the classifier, of heads that have a depth; None for the head's
-            own.
+        feature_dim: hidden units of InfoPro's heads, and dimension of the contrastive embedding.
+        pool_target: maximum number of features after PredSim's pooling.
+        zero_start: whether the weights of PredSim's classifiers start at 0.
+        depth: AugLocal's d, the number of trainable layers of the first module's head, classifier included; None
+            for a head of fixed depth.
         selection: AugLocal's strategy, one for all stages or one per stage, separated by "/".
-        pyramid: AugLocal's tau, by which the depth falls from the first module to the last; None by scale.
-        multiplier: width of convolutional heads of a depth; None for AugLocal's multiply-adds.
+        pyramid: AugLocal's tau, which sets how much the depth decreases from the first module to the last; None
+            for the default of the scale.
+        multiplier: width of convolutional heads of a given depth, relative to the features; None for the width at
+            which they cost as many multiply-adds as AugLocal's.
         lambda_ce, lambda_reconstruction, lambda_similarity: weights of the losses in the first and in the last
-            module; None for InfoPro's published ones.
-        lambda_over: what they run over: the `module`, the `stage` of its last layer, or of the next layer.
-        scale: whose auxiliary networks are meant where the papers' differ: "cifar" or "imagenet"; None for the
-            backbone's.
+            module; None for InfoPro's published weights.
+        lambda_over: what the weights are interpolated over: the `module`, the `stage` of its last layer, or the
+            stage of the layer after it (`next_stage`).
+        scale: which auxiliary networks to use where the papers' differ, "cifar" or "imagenet"; None for those of
+            the backbone's scale.
     """
 
     head: str = ruled(one_of(*HEADS), default="dgl", always=True)
@@ -53,33 +56,38 @@ class AuxSettings:
 
     @property
     def of_scale(self) -> Scale:
-        """What the scale decides.
+        """The auxiliary networks of this scale.
 
         Raises:
-            KeyError: while the scale is None.
+            KeyError: if the scale is None.
         """
         return SCALES[self.scale or ""]
 
     @property
     def decodes(self) -> bool:
-        """Whether there is a decoder, whose weights may still be open."""
+        """Whether there is a decoder; its weights may not be resolved yet."""
         return self.lambda_reconstruction is None or any(self.lambda_reconstruction)
 
     def scaled(self, scale: str) -> AuxSettings:
-        """With the network's scale and the pyramid of that scale, where they are None."""
+        """A copy in which a scale of None becomes `scale`, and a pyramid of None that of the scale."""
         scale = self.scale or scale
         return replace(
             self, scale=scale, pyramid=SCALES[scale].pyramid if self.pyramid is None else self.pyramid
         )
 
     def weighted(self, weights: tuple[float, float, float, float], over: str) -> AuxSettings:
-        """With these weights (reconstruction first, ce first, reconstruction last, ce last) where they are None."""
+        """A copy in which `weights` and `over` replace lambdas and a `lambda_over` that are None.
+
+        Args:
+            weights: (reconstruction first, cross-entropy first, reconstruction last, cross-entropy last).
+            over: what they are interpolated over.
+        """
         first_r, first_ce, last_r, last_ce = weights
-        found = replace(self)
-        if found.lambda_reconstruction is None:
-            found.lambda_reconstruction = [first_r, last_r]
-        if found.lambda_ce is None:
-            found.lambda_ce = [first_ce, last_ce]
-        if found.lambda_over is None:
-            found.lambda_over = over
-        return found
+        filled = replace(self)
+        if filled.lambda_reconstruction is None:
+            filled.lambda_reconstruction = [first_r, last_r]
+        if filled.lambda_ce is None:
+            filled.lambda_ce = [first_ce, last_ce]
+        if filled.lambda_over is None:
+            filled.lambda_over = over
+        return filled

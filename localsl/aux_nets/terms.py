@@ -1,4 +1,4 @@
-"""The losses of a module as its settings describe them: which head, which decoder, and their weights."""
+"""Builds the losses of a module from its settings: similarity, reconstruction and classification terms."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from localsl.core.plan import Plan, Site
 
 
 class Terms:
-    """Builds the terms of one network, module by module."""
+    """Builds the terms of a network, module by module."""
 
     def __init__(self, plan: Plan, aux: AuxSettings):
         self._plan, self._aux = plan, aux
         self._outputs = aux.feature_dim if aux.loss == "contrastive" else plan.num_classes
-        self._matched: dict[int, float] = {}
+        self._multipliers: dict[int, float] = {}
 
     def at(self, site: Site, stage: int) -> list[Term]:
-        """The terms for features at `site`; `stage` for weights that go by stage."""
+        """The terms for features at `site`; weights that are interpolated over stages use `stage`."""
         aux = self._aux
         assert aux.lambda_ce is not None
         assert aux.lambda_reconstruction is not None
@@ -31,17 +31,17 @@ class Terms:
         if any(aux.lambda_similarity):
             kernel = 1 if not site.has_grid else 3
             projection = nn.Conv2d(site.channels, site.channels, kernel, padding=kernel // 2, bias=False)
-            terms.append(Similarity(_taking(site, projection), between(aux.lambda_similarity, ratio)))
+            terms.append(Similarity(_for_layout(site, projection), between(aux.lambda_similarity, ratio)))
         if any(aux.lambda_reconstruction):
             size, channels = self._plan.image_size, self._plan.image_channels
             decoder = aux.of_scale.decoder(site.channels, site.size, size, channels)
-            terms.append(Reconstruction(_taking(site, decoder), between(aux.lambda_reconstruction, ratio)))
+            terms.append(Reconstruction(_for_layout(site, decoder), between(aux.lambda_reconstruction, ratio)))
         kind = Contrastive if aux.loss == "contrastive" else CrossEntropy
         terms.append(kind(self.head(site), between(aux.lambda_ce, ratio)))
         return terms
 
     def head(self, site: Site) -> nn.Module:
-        """The classifier alone."""
+        """The classifier for features at `site`."""
         name, plan, aux = self._aux.head, self._plan, self._aux
         if aux.depth is not None:
             assert aux.pyramid is not None
@@ -50,10 +50,10 @@ class Terms:
             augmentation = Augmentation(aux.depth, aux.pyramid, aux.of_scale.norm)
             multiplier = self._width_multiplier(how, augmentation)
             return augmented.build(plan, site, self._outputs, how, multiplier, augmentation)
-        return _taking(site, self._fixed(name, site))
+        return _for_layout(site, self._fixed(name, site))
 
     def _fixed(self, name: str, site: Site) -> nn.Module:
-        """A head without a depth, for images (N, C, H, W)."""
+        """A head of fixed depth, for features as images (N, C, H, W)."""
         if name == "dgl_big":
             return BigDGLHead(site.channels, self._outputs)
         if name == "dgl" and not site.has_grid:
@@ -68,11 +68,11 @@ class Terms:
         return self._infopro(name, site, self._outputs)
 
     def contrastive_head(self, site: Site) -> nn.Module:
-        """InfoPro's "1c2f" head with an embedding in place of logits."""
-        return _taking(site, self._infopro("1c2f", site, self._aux.feature_dim))
+        """InfoPro's "1c2f" head, with an embedding for the contrastive loss in place of logits."""
+        return _for_layout(site, self._infopro("1c2f", site, self._aux.feature_dim))
 
     def _infopro(self, kind: str, site: Site, outputs: int) -> nn.Module:
-        """One of InfoPro's heads; on ImageNet it has one with convolutions, and MLAAN one without."""
+        """One of InfoPro's heads; on ImageNet the one of InfoPro for "1c2f" and "2c2f", and MLAAN's for "0c1f"."""
         widest, units = self._plan.layers[-1].channels, self._aux.feature_dim
         if kind == "0c1f":
             return self._aux.of_scale.linear(site.channels, outputs)
@@ -80,8 +80,10 @@ class Terms:
         return make(kind, site.channels, widest, outputs, units)
 
     def _first_size(self, site: Site) -> int:
-        """Of the first of the layers in a row that have this width, by which AugLocal's code pools: in its
-        networks only VGG's last stage differs.
+        """The size of the first in the run of layers of equal width that ends at the site.
+
+        AugLocal's code pools by this size. In its networks it differs from the site's own size only in VGG's last
+        stage.
         """
         layers, index = self._plan.layers, site.layer
         while index and layers[index - 1].channels == site.channels:
@@ -92,7 +94,7 @@ class Terms:
         modules = self._plan.modules
         if self._aux.lambda_over == "module":
             return module / (modules - 2) if modules > 2 else 0.0
-        if self._aux.lambda_over == "next_stage":  # the released MAN counts K with the stem, where it is joined
+        if self._aux.lambda_over == "next_stage":  # the released MAN counts a merged stem as a module
             modules += modules == len(self._plan.layers) - 1
         return stage / (modules - 2) if modules > 2 else 0.0
 
@@ -102,19 +104,23 @@ class Terms:
         if how not in augmented.CONVOLUTIONS:
             return 1.0
         kernel = augmented.CONVOLUTIONS[how]
-        if kernel not in self._matched:
+        if kernel not in self._multipliers:
             sites = [self._plan.site(i) for i in range(self._plan.modules - 1)]
-            found = augmented.matched_multiplier(self._plan, sites, kernel, self._outputs, augmentation)
-            self._matched[kernel] = found
-        return self._matched[kernel]
+            self._multipliers[kernel] = augmented.matched_multiplier(
+                self._plan, sites, kernel, self._outputs, augmentation
+            )
+        return self._multipliers[kernel]
 
 
-def _taking(site: Site, network: nn.Module) -> nn.Module:
-    """A network for images that takes the site's layout."""
+def _for_layout(site: Site, network: nn.Module) -> nn.Module:
+    """The network, preceded by a conversion of the site's features to images where they have another layout."""
     before = as_image(site.layout)
     return nn.Sequential(*before, network) if before else network
 
 
 def between(ends: list[float], ratio: float) -> float:
-    """From the first value at ratio 0 to the last at ratio 1; by stage the ratio can pass 1, as released."""
+    """Interpolate linearly from the first value (ratio 0) to the last (ratio 1).
+
+    Over stages the ratio can exceed 1, as in the released code.
+    """
     return ends[0] * (1 - ratio) + ends[1] * ratio

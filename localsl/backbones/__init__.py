@@ -9,12 +9,12 @@ __all__ = ["BackboneConfig", "families", "find"]
 
 
 def families() -> list[str]:
-    """Every family."""
+    """The sorted names of all families."""
     return registry.names(__name__)
 
 
 def find(family: str) -> type[BackboneConfig]:
-    """The settings of a family.
+    """The settings class of a family.
 
     Raises:
         KeyError: if there is no such family.

@@ -1,4 +1,4 @@
-"""ResNets for small images: 20, 32, 44, 56, 110 and any other 6n + 2 (He et al. 2016, section 4.2)."""
+"""ResNets for small images, of 20, 32, 44, 56, 110 or any other 6n + 2 layers (He et al. 2016, section 4.2)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from localsl.backbones.base import StagedConfig, renamed
+from localsl.backbones.base import StagedConfig, name_conflicts
 from localsl.core.architecture import LocalLayer
 from localsl.core.layers import conv_bn, rectified
 from localsl.core.settings import Problem
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: identity, or 1x1 convolution and BatchNorm where shapes differ."""
+    """A basic block: two 3x3 convolutions and a shortcut."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, negative_slope: float = 0.0):
         super().__init__()
@@ -25,13 +25,13 @@ class BasicBlock(nn.Module):
         self.shortcut = shortcut(c_in, c_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, c_in, s, s) to (N, c_out, ceil(s / stride), ceil(s / stride))."""
+        """Map (N, c_in, s, s) to (N, c_out, ceil(s / stride), ceil(s / stride))."""
         y = rectified(self.bn1(self.conv1(x)), self.negative_slope)
         return rectified(self.bn2(self.conv2(y)) + self.shortcut(x), self.negative_slope)
 
 
 def shortcut(c_in: int, c_out: int, stride: int) -> nn.Module:
-    """Identity, or a 1x1 convolution and BatchNorm where shapes differ."""
+    """The identity, or a 1x1 convolution and BatchNorm where the shapes of input and output differ."""
     same = stride == 1 and c_in == c_out
     return nn.Identity() if same else nn.Sequential(*conv_bn(c_in, c_out, 1, stride))
 
@@ -41,17 +41,17 @@ class CifarResNet(StagedConfig):
     """A stem of one convolution and stages of basic blocks."""
 
     def problems(self) -> Iterator[Problem]:
-        """Also of a name that says something else."""
+        """The problems of `StagedConfig`, and the name of a different published network."""
         yield from super().problems()
         match = re.fullmatch(r"resnet(\d+)", self.name)
         if match:
-            each = (int(match[1]) - 2) // 6
-            yield from renamed(self, {self.name: ([each] * 3, [16, 32, 64])})
+            blocks = (int(match[1]) - 2) // 6
+            yield from name_conflicts(self, {self.name: ([blocks] * 3, [16, 32, 64])})
 
     def local_layers(self) -> list[LocalLayer]:
-        """The stem, then every block; stages after the first start with stride 2."""
+        """The stem and all blocks; all stages but the first begin with stride 2."""
         return [LocalLayer("stem", self.widths[0], 1, is_stem=True), *self.staged()]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
-        """A block as wide as local layer `index`; for the stem too, which AugLocal never selects."""
+        """A block as wide as local layer `index`; for the stem, which AugLocal never selects, a block as well."""
         return BasicBlock(c_in, self.local_layers()[index].channels, stride, self.negative_slope)

@@ -1,7 +1,8 @@
-"""MobileNetV2 for small images (Sandler et al. 2018): the first two halvings are left out.
+"""MobileNetV2 for small images (Sandler et al. 2018), without the first two halvings of the image.
 
-AugLocal, Table 8, gives the number of local layers only, 19; it is that of a much used CIFAR implementation
-(kuangliu/pytorch-cifar), whose layers these are: ReLU, and a projected shortcut wherever the stride is 1.
+AugLocal, Table 8, states only the number of local layers, 19. This is the number of a widely used CIFAR
+implementation (kuangliu/pytorch-cifar), which this file follows: it has ReLU, and a shortcut wherever the stride is
+1, with a projection where the widths differ.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from localsl.backbones.base import StagedConfig, renamed
+from localsl.backbones.base import StagedConfig, name_conflicts
 from localsl.backbones.cifar_resnet import shortcut
 from localsl.core.architecture import LocalLayer
 from localsl.core.layers import activation, conv_bn, rectified
@@ -21,8 +22,10 @@ PUBLISHED = {"mobilenetv2": ([1, 2, 3, 4, 3, 3, 1], [16, 24, 32, 64, 96, 160, 32
 
 
 class InvertedResidual(nn.Module):
-    """1x1 convolution to `expansion` times the channels, 3x3 depthwise, 1x1 without activation; a shortcut at
-    stride 1.
+    """An inverted residual block.
+
+    A 1x1 convolution to `expansion` times the channels, a 3x3 depthwise convolution, a 1x1 convolution without
+    activation, and a shortcut if the stride is 1.
     """
 
     def __init__(self, c_in: int, c_out: int, expansion: int, stride: int, negative_slope: float):
@@ -35,7 +38,7 @@ class InvertedResidual(nn.Module):
         self.shortcut = shortcut(c_in, c_out, 1) if stride == 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, c_in, s, s) to (N, c_out, ceil(s / stride), ceil(s / stride))."""
+        """Map (N, c_in, s, s) to (N, c_out, ceil(s / stride), ceil(s / stride))."""
         y = rectified(self.bn1(self.conv1(x)), self.negative_slope)
         y = rectified(self.bn2(self.conv2(y)), self.negative_slope)
         y = self.bn3(self.conv3(y))
@@ -44,12 +47,12 @@ class InvertedResidual(nn.Module):
 
 @dataclass(kw_only=True)
 class MobileNetV2(StagedConfig):
-    """A stem, stages of inverted residuals, and a 1x1 convolution, which is a local layer too.
+    """A stem, stages of inverted residual blocks, and a 1x1 convolution, all of them local layers.
 
     Attributes:
-        strides: of each stage's first block.
-        expansions: of each stage's blocks.
-        stem, final: widths of the first and the last layer.
+        strides: stride of each stage's first block.
+        expansions: expansion of each stage's blocks.
+        stem, final: channels of the first and of the last layer.
     """
 
     strides: list[int]
@@ -58,24 +61,24 @@ class MobileNetV2(StagedConfig):
     final: int = ruled(number(1, at_most=65536))
 
     def problems(self) -> Iterator[Problem]:
-        """Also of the other lists, and of a name that says something else."""
+        """The problems of `StagedConfig`, of the other lists, and the name of a different published network."""
         yield from super().problems()
         yield from self.per_stage("strides", 1, 2)
         yield from self.per_stage("expansions", 1, 64)
-        yield from renamed(self, PUBLISHED)
+        yield from name_conflicts(self, PUBLISHED)
 
     def strides_of_stages(self) -> list[int]:
-        """Of their first blocks."""
+        """The stride of each stage's first block."""
         return self.strides
 
     def local_layers(self) -> list[LocalLayer]:
-        """Stem, blocks, last convolution."""
+        """The stem, all blocks, and the last convolution."""
         stage = len(self.blocks) + 1
         last = LocalLayer(f"{stage}.0", self.final, 1, stage)
         return [LocalLayer("stem", self.stem, 1, is_stem=True), *self.staged(), last]
 
     def layer_like(self, index: int, c_in: int, stride: int) -> nn.Module:
-        """A block of the kind of local layer `index`; of stage 1 for the stem, which AugLocal never selects."""
+        """A layer like local layer `index`; for the stem, which AugLocal never selects, a block of stage 1."""
         layer = self.local_layers()[index]
         if layer.stage > len(self.blocks):
             return nn.Sequential(*conv_bn(c_in, self.final, 1, stride), activation(self.negative_slope))

@@ -1,4 +1,4 @@
-"""Any network of timm whose parts run one after another (`backbone=timm/resnet18`, `timm/vit_tiny_patch16_224`)."""
+"""Networks of timm whose parts run one after another (`backbone=timm/resnet18`, `timm/vit_tiny_patch16_224`)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from localsl.core.settings import Problem, first_line
 
 @dataclass(kw_only=True)
 class Timm(BackboneConfig):
-    """One of timm's networks, without pretrained weights.
+    """A network of timm without pretrained weights.
 
     Attributes:
-        model: its name in timm.
+        model: the network's name in timm.
     """
 
     model: str
 
     def problems(self) -> Iterator[Problem]:
-        """Names that timm does not know, and networks that cannot be cut."""
+        """Problems with unknown names, settings without an effect, and networks that cannot be cut."""
         typed = f"timm/{self.model}"
         if not timm.is_model(self.model):
             near = difflib.get_close_matches(self.model, timm.list_models(), n=1)
@@ -39,50 +39,52 @@ class Timm(BackboneConfig):
             yield Problem("backbone", typed, what, f"did you mean backbone=timm/{near[0]}?" if near else "")
             return
         if self.negative_slope:
-            what, instead = "timm's activations keep their slope", "type backbone.negative_slope=0"
+            what, instead = "timm's activations cannot be changed", "type backbone.negative_slope=0"
             yield Problem("backbone.negative_slope", self.negative_slope, what, instead)
         try:
             _outline(self.model)
         except Uncuttable as reason:
             name, _, tag = self.model.partition(".")
-            instead = f"weights are not loaded: type backbone=timm/{name}" if tag else ""
+            instead = f"pretrained weights are not loaded: type backbone=timm/{name}" if tag else ""
             yield Problem("backbone", typed, str(reason), instead)
 
     def misfits(self, image_size: int) -> Iterator[Problem]:
-        """Images that it does not run on."""
+        """The problem that the network does not run on images of this size."""
         reason = _refusal(self.model, image_size)
         if reason:
             what = f"timm/{self.model} does not take images of that size ({reason})"
             own = _own_size(_prototype(self.model))[-1]
-            yield Problem("dataset.image_size", image_size, what, f"type dataset.image_size={own}, its own")
+            instead = f"type dataset.image_size={own}, the network's own size"
+            yield Problem("dataset.image_size", image_size, what, instead)
 
     def local_layers(self) -> list[LocalLayer]:
-        """Blocks; what stands before the first is the stem, what stands between two belongs to the second."""
+        """The blocks and perhaps a stem; steps between two blocks belong to the second."""
         return _outline(self.model).layers
 
     def sizes(self, image_size: int) -> list[int]:
-        """As for any network, but tokens, whose number a network fixes, and vectors."""
-        found = _outline(self.model)
-        images = super().sizes(image_size)
-        grid = [layer.layout in ("image", "map") for layer in found.layers]
-        return [size if free else fixed for size, fixed, free in zip(images, found.sizes, grid, strict=True)]
+        """The width of images and maps by the layers' strides; for tokens and vectors, the network fixes it."""
+        outline = _outline(self.model)
+        scaled = super().sizes(image_size)
+        has_grid = [layer.layout in ("image", "map") for layer in outline.layers]
+        sizes = zip(scaled, outline.sizes, has_grid, strict=True)
+        return [size if grid else fixed for size, fixed, grid in sizes]
 
     def build(self, num_classes: int) -> WrappedBackbone:
-        """The network, initialised as timm does."""
+        """Build the network, initialised by timm."""
         model = timm.create_model(self.model, pretrained=False, num_classes=num_classes)
-        return _outline(self.model).anew(model)
+        return _outline(self.model).retrace(model)
 
     def layers_like(self, start: int, selected: list[int], strides: list[int]) -> list[nn.Module]:
-        """Copies of the selected layers, each behind what makes the features before it fit."""
+        """Copies of the selected layers, with adapters before them where features do not fit."""
         return wrapped.copies(_outline(self.model), start, selected, strides)
 
 
 @cache
 def _outline(name: str) -> Outline:
-    """How a network is cut.
+    """The division of a network into local layers.
 
     Raises:
-        Uncuttable: if it cannot be.
+        Uncuttable: if the network cannot be cut.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         prototype = _prototype(name)
@@ -93,18 +95,18 @@ def _outline(name: str) -> Outline:
 def _prototype(name: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False)
-    except Exception as error:  # whatever timm's networks may refuse
-        raise Uncuttable(f"timm cannot build it ({first_line(error)})") from error
+    except Exception as error:  # timm's networks may fail in any way
+        raise Uncuttable(f"timm cannot build the network ({first_line(error)})") from error
 
 
 @cache
 def _refusal(name: str, image_size: int) -> str:
-    """Why a network does not run on images of a size; empty if it does."""
+    """The reason why a network does not run on images of a size; empty if it does."""
     model = copy.deepcopy(_prototype(name)).to("meta").eval()
     try:
         with torch.no_grad():
             model(torch.empty(2, 3, image_size, image_size, device="meta"))
-    except Exception as error:  # whatever a network of timm's may do with an image
+    except Exception as error:  # timm's networks may fail in any way
         return first_line(error)
     return ""
 

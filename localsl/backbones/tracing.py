@@ -1,8 +1,9 @@
-"""How any network can be cut: its forward pass as a chain of steps, each of which takes what the last one gave.
+"""Tracing: the forward pass of any network as a chain of steps, each of which takes the previous one's output.
 
-A module's own forward is traced symbolically with its children as black boxes (torch.fx). Between two points of
-that trace where a single tensor passes lies a step: a child module, or what stands between two of them, such as
-a flattening, as a small graph of its own. Sequences and stages are opened in turn; residual blocks remain whole.
+A module's own forward is traced symbolically with its children as black boxes (torch.fx). A step is the part of that
+trace between two points that a single tensor crosses: a child module, or the operations between two children, such as
+a flattening, as a small graph of their own. Sequential containers and stages are split into their own steps in turn;
+residual blocks remain whole.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ HEAVY = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
 
 class Uncuttable(LocalslError, ValueError):
-    """A network that cannot be cut, or not there; the message says why."""
+    """The network cannot be cut, at all or at the requested place; the message gives the reason."""
 
 
 class Glue(nn.Module):
-    """Operations of a module's forward between two of its children, on one tensor.
+    """The operations between two children in a module's forward, as a function of one tensor.
 
     Attributes:
-        path: the name of the module whose forward they are of.
+        path: the name of the module whose forward contains the operations.
     """
 
     def __init__(self, owner: nn.Module, path: str, graph: fx.Graph):
@@ -37,27 +38,27 @@ class Glue(nn.Module):
         self.operations = fx.GraphModule(owner, graph, "Glue")
 
     def forward(self, x: Any) -> Any:
-        """What the operations make of `x`."""
+        """Apply the operations to `x`."""
         return self.operations(x)
 
     def refresh(self, model: nn.Module) -> None:
-        """Take the present parameters and buffers of the model: moving it may have replaced them."""
+        """Use the model's current parameters and buffers, which moving the model may have replaced."""
         owner = model.get_submodule(self.path)
         for node in self.operations.graph.nodes:
             if node.op == "get_attr":
-                place, _, name = node.target.rpartition(".")
-                of, source = self.operations.get_submodule(place), owner.get_submodule(place)
+                prefix, _, name = node.target.rpartition(".")
+                target, source = self.operations.get_submodule(prefix), owner.get_submodule(prefix)
                 for kind in ("_parameters", "_buffers"):
                     if name in getattr(source, kind):
-                        getattr(of, kind)[name] = getattr(source, kind)[name]
+                        getattr(target, kind)[name] = getattr(source, kind)[name]
 
 
 @dataclass
 class Step:
-    """A part of the forward pass between two points that a single tensor passes.
+    """A part of the forward pass between two points that a single tensor crosses.
 
     Attributes:
-        name: of its module in the network; of glue that of its last operation.
+        name: the name of its module in the network; for glue, that of its last operation.
         module: one of the network's modules, or `Glue`.
     """
 
@@ -66,7 +67,7 @@ class Step:
 
     @cached_property
     def inner(self) -> list[Step]:
-        """Its own steps, if it is a chain."""
+        """The steps of its module's own forward; empty if that is not a chain."""
         kind = type(self.module)
         builtin = kind.__module__.startswith("torch.nn") and not isinstance(self.module, nn.Sequential)
         if isinstance(self.module, Glue) or builtin or not any(True for _ in self.module.children()):
@@ -78,12 +79,12 @@ class Step:
 
     @cached_property
     def heavy(self) -> int:
-        """How many convolutions and linear layers it has."""
+        """The number of its convolutions and linear layers."""
         return sum(isinstance(m, HEAVY) for m in self.module.modules())
 
     @cached_property
-    def opens(self) -> bool:
-        """Whether its steps rather than itself are what a network is made of: a sequence, or a stage of blocks."""
+    def is_container(self) -> bool:
+        """Whether it is split into its own steps: a sequential container, or a stage of blocks."""
         if isinstance(self.module, nn.Sequential):
             return bool(self.inner)
         if self.heavy < 2 or any(isinstance(step.module, Glue) and step.heavy for step in self.inner):
@@ -93,10 +94,10 @@ class Step:
 
 
 def steps(model: nn.Module, cuts: Iterable[str] = ()) -> list[Step]:
-    """The chain of a network's steps, opened down to its blocks, and further where a name in `cuts` lies inside.
+    """The chain of a network's steps, split down to blocks, and further where a name in `cuts` lies inside one.
 
     Raises:
-        Uncuttable: if the network is no chain of at least two steps, or not at one of the cuts.
+        Uncuttable: if the network is not a chain of at least two steps, or cannot be cut at one of the cuts.
     """
     cuts = list(cuts)
     try:
@@ -106,7 +107,7 @@ def steps(model: nn.Module, cuts: Iterable[str] = ()) -> list[Step]:
     found = list(_flat(chain, cuts))
     ends = {step.name for step in found}
     for cut in cuts:
-        if cut not in ends and not _ends_with(found, cut):
+        if cut not in ends and not _was_split(found, cut):
             raise Uncuttable(_refusal(model, found, cut))
     if len(found) < 2:
         raise Uncuttable(f"{type(model).__name__} cannot be cut: its parts do not run one after another")
@@ -114,78 +115,78 @@ def steps(model: nn.Module, cuts: Iterable[str] = ()) -> list[Step]:
 
 
 def position(found: list[Step], cut: str) -> int:
-    """The index of the step that a cut follows: the step of that name, or the last one inside it."""
+    """The index of the step before a cut: the step of that name, or the last one inside that module."""
     inside = [i for i, step in enumerate(found) if step.name == cut or step.name.startswith(f"{cut}.")]
     return inside[-1]
 
 
-def _ends_with(found: list[Step], cut: str) -> bool:
-    """Whether the chain was opened inside the module of this name, so that its output is a step's."""
+def _was_split(found: list[Step], cut: str) -> bool:
+    """Whether the module of this name was split into steps, the last of which ends where the module does."""
     return bool(cut) and any(step.name.startswith(f"{cut}.") for step in found)
 
 
 def _flat(chain: Iterable[Step], cuts: Iterable[str]) -> Iterator[Step]:
     for step in chain:
-        asked = any(cut.startswith(f"{step.name}.") for cut in cuts)
-        if step.opens or (asked and step.inner):
+        cut_inside = any(cut.startswith(f"{step.name}.") for cut in cuts)
+        if step.is_container or (cut_inside and step.inner):
             yield from _flat(step.inner, cuts)
         else:
             yield step
 
 
 class Untraceable(Exception):
-    """A module whose own forward cannot be followed."""
+    """A module's own forward cannot be traced as a chain; the message gives the reason."""
 
 
 class _Level(fx.Tracer):
-    """Follows one module's forward, with its children as black boxes."""
+    """A tracer of one module's forward that treats its children as black boxes."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
 
 def traced(module: nn.Module) -> fx.Graph:
-    """A module's own forward with one input, all other arguments at their defaults.
+    """The graph of a module's own forward with one input and all other arguments at their defaults.
 
     Raises:
-        Untraceable: if it depends on values, or needs more than one argument.
+        Untraceable: if the forward depends on values, or requires more than one argument.
     """
     forward = inspect.signature(type(module).forward)
     _, first, *others = [*forward.parameters.values(), None]
-    more = [p for p in others if p is not None and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    extras = [p for p in others if p is not None and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     variadic = first is not None and first.kind in (first.VAR_POSITIONAL, first.VAR_KEYWORD)
-    if first is None or variadic or any(p.default is p.empty for p in more):
+    if first is None or variadic or any(p.default is p.empty for p in extras):
         raise Untraceable(f"the forward of {type(module).__name__} does not take one tensor")
     tracer = _Level()
     try:
-        graph = tracer.trace(module, {p.name: p.default for p in more})
-    except Exception as error:  # whatever the forward does with something that is no tensor
+        graph = tracer.trace(module, {p.name: p.default for p in extras})
+    except Exception as error:  # a forward may fail in any way on a proxy of a tensor
         text = (str(error) or type(error).__name__).splitlines()[0]
         raise Untraceable(f"the forward of {type(module).__name__} cannot be traced ({text})") from error
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     for extra in placeholders[1:]:
         for user in [*extra.users, extra]:
-            for assertion in [*user.users, user]:  # torch.fx asserts that they have their defaults
+            for assertion in [*user.users, user]:  # torch.fx asserts that extra arguments keep defaults
                 if not assertion.users and assertion in graph.nodes:
                     graph.erase_node(assertion)
     return graph
 
 
 def _constant(node: fx.Node) -> bool:
-    """Whether a value depends on no input, so that each step can make it again."""
+    """Whether a value depends on no input, so that every step can recompute it."""
     return node.op == "get_attr" or (
         node.op != "placeholder" and bool(node.all_input_nodes) and all(map(_constant, node.all_input_nodes))
     )
 
 
 def _crossing(nodes: list[fx.Node], at: int) -> list[fx.Node]:
-    """The values that are made at or before a node of a graph and used after it."""
+    """The values that are computed at or before node `at` and used after it."""
     later = set(nodes[at + 1 :])
     return [n for n in nodes[: at + 1] if not _constant(n) and any(user in later for user in n.users)]
 
 
 def _chain(module: nn.Module, path: str) -> list[Step]:
-    """The steps of a module's own forward, each opened as far as it can be."""
+    """The steps of a module's own forward, in order."""
     graph = traced(module)
     nodes = [
         node
@@ -213,19 +214,19 @@ def _step(owner: nn.Module, path: str, nodes: list[fx.Node], before: fx.Node) ->
     if len(working) == 1 and last.op == "call_module" and last.args == (before,) and not last.kwargs:
         return Step(name, owner.get_submodule(str(last.target)))
     graph = fx.Graph()
-    known: dict[fx.Node, fx.Node] = {before: graph.placeholder("x")}
+    copies: dict[fx.Node, fx.Node] = {before: graph.placeholder("x")}
 
     def copied(node: fx.Node) -> fx.Node:
-        if node not in known:
-            known[node] = graph.node_copy(node, copied)
-        return known[node]
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copied)
+        return copies[node]
 
     graph.output(copied(last))
     return Step(name, Glue(owner, path, graph))
 
 
 def _refusal(model: nn.Module, found: list[Step], cut: str) -> str:
-    """Why a network cannot be cut after a module: it is not there, or something else passes the cut."""
+    """The reason why a network cannot be cut after a module: it has no such module, or another value crosses."""
     names = dict(model.named_modules())
     if cut not in names or not cut:
         import difflib
@@ -255,15 +256,17 @@ def _refusal(model: nn.Module, found: list[Step], cut: str) -> str:
     others = [node for node in _crossing(nodes, at) if node is not nodes[at]]
     where = repr(inside) if inside else type(model).__name__
     if not others:
-        return f"cannot cut after {cut!r}: nothing of {where} comes after it, or {where} itself cannot be left"
+        return f"cannot cut after {cut!r}: it is the last step of {where}, or {where} itself cannot be split"
     other, later = others[0], set(nodes[at + 1 :])
     user = next(n for n in nodes if n in later and n in other.users)
-    given = f"the input of {where}" if other.op == "placeholder" else f"the output of {_called(other, inside)}"
-    return f"cannot cut after {cut!r}: {_called(user, inside)} also takes {given}"
+    source = (
+        f"the input of {where}" if other.op == "placeholder" else f"the output of {_described(other, inside)}"
+    )
+    return f"cannot cut after {cut!r}: {_described(user, inside)} also takes {source}"
 
 
-def _called(node: fx.Node, inside: str) -> str:
-    """What computes a value, in words."""
+def _described(node: fx.Node, inside: str) -> str:
+    """The module or operation that computes a value, for an error message."""
     if node.op == "call_module":
         return repr(f"{inside}.{node.target}" if inside else str(node.target))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

@@ -1,4 +1,4 @@
-"""Any network as a backbone: its own forward and parameters untouched, its steps grouped into local layers."""
+"""Any network as a backbone: its forward and parameters stay unchanged, and its steps form local layers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from localsl.core.layers import AvgPoolTo, as_image, conv_bn, from_image
 
 
 class WrappedBackbone(Backbone):
-    """A network and the pieces that it is cut into, which are its own modules.
+    """A network together with the pieces that it is cut into, which consist of its own modules.
 
-    `forward` is the network's. `state_dict()` has the network's entries under "model.".
+    `forward` is the network's own. `state_dict()` has the network's entries under "model.".
     """
 
     def __init__(self, model: nn.Module, layers: list[nn.Module], classifier: nn.Module):
         super().__init__()
         self.model = model
-        # In a tuple: their modules are the network's, and are not registered twice.
+        # A tuple, so that modules of the network are not registered a second time.
         self._pieces = (layers, classifier)
         self._glue = tuple(m for piece in (*layers, classifier) for m in piece.modules() if isinstance(m, Glue))
 
@@ -36,30 +36,30 @@ class WrappedBackbone(Backbone):
 
     @property
     def classifier(self) -> nn.Module:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What makes logits of the last local layer's output."""
+        """The module that maps the last local layer's output to logits."""
         return self._pieces[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's own forward."""
+        """Run the network's own forward."""
         return self.model(x)
 
     def refresh(self) -> None:
-        """Let what stands between the network's modules use its present parameters and buffers."""
+        """Let operations between modules use the network's current parameters and buffers."""
         for glue in self._glue:
             glue.refresh(self.model)
 
 
 @dataclass(frozen=True)
 class Outline:
-    """How a network is cut into local layers.
+    """The division of a network into local layers and a classifier.
 
     Attributes:
-        layers: as described.
-        sizes: width of each layer's output in pixels; of tokens their number; of vectors 1.
+        layers: the descriptions of the local layers.
+        sizes: the width in pixels of each layer's output; for tokens their number, for vectors 1.
         pieces: the steps of each layer.
         classifier: the steps after the last layer.
-        shapes: of each layer's input and output for the example, without the batch.
-        input_layouts: of each layer's input.
+        shapes: the shapes of each layer's input and output for the example, without the batch dimension.
+        input_layouts: the layout of each layer's input.
     """
 
     layers: list[LocalLayer]
@@ -69,12 +69,12 @@ class Outline:
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
     input_layouts: list[str]
 
-    def of(self, model: nn.Module) -> WrappedBackbone:
-        """The backbone of the network that was outlined."""
+    def wrap(self, model: nn.Module) -> WrappedBackbone:
+        """The backbone of the network from which this outline was made."""
         return WrappedBackbone(model, [_piece(steps) for steps in self.pieces], _piece(self.classifier))
 
-    def anew(self, model: nn.Module) -> WrappedBackbone:
-        """The backbone of another network of the same architecture, which may have other classes."""
+    def retrace(self, model: nn.Module) -> WrappedBackbone:
+        """The backbone of another network of the same architecture; its number of classes may differ."""
         with _mode(model, training=True):
             steps = {step.name: step for step in tracing.steps(model)}
         pieces = [[steps[step.name] for step in piece] for piece in self.pieces]
@@ -83,21 +83,21 @@ class Outline:
 
 
 class WrappedArchitecture(Architecture):
-    """A network that was outlined."""
+    """The architecture of a traced network."""
 
     def __init__(self, name: str, outline: Outline, scale: str = "imagenet"):
         self.name, self.scale, self._outline = name, scale, outline
 
     def local_layers(self) -> list[LocalLayer]:
-        """Blocks; what stands before the first is the stem, what stands between two belongs to the second."""
+        """The blocks and perhaps a stem; steps between two blocks belong to the second (see `_grouped`)."""
         return self._outline.layers
 
     def sizes(self, image_size: int) -> list[int]:
-        """As for the example that the network was outlined with."""
+        """The sizes for the example with which the network was outlined, whatever the `image_size`."""
         return self._outline.sizes
 
     def layers_like(self, start: int, selected: list[int], strides: list[int]) -> list[nn.Module]:
-        """Copies of the selected layers, each behind what makes the features before it fit."""
+        """Copies of the selected layers, with adapters before them where features do not fit."""
         return copies(self._outline, start, selected, strides)
 
 
@@ -106,13 +106,15 @@ def outline(
     example: Tensor,
     cuts: Iterable[str] = (),
 ) -> Outline:
-    """How a network is cut into local layers, and after each of `cuts`.
+    """Divide a network into local layers, one of which ends at each of `cuts`.
 
     Args:
-        example: a batch of the network's input, run once in evaluation mode.
+        model: the network; it is not changed.
+        example: a batch of inputs, which is run once in evaluation mode.
+        cuts: names of modules after which to cut.
 
     Raises:
-        Uncuttable: if it is no chain of layers, or cannot be cut there.
+        Uncuttable: if the network is not a chain of layers, or cannot be cut at one of the cuts.
     """
     cuts = list(cuts)
     with _mode(model, training=True):
@@ -126,12 +128,12 @@ def outline(
             except (RuntimeError, AssertionError, ValueError) as error:
                 what = f"{step.name!r} of {type(model).__name__} cannot take the example's features"
                 raise Uncuttable(f"{what}, {tuple(features[-1].shape)}: {error}") from error
-    for step, made in zip(steps, features[1:], strict=True):
-        if not isinstance(made, Tensor):
+    for step, output in zip(steps, features[1:], strict=True):
+        if not isinstance(output, Tensor):
             raise Uncuttable(f"{type(model).__name__} cannot be cut: {step.name!r} does not return one tensor")
     layouts = ["image" if example.ndim == 4 else _layout(None, example)]
-    for step, made in zip(steps, features[1:], strict=True):
-        layouts.append(_layout(step, made, layouts[-1]))
+    for step, output in zip(steps, features[1:], strict=True):
+        layouts.append(_layout(step, output, layouts[-1]))
     head = _head(steps, features, layouts)
     ends = {tracing.position(steps, cut) for cut in cuts}
     late = [cut for cut in cuts if tracing.position(steps, cut) >= head - (head == len(steps))]
@@ -162,51 +164,52 @@ def outline(
 
 
 def copies(outline: Outline, start: int, selected: list[int], strides: list[int]) -> list[nn.Module]:
-    """Copies of the selected layers in a chain, each behind what makes the features before it fit.
+    """A chain of copies of the selected layers, with adapters before them where features do not fit.
 
-    Images are average pooled where a stride is owed that the copied layer does not have, and pass a 1x1 convolution
-    with BatchNorm where it takes other widths. In place of a layer with a larger stride stands the nearest layer of
-    its width without, if there is one. Maps and tokens are pooled to the size that the layer takes.
+    Images are average pooled where the stride is larger than that of the copied layer, and pass a 1x1 convolution
+    with BatchNorm where the copy takes another width. A layer with too large a stride is replaced by the nearest one
+    of equal width and the right stride, if there is any. Maps and tokens are pooled to the size that the copy takes.
     """
     layers = outline.layers
-    at = layers[start]
-    width, size, layout, made = at.channels, outline.shapes[start][1], at.layout, []
+    first = layers[start]
+    width, size, layout, chain = first.channels, outline.shapes[start][1], first.layout, []
     for index, stride in zip(selected, strides, strict=True):
         if layout == "image" and outline.input_layouts[index] == "image":
             index = _with_stride(layers, index, stride)
-            takes = outline.shapes[index][0][0]
-            fit: list[nn.Module] = []
+            input_width = outline.shapes[index][0][0]
+            adapter: list[nn.Module] = []
             if stride > layers[index].stride:
-                fit.append(nn.AvgPool2d(2, ceil_mode=True))
-            if width != takes:
-                fit += conv_bn(width, takes, 1)
+                adapter.append(nn.AvgPool2d(2, ceil_mode=True))
+            if width != input_width:
+                adapter += conv_bn(width, input_width, 1)
         else:
-            fit = _fitted(layout, size, width, outline.input_layouts[index], outline.shapes[index][0])
+            adapter = _adapter(layout, size, width, outline.input_layouts[index], outline.shapes[index][0])
         copied = copy.deepcopy(_piece(outline.pieces[index])).requires_grad_(True)
-        made.append(nn.Sequential(*fit, copied.to(torch.get_default_device())))
+        chain.append(nn.Sequential(*adapter, copied.to(torch.get_default_device())))
         width, size, layout = layers[index].channels, outline.shapes[index][1], layers[index].layout
-    return made
+    return chain
 
 
-def _fitted(
-    layout: str, size: tuple[int, ...], width: int, takes: str, wanted: tuple[int, ...]
+def _adapter(
+    layout: str, shape: tuple[int, ...], width: int, to_layout: str, to_shape: tuple[int, ...]
 ) -> list[nn.Module]:
-    """From features of one layout, size and width to those that a layer takes."""
-    if (layout, size) == (takes, wanted):
+    """The layers that turn features of one layout, shape and width into those that another layer takes."""
+    if (layout, shape) == (to_layout, to_shape):
         return []
-    channels = wanted[0] if takes in ("image", "vector") else wanted[-1]
-    spatial = {"image": wanted[1:], "map": wanted[:2], "tokens": (wanted[0], 1), "vector": (1, 1)}[takes]
-    fit = [*as_image(layout), AvgPoolTo(spatial)]  # pyright: ignore[reportArgumentType]
-    fit += conv_bn(width, channels, 1) if width != channels else []
-    return [*fit, *from_image(takes)]
+    channels = to_shape[0] if to_layout in ("image", "vector") else to_shape[-1]
+    grids = {"image": to_shape[1:], "map": to_shape[:2], "tokens": (to_shape[0], 1), "vector": (1, 1)}
+    adapter = [*as_image(layout), AvgPoolTo(grids[to_layout])]  # pyright: ignore[reportArgumentType]
+    adapter += conv_bn(width, channels, 1) if width != channels else []
+    return [*adapter, *from_image(to_layout)]
 
 
 def _with_stride(layers: list[LocalLayer], index: int, stride: int) -> int:
+    """The layer to copy for a stride: `index`, or the nearest of its width if its own stride is too large."""
     if stride >= layers[index].stride:
         return index
     width = layers[index].channels
-    alike = [i for i, layer in enumerate(layers) if (layer.channels, layer.stride) == (width, stride)]
-    return min(alike, key=lambda i: abs(i - index), default=index)
+    fitting = [i for i, layer in enumerate(layers) if (layer.channels, layer.stride) == (width, stride)]
+    return min(fitting, key=lambda i: abs(i - index), default=index)
 
 
 def _piece(steps: list[Step]) -> nn.Sequential:
@@ -214,7 +217,7 @@ def _piece(steps: list[Step]) -> nn.Sequential:
 
 
 def _check_shared(steps: list[Step]) -> None:
-    """Weights that two steps share could be in two modules."""
+    """Refuse steps that share weights, since a cut could put them into different modules."""
     owner: dict[nn.Parameter, str] = {}
     for step in steps:
         for parameter in step.module.parameters():
@@ -223,7 +226,7 @@ def _check_shared(steps: list[Step]) -> None:
 
 
 def _layout(step: Step | None, x: Tensor, before: str = "image") -> str:
-    """Of a step's output; of four dimensions by the last layer with weights, else as before."""
+    """The layout of a step's output; for four dimensions, that of its last layer with weights, or as `before`."""
     if x.ndim == 2:
         return "vector"
     if x.ndim == 3:
@@ -245,13 +248,13 @@ def _size(x: Tensor, layout: str) -> int:
 
 
 def _stride(before: Tensor, after: Tensor, was: str, now: str) -> int:
-    """By which a layer shrinks the image; 1 where it is turned into tokens."""
+    """The factor by which a layer downsamples; 1 where features become or already are tokens or vectors."""
     grid = ("image", "map")
     return max(1, round(_size(before, was) / _size(after, now))) if was in grid and now in grid else 1
 
 
 def _head(steps: list[Step], features: list[Tensor], layouts: list[str]) -> int:
-    """The first step of the classifier: where no image or tokens are left, or else the last layer with weights."""
+    """The index of the classifier's first step: a flattening or global pooling, else the last with weights."""
     for i in range(len(steps)):
         before, after = features[i], features[i + 1]
         flattened = layouts[i + 1] == "vector" != layouts[i]
@@ -264,12 +267,12 @@ def _head(steps: list[Step], features: list[Tensor], layouts: list[str]) -> int:
 def _grouped(steps: list[Step]) -> list[list[Step]]:
     """The steps of each local layer.
 
-    A block, a step with two weighted layers or more, ends a layer; what stands before it belongs to it, and what
-    stands before the first block is the stem if it has weights. A network without blocks is cut at its weighted
-    layers.
+    A block is a step with at least two weighted layers. It ends a local layer, which the steps before it belong to.
+    Steps before the first block form the stem if they have weights. In a network without blocks, every weighted layer
+    begins a local layer.
     """
     if all(step.heavy < 2 for step in steps):
-        return _grouped_plainly(steps)
+        return _grouped_by_weights(steps)
     groups: list[list[Step]] = []
     lead: list[Step] = []
     for step in steps:
@@ -286,8 +289,11 @@ def _grouped(steps: list[Step]) -> list[list[Step]]:
     return groups
 
 
-def _grouped_plainly(steps: list[Step]) -> list[list[Step]]:
-    """Every weighted layer starts a group, with a pooling before it."""
+def _grouped_by_weights(steps: list[Step]) -> list[list[Step]]:
+    """The steps of each local layer of a network without blocks.
+
+    Every weighted layer begins a local layer, or the pooling before it does.
+    """
     groups: list[list[Step]] = []
     lead: list[Step] = []
     for step in steps:
@@ -305,22 +311,22 @@ def _grouped_plainly(steps: list[Step]) -> list[list[Step]]:
 
 
 def _split(groups: list[list[Step]], ends: set[int]) -> list[list[Step]]:
-    """The groups, divided where a cut falls inside one."""
-    made, begin = [], 0
+    """The groups, divided at cuts that fall inside one; `ends` are the indices of steps before cuts."""
+    divided, begin = [], 0
     for group in groups:
         parts: list[list[Step]] = [[]]
         for offset, step in enumerate(group):
             parts[-1].append(step)
             if begin + offset in ends:
                 parts.append([])
-        made += [part for part in parts if part]
+        divided += [part for part in parts if part]
         begin += len(group)
-    return made
+    return divided
 
 
 @contextmanager
 def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """All modules in training or evaluation inside, as they were after it."""
+    """Put all modules into training or evaluation mode inside, and restore their modes afterwards."""
     before = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:

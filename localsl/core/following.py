@@ -1,4 +1,4 @@
-"""A layer that follows another layer of the network, as the core sees it."""
+"""The interface of layers whose weights follow those of another layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class FollowingLayer(nn.Module):
     """A layer whose weights follow those of a live layer of the backbone.
 
     Attributes:
-        follower: the part that follows; None where nothing does.
+        follower: the part whose weights follow, or None.
     """
 
     follower: nn.Module | None
@@ -19,12 +19,12 @@ class FollowingLayer(nn.Module):
     @property
     @abstractmethod
     def live(self) -> nn.Module:
-        """The layer that it follows."""
+        """The layer that is followed."""
 
     @abstractmethod
     def start(self) -> None:
-        """Take the weights that it starts from."""
+        """Set the initial weights, once the live layer has its own."""
 
     @abstractmethod
     def update(self) -> None:
-        """Move the follower by one step, towards the live layer's present weights."""
+        """Move the follower one step towards the current weights of the live layer."""

@@ -12,22 +12,24 @@ from torch import nn
 
 
 def stream(seed: int, *what: str | int) -> int:
-    """A seed of its own for each use, so that no use shifts the random numbers of another."""
+    """A seed derived from `seed` and `what`, so that each use has random numbers of its own."""
     text = "/".join(map(str, (seed, *what)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 @contextmanager
 def seeded(seed: int, *what: str | int) -> Generator[None, None, None]:
-    """Draw torch's CPU random numbers from `stream(seed, *what)` inside, and leave no trace outside."""
+    """Seed torch's CPU generator with `stream(seed, *what)` inside, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         torch.manual_seed(stream(seed, *what))  # pyright: ignore[reportUnknownMemberType]
         yield
 
 
 def normal_fan_out(network: nn.Module) -> None:
-    """Convolutions N(0, 2 / (k k c_out)); all else keeps torch's default: BatchNorm 1 and 0, linear layers
-    and the biases of convolutions uniform. The CIFAR code of all four papers, auxiliary networks included.
+    """Draw the weights of convolutions from N(0, 2 / (k k c_out)), as the CIFAR code of all four papers does.
+
+    It does so in auxiliary networks too. All else keeps torch's defaults: BatchNorm starts at 1 and 0, linear
+    layers and the biases of convolutions are uniform.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -36,8 +38,8 @@ def normal_fan_out(network: nn.Module) -> None:
 
 
 def reset(network: nn.Module) -> None:
-    """Draw all weights of a network anew, by torch's own defaults."""
+    """Redraw all weights of a network with torch's default initialisation."""
     for module in network.modules():
-        again = getattr(module, "reset_parameters", None)
-        if callable(again):
-            again()
+        reset_parameters = getattr(module, "reset_parameters", None)
+        if callable(reset_parameters):
+            reset_parameters()

@@ -1,4 +1,4 @@
-"""What a training step is of: a network that makes its own losses, module by module."""
+"""The interface that the training step uses: a network that computes its own losses, module by module."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class LocalLoss:
     """The loss of one gradient-isolated module for one batch.
 
     Attributes:
-        module: index of the module that it ends, from 0.
-        total: scalar, the sum of weights[k] * terms[k]: to be backpropagated before the next is asked for.
+        module: index of the module, from 0.
+        total: scalar, the sum of weights[k] * terms[k]; backpropagate it before requesting the next loss.
         terms: unweighted losses by name.
-        weights: by the same names.
-        correct: right answers of the module's classifier in the batch, an integer scalar left on the device;
-            of several classifiers the last one's, of none None.
+        weights: weights by the same names.
+        correct: number of correct predictions of the module's classifier in the batch, an integer scalar on the
+            device. With several classifiers it is the last one's; without any it is None.
     """
 
     module: int
@@ -34,27 +34,27 @@ class LocalLoss:
 
 
 class Learner(nn.Module, ABC):
-    """A network that makes its own losses, module by module: what a training step is of.
+    """A network that computes its own losses, module by module.
 
     Attributes:
-        local_modules: each with its `index`; as many as there are losses in a step, at most.
+        local_modules: the modules, each with an `index`; a step has at most one loss for each.
     """
 
     local_modules: list[Any]
 
     @abstractmethod
     def local_losses(self, images: Any, targets: Any) -> Iterator[LocalLoss]:
-        """The loss of every module that has one, in turn, to be backpropagated before the next is asked for."""
+        """Yield the loss of each module that has one, to be backpropagated before the next is requested."""
 
     @abstractmethod
     def layers_of(self, module: Any) -> list[nn.Module]:
         """The layers of a module."""
 
     def update_ema(self, layers: Sequence[FollowingLayer] | None = None) -> None:
-        """Called once per step, after the last backward and before the optimizer's step.
+        """Update moving averages; called once per step, between the last backward pass and the optimizer's step.
 
         Args:
-            layers: the layers to move; None for all.
+            layers: the layers to update; None for all.
         """
 
     @property
@@ -63,14 +63,14 @@ class Learner(nn.Module, ABC):
         return self.local_modules
 
     def held_state(self) -> dict[str, Tensor]:
-        """The entries of `state_dict()` that this process trains, or that its training moves."""
+        """The entries of `state_dict()` that training in this process changes."""
         return self.state_dict()
 
     def load_held(self, state: dict[str, Tensor]) -> None:
-        """Take from a whole network's `state_dict()` what is held."""
+        """Load the held entries from the `state_dict()` of a complete network."""
         self.load_state_dict(state)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device

@@ -1,7 +1,7 @@
-"""The one network class: a backbone cut into gradient-isolated modules, each with its own objective.
+"""The network class of all rules: a backbone cut into gradient-isolated modules, each with its own objective.
 
-A local rule differs from backpropagation in one thing only: where the graph is cut, and what loss sits at
-each cut. Backpropagation is the case of one module.
+A local rule differs from backpropagation only in where the graph is cut and in the loss at each cut.
+Backpropagation is the case of one module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from localsl.core.plan import Plan
 
 @dataclass(frozen=True)
 class LocalModule:
-    """A run of local layers between two cuts, and what trains it."""
+    """Consecutive local layers between two cuts, and the objective that trains them."""
 
     index: int
     layers: range
@@ -32,30 +32,30 @@ class LocalModule:
 
 
 class Neighbours(Protocol):
-    """The processes that hold the other modules of a network, as the process of one stage sees them."""
+    """The other stages of a pipeline, as seen by the process that holds one stage of the network."""
 
     def images(self) -> Tensor:
-        """The batch's images."""
+        """The images of the current batch."""
         ...
 
     def hand_on(self, features: Tensor) -> None:
-        """Take the output of the stage's last module, detached, for the module after it."""
+        """Pass the detached output of the stage's last module to the next stage."""
         ...
 
     def fetch_followed(self) -> None:
-        """Bring layers that momentum layers of the stage follow, and other stages train, up to date."""
+        """Update the local copies of layers that momentum layers here follow but other stages train."""
         ...
 
 
 class LocalNetwork(Learner):
     """A backbone, its partition into modules, and the auxiliary networks that train them.
 
-    Calling it runs the backbone alone: images (N, 3, H, W), normalised, to logits (N, classes).
-    `state_dict()` has the backbone under `backbone.` whatever the rule, the rest under `auxiliary.`.
+    Calling it runs the backbone alone, from normalised images (N, 3, H, W) to logits (N, classes). With every rule
+    `state_dict()` has the backbone's entries under `backbone.` and the auxiliary networks' under `auxiliary.`.
 
     Attributes:
-        local_modules: all of them.
-        neighbours: the other stages; None where all modules are held.
+        local_modules: all modules, those of other pipeline stages included.
+        neighbours: the other pipeline stages; None if this process holds all modules.
     """
 
     _mean: Tensor
@@ -71,19 +71,21 @@ class LocalNetwork(Learner):
         batchnorm_every_forward: bool = True,
         segments: int = 0,
     ):
-        """A network of a plan.
+        """Build the network of a plan.
 
         Args:
+            plan: the backbone and its cuts.
             objectives: one per module.
-            mean, std: per channel, by which images were normalised, in units of a pixel's whole range [0, 1].
-            batchnorm_every_forward: whether each of several forwards of a layer in one step moves its statistics.
-            segments: in how many pieces a module's forward is recomputed in its backward; 0 for none.
+            mean, std: the images' normalisation, per channel, for pixels in [0, 1].
+            batchnorm_every_forward: whether BatchNorm's running statistics are updated by every forward pass of a
+                layer in a step, or by the first alone.
+            segments: into how many segments a module is divided for recomputation in the backward pass; 0 for none.
         """
         super().__init__()
         self.backbone = plan.backbone
         self.names = [layer.name for layer in plan.layers]
         classifier = plan.backbone.classifier
-        self.auxiliary = nn.ModuleList(objective.networks(but=classifier) for objective in objectives)
+        self.auxiliary = nn.ModuleList(objective.networks(exclude=classifier) for objective in objectives)
         self.local_modules: list[LocalModule] = [
             LocalModule(index, layers, objective)
             for index, (layers, objective) in enumerate(zip(plan.groups, objectives, strict=True))
@@ -93,15 +95,16 @@ class LocalNetwork(Learner):
         self._classes = plan.num_classes
         for name, values in (("_mean", mean), ("_std", std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
-        self._count_every_forward = batchnorm_every_forward
+        self._update_every_forward = batchnorm_every_forward
         self._segments = segments
         self._momentum_layers = self.following()
-        self.path_losses: PathLosses = path_losses  # or the same compiled
+        self.path_losses: PathLosses = path_losses  # may be replaced by a compiled version
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the plain backbone; no auxiliary network runs.
+        """Run the backbone without auxiliary networks, to logits.
 
-        A stage takes its first module's input, and returns its last module's output, which it hands on too.
+        A pipeline stage maps the input of its first module to the output of its last module, which it also passes
+        to the next stage.
         """
         if self.neighbours is None:
             return self.backbone(images)
@@ -114,41 +117,41 @@ class LocalNetwork(Learner):
         return features
 
     def local_losses(self, images: Tensor, targets: Tensor) -> Iterator[LocalLoss]:
-        """The loss of every module that has one, in turn, each on a graph of its own.
+        """Yield the loss of each module that has one, in order, each with a graph of its own.
 
-        The caller backpropagates each before asking for the next. That frees the module's graph before the
-        next one is built, which is all the memory that local learning saves: summing the losses would need
-        more than backpropagation does.
+        Backpropagate each loss before requesting the next. This frees the module's graph before the next one is
+        built, which is where local learning saves memory. Summing the losses first would take more memory than
+        backpropagation.
 
         Args:
-            images: normalised, (N, 3, H, W); of a stage what its first module takes.
+            images: normalised images (N, 3, H, W); in a later pipeline stage, the input of its first module.
             targets: class indices, (N,) int64.
         """
         self.backbone.refresh()
-        seen = images if self.neighbours is None else self.neighbours.images()
-        batch = Batch(seen, targets, self._mean, self._std, self._classes)
-        reach = max((p.span for m in self.held for p in m.objective.parts), default=1)
-        inputs = {self.held[0].index: images}  # of the modules that a later graph can begin with, detached
+        batch_images = images if self.neighbours is None else self.neighbours.images()
+        batch = Batch(batch_images, targets, self._mean, self._std, self._classes)
+        longest_span = max((p.span for m in self.held for p in m.objective.parts), default=1)
+        inputs = {self.held[0].index: images}  # detached inputs of the modules at which later graphs may begin
         for module in self.held:
             yield from self._losses(module, inputs, batch)
-            inputs.pop(module.index - reach + 1, None)
+            inputs.pop(module.index - longest_span + 1, None)
 
     def _losses(self, module: LocalModule, inputs: dict[int, Tensor], batch: Batch) -> Iterator[LocalLoss]:
-        """Run one module, leave its detached output in `inputs`, and yield its loss if it has one."""
+        """Run one module, store its detached output in `inputs`, and yield its loss if it has one."""
         index, parts = module.index, module.objective.parts
         terms: dict[str, Tensor] = {}
         correct = features = None
         for part in parts:
             part.prepare(batch)
             start = index - part.span + 1
-            passed = self.local_modules[start : index + 1]
-            # A module's first forward is the one of its own turn: the others see the same batch again.
-            again = passed[:-1] if part is parts[0] else passed
-            frozen = [] if self._count_every_forward else [x for m in again for x in self.layers_of(m)]
+            covered = self.local_modules[start : index + 1]
+            # Earlier modules, and after the first part this one too, have already run on this batch.
+            repeated = covered[:-1] if part is parts[0] else covered
+            frozen = [] if self._update_every_forward else [x for m in repeated for x in self.layers_of(m)]
             with frozen_statistics(frozen):
-                features, found, right = self.path_losses(self._path(passed), part, inputs[start], batch)
-            terms |= found
-            correct = correct if right is None else right
+                features, losses, hits = self.path_losses(self._path(covered), part, inputs[start], batch)
+            terms |= losses
+            correct = correct if hits is None else hits
         if features is None:
             with torch.no_grad():
                 features = nn.Sequential(*self.layers_of(module))(inputs[index])
@@ -158,7 +161,7 @@ class LocalNetwork(Learner):
         if parts:
             weights = module.objective.weights
             loss = LocalLoss(index, weighted_sum(terms, weights), terms, weights, correct)
-            del features, terms  # what the loss no longer needs must not outlive its backward
+            del features, terms  # release references before the caller's backward pass
             yield loss
 
     def layers_of(self, module: LocalModule) -> list[nn.Module]:
@@ -170,16 +173,18 @@ class LocalNetwork(Learner):
         return Segmented(layers, self._segments) if self._segments else nn.Sequential(*layers)
 
     def following(self, modules: Sequence[LocalModule] | None = None) -> list[FollowingLayer]:
-        """The momentum layers of these modules, or of all that are held."""
+        """The momentum layers of `modules`, by default of all held modules."""
         auxiliaries = (self.auxiliary[module.index] for module in modules or self.held)
         return [m for auxiliary in auxiliaries for m in auxiliary.modules() if isinstance(m, FollowingLayer)]
 
     def update_ema(self, layers: Sequence[FollowingLayer] | None = None) -> None:
-        """Move every momentum layer towards the layer it follows: once per step, after the last backward and
-        before the optimizer's step, so that it sees the weights that the losses were computed with.
+        """Move every momentum layer towards the layer that it follows.
+
+        Call it once per step, between the last backward pass and the optimizer's step, so that averages are taken
+        of the weights with which the losses were computed.
 
         Args:
-            layers: move these alone.
+            layers: the layers to move; None for all.
         """
         moved = self._momentum_layers if layers is None else layers
         if moved and self.neighbours is not None:
@@ -189,13 +194,13 @@ class LocalNetwork(Learner):
 
     @property
     def held(self) -> Sequence[LocalModule]:
-        """The modules that this process trains: all, unless `restrict` left a stage of them."""
+        """The modules that this process trains: all, or those of one pipeline stage after `restrict`."""
         return self._held
 
     def restrict(self, modules: range, neighbours: Neighbours) -> None:
-        """Hold these modules and no others: the rest of the weights go to the meta device, and take no memory.
+        """Keep only a stage of modules; all other weights move to the meta device, where they take no memory.
 
-        The layers of other modules that momentum layers follow stay, as copies that do not train.
+        Layers of other modules that momentum layers here follow are kept as copies that are not trained.
         """
         self._held = self.local_modules[modules.start : modules.stop]
         self.neighbours = neighbours
@@ -212,8 +217,8 @@ class LocalNetwork(Learner):
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if id(parameter) not in present:
-                    away = torch.empty_like(parameter, device="meta")
-                    module._parameters[name] = nn.Parameter(away, requires_grad=False)
+                    empty = torch.empty_like(parameter, device="meta")
+                    module._parameters[name] = nn.Parameter(empty, requires_grad=False)
                 elif id(parameter) not in trained:
                     parameter.requires_grad_(False)
             for name, buffer in module.named_buffers(recurse=False):
@@ -221,13 +226,13 @@ class LocalNetwork(Learner):
                     module._buffers[name] = torch.empty_like(buffer, device="meta")
 
     def held_state(self) -> dict[str, Tensor]:
-        """The entries of `state_dict()` that this process trains, or that its training moves."""
+        """The entries of `state_dict()` that training in this process changes."""
         state = self.state_dict()
         return state if self.neighbours is None else {name: state[name] for name in self._held_names}
 
     @torch.no_grad()
     def load_held(self, state: dict[str, Tensor]) -> None:
-        """Take from a whole network's `state_dict()` what is held, and the layers that it follows."""
+        """Load the held entries, and the followed layers, from the `state_dict()` of a complete network."""
         if self.neighbours is None:
             self.load_state_dict(state)
             return
@@ -237,18 +242,18 @@ class LocalNetwork(Learner):
 
     @property
     def holds_output(self) -> bool:
-        """Whether the last module, whose output are logits, is held."""
+        """Whether the last module, and with it the classifier, is held."""
         return self.held[-1] is self.local_modules[-1]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self._mean.device
 
     def modules_table(self) -> list[dict[str, Any]]:
-        """One row a module: its layers, its auxiliary networks and the parameters of both.
+        """One row per module: its layers, its auxiliary networks, and the parameters of both.
 
-        The classifier's parameters are the last module's. Parameters are counted that gradients train.
+        Only parameters that require gradients are counted. Those of the classifier belong to the last module.
         """
         rows: list[dict[str, Any]] = []
         for module in self.local_modules:
@@ -269,7 +274,7 @@ class LocalNetwork(Learner):
 
 
 def dropped(features: Tensor, probability: float, training: bool) -> Tensor:
-    """Features with whole channels of images, and single values of anything else, dropped in training."""
+    """Apply dropout in training: to whole channels of images, to single values of all other features."""
     if not probability:
         return features
     drop = F.dropout2d if features.ndim == 4 else F.dropout
@@ -277,35 +282,37 @@ def dropped(features: Tensor, probability: float, training: bool) -> Tensor:
 
 
 def summary(network: nn.Module) -> str:
-    """What kind of auxiliary network this is, in a few words."""
+    """A short description of an auxiliary network."""
     if isinstance(network, nn.Sequential) and type(network) is nn.Sequential:
         return " ".join(summary(layer) for layer in network)
-    told = getattr(network, "summary", None)
-    return f"{type(network).__name__} ({told()})" if callable(told) else type(network).__name__
+    describe = getattr(network, "summary", None)
+    return f"{type(network).__name__} ({describe()})" if callable(describe) else type(network).__name__
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable scalars."""
+    """The number of trainable scalars."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def build(
     plan: Plan, objectives: Callable[[Plan], list[Objective]], seed: int, **settings: Any
 ) -> LocalNetwork:
-    """The network of a plan with the initial weights of its auxiliary networks, a function of the seed.
+    """Build the network of a plan and initialise its auxiliary networks from a seed.
 
-    Each module's auxiliary networks have random numbers of their own. Torch's random state is left as it was.
+    The auxiliary networks of each module have random numbers of their own. Torch's random state is restored.
 
     Args:
-        objectives: makes one objective per module of the plan.
-        settings: what `LocalNetwork` takes beside them.
+        plan: the backbone and its cuts.
+        objectives: returns one objective per module of the plan.
+        seed: of the auxiliary networks' initial weights.
+        settings: further arguments of `LocalNetwork`.
     """
-    with seeded(seed, "unused"):  # building draws numbers too: they are drawn again below
+    with seeded(seed, "unused"):  # construction draws weights as well, which are redrawn below
         network = LocalNetwork(plan, objectives(plan), **settings)
     for index, auxiliary in enumerate(network.auxiliary):
         with seeded(seed, "auxiliary", index):
             reset(auxiliary)
-            plan.architecture.start_auxiliary(auxiliary)
+            plan.architecture.initialize_auxiliary(auxiliary)
         for layer in auxiliary.modules():
             if isinstance(layer, FollowingLayer):
                 layer.start()

@@ -1,8 +1,8 @@
-"""What trains a module: parts, each a stretch of network with a graph of its own, a bridge, and terms.
+"""What trains a module: an objective, made of parts that each have a graph, an optional bridge, and terms.
 
     features of a module -> bridge -> terms: heads or decoders, each with its loss and weight
 
-Plain descriptions: the `LocalNetwork` that an objective is given to registers the networks in it.
+Objectives are plain descriptions; `LocalNetwork` registers the networks in them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from localsl.core import losses
 
 
 class Batch:
-    """A batch, and what several terms need of it."""
+    """A batch, and values of it that several terms use."""
 
     def __init__(self, images: Tensor, targets: Tensor, mean: Tensor, std: Tensor, classes: int):
         self.images, self.targets = images, targets
@@ -28,35 +28,32 @@ class Batch:
 
     @property
     def pixels(self) -> Tensor:
-        """The augmented images before normalisation, in [0, 1], (N, 3, H, W).
+        """The augmented images before normalisation, (N, 3, H, W) in [0, 1].
 
-        Not kept: recomputing them costs less than having them in memory while other modules run.
+        They are not cached: recomputing them costs less than keeping them in memory while other modules run.
         """
         return self.images * self._std + self._mean
 
     @cached_property
     def similarity(self) -> Tensor:
-        """How alike the targets are, (N, N): 1 for the same class, -1 / (classes - 1) for another.
-
-        Computed once a step.
-        """
+        """The similarity of the targets, (N, N): 1 for equal classes, -1 / (classes - 1) for different ones."""
         return losses.similarity_matrix(F.one_hot(self.targets, self._classes))
 
 
 @dataclass(frozen=True)
 class Term(ABC):
-    """A loss on what a network makes of features, (N, C, H, W), and its weight."""
+    """A loss on the output of a network that takes features (N, C, H, W), and the weight of that loss."""
 
     name: ClassVar[str]
     network: nn.Module
     weight: float = 1.0
 
-    def prepare(self, batch: Batch) -> None:  # noqa: B027  most share nothing
-        """Have the batch compute what several modules' losses share."""
+    def prepare(self, batch: Batch) -> None:  # noqa: B027  most terms share nothing
+        """Have the batch compute values that the losses of several modules share."""
 
     @abstractmethod
     def __call__(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The unweighted loss; for a classifier also how many of the batch it gets right."""
+        """The unweighted loss, and for a classifier the number of its correct predictions in the batch."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class CrossEntropy(Term):
     name: ClassVar[str] = "ce"
 
     def __call__(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The loss, and the right answers."""
+        """Return the loss and the number of correct predictions."""
         logits = self.network(features)
         correct = (logits.detach().argmax(1) == batch.targets).sum()
         return F.cross_entropy(logits, batch.targets), correct
@@ -79,47 +76,47 @@ class Contrastive(Term):
     name: ClassVar[str] = "contrastive"
 
     def __call__(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The loss."""
+        """Return the loss."""
         return losses.supervised_contrastive(self.network(features), batch.targets), None
 
 
 @dataclass(frozen=True)
 class Reconstruction(Term):
-    """How badly a decoder restores the input image."""
+    """The binary cross-entropy of a decoder's reconstruction of the input image."""
 
     name: ClassVar[str] = "reconstruction"
 
     def __call__(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The loss."""
+        """Return the loss."""
         return losses.reconstruction(self.network(features), batch.pixels), None
 
 
 @dataclass(frozen=True)
 class Similarity(Term):
-    """How little the similarities of projected features match those of the targets."""
+    """PredSim's similarity matching between projected features and targets."""
 
     name: ClassVar[str] = "similarity"
 
     def prepare(self, batch: Batch) -> None:
-        """The targets' similarities."""
+        """Have the batch compute the similarity of its targets."""
         _ = batch.similarity
 
     def __call__(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The loss."""
+        """Return the loss."""
         return losses.similarity_matching(self.network(features), batch.similarity), None
 
 
 @dataclass(frozen=True)
 class Part:
-    """Terms on one path through the network.
+    """Terms at the end of one path through the network.
 
     Attributes:
-        terms: on what the bridge makes of the features.
+        terms: losses on the bridge's output.
         bridge: a network between the features and the terms, or None.
-        span: how many modules the graph covers, ending with the objective's own. 1 is a local loss; more is
-            a cascade, the graph cut that many modules earlier.
-        weight: of the whole part.
-        name: told before the names of its terms ("cascaded/ce") where an objective has several parts.
+        span: the number of modules that the graph covers, ending with the objective's own. 1 is a local loss; a
+            larger span is a cascade, whose gradients reach back over that many modules.
+        weight: multiplies the weights of all its terms.
+        name: prefix of the names of its terms ("cascaded/ce") where an objective has several parts.
     """
 
     terms: Sequence[Term]
@@ -130,33 +127,33 @@ class Part:
 
     @property
     def prefix(self) -> str:
-        """Of the names of its terms."""
+        """The prefix of the names of its terms."""
         return f"{self.name}/" if self.name else ""
 
     def prepare(self, batch: Batch) -> None:
-        """To be called before `losses`, which may be compiled."""
+        """Prepare the batch for all terms. Call it before `losses`, which may be compiled."""
         for term in self.terms:
             term.prepare(batch)
 
     def losses(self, features: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The unweighted losses by name, and the last classifier's right answers in the batch."""
+        """The unweighted losses by name, and the number of correct predictions of the last classifier."""
         bridged = features if self.bridge is None else self.bridge(features)
         found: dict[str, Tensor] = {}
         correct = None
         for term in self.terms:
-            found[self.prefix + term.name], right = term(bridged, batch)
-            correct = correct if right is None else right
+            found[self.prefix + term.name], hits = term(bridged, batch)
+            correct = correct if hits is None else hits
         return found, correct
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Everything whose loss is backpropagated when a module has run.
+    """All losses that are backpropagated after a module has run.
 
     Attributes:
-        parts: without any it trains nothing.
-        dropout: probability that a channel of the features is dropped on its way to the next module; the
-            objective's own terms see all of them.
+        parts: may be empty; the module then has no loss of its own.
+        dropout: probability that a channel of the features is dropped before the next module; the objective's
+            own terms see all channels.
     """
 
     parts: Sequence[Part] = field(default_factory=list[Part])
@@ -164,23 +161,23 @@ class Objective:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of all terms, by name."""
+        """The weights of all terms by name, each including the weight of its part."""
         return {
             part.prefix + term.name: part.weight * term.weight for part in self.parts for term in part.terms
         }
 
-    def networks(self, but: nn.Module) -> nn.ModuleDict:
-        """The auxiliary networks by name, without `but`: the backbone's own classifier."""
+    def networks(self, exclude: nn.Module) -> nn.ModuleDict:
+        """The auxiliary networks by name. `exclude` is the backbone's classifier, which is none of them."""
         found: dict[str, nn.Module] = {}
         for part in self.parts:
             if part.bridge is not None:
                 found[f"{part.prefix}bridge"] = part.bridge
             found |= {f"{part.prefix}{term.name}": term.network for term in part.terms}
-        return nn.ModuleDict({name: network for name, network in found.items() if network is not but})
+        return nn.ModuleDict({name: network for name, network in found.items() if network is not exclude})
 
 
 def weighted_sum(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The sum of weights[k] * terms[k], without multiplying by 1."""
+    """The sum of weights[k] * terms[k], without multiplications by a weight of 1."""
     total: Tensor | None = None
     for name, loss in terms.items():
         weighted = loss if weights[name] == 1 else weights[name] * loss
@@ -191,12 +188,12 @@ def weighted_sum(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
 
 
 def weightless(objectives: Sequence[Objective]) -> list[int]:
-    """Indices of the modules whose objective has terms, all of weight 0: they are not trained."""
+    """Indices of modules that are not trained, because all terms of their objectives have weight 0."""
     return [i for i, o in enumerate(objectives) if o.parts and not any(o.weights.values())]
 
 
 def open_cuts(objectives: Sequence[Objective]) -> list[int]:
-    """The modules that a process can begin with, 0 apart: those before which no loss's graph is under way."""
+    """Indices, from 1, of the modules at which a pipeline stage can begin: no loss's graph crosses their input."""
     closed: set[int] = set()
     for module, objective in enumerate(objectives):
         for part in objective.parts:

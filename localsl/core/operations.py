@@ -1,4 +1,4 @@
-"""Operations of a training step by module, counted from shapes alone."""
+"""The operations of a training step, per module, counted from tensor shapes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from localsl.core.objectives import Objective
 
 
 class ShapesOnly(TorchFunctionMode):
-    """Counts what convolutions and linear layers take in a forward and its backward, without computing them.
+    """Counts the operations of convolutions and linear layers, forward and backward, without computing them.
 
-    For tensors on the meta device, which have shapes alone. Operations of a plain shape are replaced by views,
-    and initial weights are not drawn: on that device both would go through slow Python code of torch's.
+    It works on the meta device, whose tensors have a shape but no data. Operations whose output shape is obvious
+    are replaced by views and weights are not initialised, because torch runs slow Python code for both there.
     """
 
     SAME = frozenset({F.batch_norm, F.relu, F.leaky_relu, F.silu, F.dropout, F.dropout2d, torch.sigmoid})
@@ -48,7 +48,7 @@ class ShapesOnly(TorchFunctionMode):
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    """A tensor of a linear layer's output shape, which requires a gradient where that would."""
+    """A tensor with the shape and the `requires_grad` of a linear layer's output."""
     output = x[..., :1].expand(*x.shape[:-1], weight.shape[0])
     trained = torch.is_grad_enabled() and weight.requires_grad
     return output.detach().requires_grad_() if trained and not x.requires_grad else output
@@ -61,16 +61,16 @@ def of_modules(
     image_size: int,
     segments: int = 0,
 ) -> list[int]:
-    """Multiplications and additions, one each, that a training step takes per image in every module's turn.
+    """The operations of a training step per image, for each module; a multiply-add counts as two operations.
 
-    The backward of a convolution or linear layer takes as much as its forward for the gradient of its weights,
-    and again for that of its input where one is needed: not in a module's first layer. Products of samples in
-    similarity losses are left out.
+    The backward pass of a convolution or linear layer takes as many operations as its forward pass for the gradient
+    of its weights, and as many again for the gradient of its input, which a module's first layer does not need.
+    Products between the samples of a batch, in similarity losses, are not counted.
 
     Args:
         backbone, objectives: on the meta device, built under `ShapesOnly`.
         groups: the local layers of each module.
-        segments: in how many pieces a module's forward is recomputed in its backward; 0 for none.
+        segments: into how many segments a module is divided for recomputation in the backward pass; 0 for none.
     """
     inputs = {0: torch.empty(1, 3, image_size, image_size, device="meta")}
     totals: list[int] = []
@@ -86,7 +86,7 @@ def of_modules(
                     for term in part.terms if part else ():
                         term.network(bridged)
                 if segments:
-                    with torch.no_grad():  # the second forward of checkpointed segments
+                    with torch.no_grad():  # the recomputation of the segments
                         nn.Sequential(*layers)(inputs[start])
             inputs[index + 1] = x.detach()
             totals.append(counter.total - before)

@@ -1,9 +1,9 @@
-"""K to contiguous groups of local layers: the published cuts where there are any, an even split elsewhere.
+"""The partition of local layers into K contiguous groups: published cuts where they exist, else an even split.
 
-At the layer-wise K, the number L of local layers (16 for ResNet-32, 55 for ResNet-110), every layer is a
-module; `partition.stem=merged` joins the stem to the first block, as the released MAN and MLAAN do, whose
-keys are L - 1 for that. At every smaller K the stem belongs to the first module. VGG has no stem: all its
-layers are convolutions.
+At the layer-wise K, which is the number L of local layers (16 for ResNet-32, 55 for ResNet-110), every layer is a
+module. `partition.stem=merged` then joins the stem to the first block, as the released MAN and MLAAN do, whose code
+calls this K = L - 1. At every smaller K the stem belongs to the first module. VGG has no stem: all its layers are
+convolutions.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from localsl.published import constants
 
 @dataclass(kw_only=True)
 class PartitionSettings:
-    """How K becomes groups of local layers.
+    """How local layers are grouped into K modules.
 
     Attributes:
         stem: at the layer-wise K, whether the stem is a module of its `own` or `merged` into the first block's.
-        balance: modules of equal `depth`, or InfoPro's of equal `memory`.
-        join_last: with a depth d, whether the last d layers are one module; None as in AugLocal's code, for small
-            images with one module a layer.
+        balance: modules of equal `depth`, or InfoPro's published cuts into modules of equal `memory`.
+        join_last: for rules with a depth d, whether the last d layers form one module; None follows AugLocal's
+            code, which does so for small images with one module per layer.
     """
 
     stem: str = ruled(one_of("own", "merged"), default="own", always=True)
@@ -34,11 +34,11 @@ class PartitionSettings:
 
 @dataclass(frozen=True)
 class Partition:
-    """An architecture and how it is cut into K modules.
+    """An architecture and its division into K modules.
 
     Attributes:
-        dataset: by which InfoPro's balanced cuts and loss weights are found.
-        ends: index of every module's last layer, given instead of K.
+        dataset: the data set, for which InfoPro's memory-balanced cuts and loss weights are looked up.
+        ends: index of each module's last layer; replaces the cuts that K would give.
     """
 
     architecture: Architecture
@@ -54,21 +54,21 @@ class Partition:
 
     @property
     def stem(self) -> int:
-        """How many stems there are, 0 or 1."""
+        """The number of stems, 0 or 1."""
         return int(self.layers[0].is_stem)
 
     def problems(self, *, single_module: bool = False) -> Iterator[Problem]:
-        """A K that the backbone cannot be cut into, or that has no memory-balanced cuts."""
+        """Problems with K: too few or too many modules, or no published memory-balanced cuts."""
         count, name = len(self.layers), self.architecture.name
         if self.K < 1 or (count < self.K and not single_module):
             what = f"{name} has {count} local layers, so K must be 1 to {count}"
             yield Problem("K", self.K, what, f"type K={count} for one module per layer")
         if self.settings.balance == "memory" and not self._published:
-            what = f"memory-balanced cuts are published for {'; '.join(constants.balanced_cuts())}"
+            what = f"memory-balanced cuts are published only for {'; '.join(constants.balanced_cuts())}"
             yield Problem("partition.balance", "memory", what, "type partition.balance=depth")
 
     def groups(self) -> list[range]:
-        """The local layers of each module, as ranges of indices that follow each other."""
+        """The local layers of each module, as consecutive ranges of indices."""
         if self.ends is not None:
             return _ranges([end + 1 for end in self.ends])
         names = [layer.name for layer in self.layers]
@@ -80,7 +80,7 @@ class Partition:
 
     @property
     def layer_wise(self) -> bool:
-        """Whether every layer is a module, the stem perhaps joined to the first block."""
+        """Whether every layer is a module, not counting a stem that is merged into the first block."""
         count = len(self.layers)
         return self.K in (count, count - self.stem * (self.settings.stem == "merged"))
 
@@ -90,14 +90,14 @@ class Partition:
 
 
 def joined(groups: list[range], count: int) -> list[range]:
-    """The same cuts without the last `count - 1`: the last `count` groups are one."""
+    """The groups, with the last `count` of them joined into one."""
     kept = groups[: max(0, len(groups) - count)]
     start = kept[-1].stop if kept else 0
     return [*kept, range(start, groups[-1].stop)]
 
 
 def even(layers: int, K: int, stem: int = 1) -> list[range]:
-    """K groups of blocks that differ by at most one, smaller ones first; a stem on top of the first."""
+    """K groups whose numbers of blocks differ by at most one, smaller first; the stem joins the first group."""
     sizes = [(layers - stem + i) // K for i in range(K)]
     return _ranges([stem + sum(sizes[: i + 1]) for i in range(K)])
 

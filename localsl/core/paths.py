@@ -1,4 +1,4 @@
-"""A batch's way through layers that follow each other to the losses at their end: one graph of a step."""
+"""One graph of a training step: from a batch through consecutive layers to the losses at their end."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 
 from localsl.core.objectives import Batch, Part
 
-# Features, the part's unweighted losses by name, and the right answers of its last classifier.
-Found = tuple[Tensor, dict[str, Tensor], Tensor | None]
-PathLosses = Callable[[nn.Module, Part, Tensor, Batch], Found]
+# Features, the part's unweighted losses by name, and the number of correct predictions of its last classifier.
+PathResult = tuple[Tensor, dict[str, Tensor], Tensor | None]
+PathLosses = Callable[[nn.Module, Part, Tensor, Batch], PathResult]
 
 
-def path_losses(path: nn.Module, part: Part, x: Tensor, batch: Batch) -> Found:
-    """Run layers on `x`, and the part's networks and losses on the features that they make."""
+def path_losses(path: nn.Module, part: Part, x: Tensor, batch: Batch) -> PathResult:
+    """Run the layers of `path` on `x`, then the part's auxiliary networks and losses on their output."""
     features = path(x)
     losses, correct = part.losses(features, batch)
     return features, losses, correct
 
 
 class Segmented(nn.Module):
-    """Layers in so many segments, each of which is run again in the backward instead of being remembered."""
+    """A chain of layers in segments, whose activations are recomputed in the backward pass."""
 
     def __init__(self, layers: Sequence[nn.Module], segments: int):
         super().__init__()
@@ -36,7 +36,7 @@ class Segmented(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The last layer's output. BatchNorm's running statistics move once."""
+        """Return the last layer's output. The recomputation leaves BatchNorm's running statistics unchanged."""
         for segment in self.segments:
             contexts = partial(_contexts, segment)
             x = cast("Tensor", checkpoint(segment, x, use_reentrant=False, context_fn=contexts))
@@ -44,13 +44,13 @@ class Segmented(nn.Module):
 
 
 def _contexts(segment: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Of the first run of a segment, and of the second."""
+    """The contexts of a segment's first forward and of its recomputation."""
     return nullcontext(), frozen_statistics([segment])
 
 
 @contextmanager
 def frozen_statistics(layers: Sequence[nn.Module]) -> Generator[None, None, None]:
-    """Normalise by the batch, as in training, without moving the running statistics."""
+    """Let BatchNorm normalise with batch statistics, as in training, without updating its running statistics."""
     norms = [m for layer in layers for m in layer.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""A network before its auxiliary networks are built: layers, cuts, and sites for auxiliary networks."""
+"""The plan of a network before its auxiliary networks are built: layers, cuts, and sites to attach them to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Site:
     """Features that an auxiliary network is attached to.
 
     Attributes:
-        module: index of the module that they train, from 0.
-        layer: index of the local layer whose output they are shaped like.
-        channels, size: (N, channels, size, size); of tokens (N, size, channels).
-        layout: as of the layer's output.
+        module: index, from 0, of the module that the auxiliary network trains.
+        layer: index of the local layer whose output has the shape of the features.
+        channels, size: features are (N, channels, size, size), or (N, size, channels) for tokens.
+        layout: layout of the features, one of `LAYOUTS`.
     """
 
     module: int
@@ -27,20 +27,20 @@ class Site:
 
     @property
     def has_grid(self) -> bool:
-        """Whether features have a height and a width, so that 3x3 convolutions make sense."""
+        """Whether the features have a height and a width, as 3x3 convolutions need."""
         return self.layout in ("image", "map")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method needs to say what trains each module.
+    """What a method needs in order to define each module's objective.
 
     Attributes:
-        architecture: describes the backbone.
-        backbone: the live network, for what copies or follows its layers.
+        architecture: the description of the backbone.
+        backbone: the live network, whose layers auxiliary networks may copy or follow.
         groups: the local layers of each module.
-        num_classes: of the task.
-        image_size, image_channels: of the input.
+        num_classes: number of classes of the task.
+        image_size, image_channels: size in pixels and number of channels of the input images.
     """
 
     architecture: Architecture
@@ -52,25 +52,25 @@ class Plan:
 
     @cached_property
     def layers(self) -> list[LocalLayer]:
-        """All local layers, as described."""
+        """The descriptions of all local layers."""
         return self.architecture.local_layers()
 
     @cached_property
     def sizes(self) -> list[int]:
-        """The width of each local layer's output, in pixels; of tokens their number."""
+        """The width in pixels of each local layer's output; for tokens, their number."""
         return self.architecture.sizes(self.image_size)
 
     @property
     def modules(self) -> int:
-        """Number of modules."""
+        """The number of modules."""
         return len(self.groups)
 
     def end(self, module: int) -> int:
-        """Index of a module's last local layer."""
+        """The index of a module's last local layer."""
         return self.groups[module][-1]
 
     def site(self, module: int, layer: int | None = None) -> Site:
-        """The module's own output, or features shaped like the output of another layer."""
+        """The site for features of a module: its own output, or features shaped like the output of `layer`."""
         index = self.end(module) if layer is None else layer
-        described = self.layers[index]
-        return Site(module, index, described.channels, self.sizes[index], described.layout)
+        shaped_like = self.layers[index]
+        return Site(module, index, shaped_like.channels, self.sizes[index], shaped_like.layout)

@@ -1,4 +1,4 @@
-"""Rules and families as files of a package: each file has one subclass, and is chosen by the file's name."""
+"""Lookup of rules and backbone families: each file of a package defines one, chosen by the file's name."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 
 def names(package: str) -> list[str]:
-    """The files of a package that can be chosen, sorted: all but `base` and those that begin with "_"."""
+    """The sorted names of the files that can be chosen: all but `base` and those that begin with "_"."""
     path = importlib.import_module(package).__path__
     return sorted(i.name for i in pkgutil.iter_modules(path) if i.name != "base" and not i.name.startswith("_"))
 
 
 def find(package: str, name: str, base: type[T]) -> type[T]:
-    """The subclass of `base` that is defined in a file.
+    """The subclass of `base` that the file `name` of a package defines.
 
     Raises:
-        KeyError: if there is no such file.
+        KeyError: if the package has no such file.
     """
     if name not in names(package):
         raise KeyError(name)

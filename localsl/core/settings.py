@@ -1,4 +1,4 @@
-"""What a configuration problem is, and how a field states what it allows beside its type."""
+"""Configuration problems, and rules for the values that a field allows beside its type."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 class LocalslError(Exception):
     """An error that a user can act on: printed without a traceback, ends the process with `exit_code`.
 
-    Of several processes of a run all raise one that is `alike`.
+    `alike` marks errors that all processes of a run raise together, which are printed once per machine.
     """
 
     exit_code = 1
@@ -22,7 +22,7 @@ class LocalslError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a configuration: the key, its value, what is allowed, what to type instead."""
+    """A mistake in a configuration: the key, its value, what is allowed, and what to type instead."""
 
     key: str
     value: Any
@@ -36,7 +36,7 @@ class Problem:
 
 
 class ConfigError(LocalslError):
-    """Everything found wrong with a configuration, at once. Exit code 2.
+    """All mistakes found in a configuration. The process ends with exit code 2.
 
     Attributes:
         problems: one `Problem` per mistake.
@@ -51,14 +51,13 @@ class ConfigError(LocalslError):
         head = f"{count} problem{'s' if count > 1 else ''} in the configuration:"
         super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
 
-    def __reduce__(
-        self,
-    ):  # launchers pickle the error of a job; the message alone would not rebuild it
+    def __reduce__(self):
+        # Launchers pickle a job's error, which cannot be rebuilt from its message alone.
         return type(self), (self.problems,)
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, short enough for a problem."""
+    """The first line of an error's message, or the error's type if it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
@@ -103,7 +102,7 @@ def ruled(
 
 
 def wrong_values(settings: Any) -> Iterator[Problem]:
-    """The fields of a dataclass whose values do not satisfy their rules."""
+    """One problem for each field of a dataclass whose value does not satisfy its rule."""
     for entry in fields(settings):
         rule, value = _rule(settings.__class__, entry.name), getattr(settings, entry.name)
         if rule is not None and value is not None and not rule.holds(value):
@@ -111,7 +110,7 @@ def wrong_values(settings: Any) -> Iterator[Problem]:
 
 
 def _rule(settings: type, name: str) -> Rule | None:
-    """The rule of a field, also where a subclass with another default has the field without its rule."""
+    """The rule of a field, which a subclass inherits even if it redeclares the field without a rule."""
     for cls in settings.__mro__:
         declared: dict[str, Field[Any]] = vars(cls).get("__dataclass_fields__", {})
         rule: Rule | None = declared[name].metadata.get("rule") if name in declared else None
@@ -126,7 +125,7 @@ def derived(affects: Affects | None = None) -> Any:
 
 
 def name() -> Rule:
-    """What can be part of a folder's name."""
+    """Text that can be part of a folder's name."""
     return Rule(
         lambda v: re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", v) is not None,
         "must be letters, digits, '_', '-' and '.'",
@@ -134,7 +133,7 @@ def name() -> Rule:
 
 
 def one_of(*values: str) -> Rule:
-    """Exactly these values."""
+    """One of the given values."""
     return Rule(lambda v: v in values, f"one of {', '.join(values)}")
 
 
@@ -146,7 +145,7 @@ def number(
     below: float = math.inf,
     instead: str = "",
 ) -> Rule:
-    """A finite number in a range."""
+    """A finite number within bounds."""
     words = [
         f"{name} {limit:g}"
         for name, limit in (
@@ -165,7 +164,7 @@ def number(
 
 
 def triple(above: float = -math.inf) -> Rule:
-    """Three numbers, one per colour channel."""
+    """Three finite numbers, one per colour channel."""
     words = f" above {above:g}" if math.isfinite(above) else ""
     return Rule(
         lambda v: len(v) == 3 and all(math.isfinite(x) and x > above for x in v),
@@ -174,7 +173,7 @@ def triple(above: float = -math.inf) -> Rule:
 
 
 def ends() -> Rule:
-    """Two numbers: the first module's value and the last's."""
+    """Two finite numbers: the values for the first and for the last module."""
     return Rule(
         lambda v: len(v) == 2 and all(math.isfinite(x) for x in v),
         "must be two numbers, [first module, last module]",
@@ -182,7 +181,7 @@ def ends() -> Rule:
 
 
 def ascending() -> Rule:
-    """Epochs, each later than the one before; or none."""
+    """A possibly empty list of epochs, each later than the one before."""
     return Rule(
         lambda v: all(a < b for a, b in zip([0, *v], v, strict=False)),
         "must be numbers of epochs, each above the one before",

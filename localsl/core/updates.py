@@ -1,4 +1,4 @@
-"""When each parameter of a network may be updated within a step: after the last loss that reads it."""
+"""The earliest moment in a step at which each parameter may be updated: after the last loss that reads it."""
 
 from __future__ import annotations
 
@@ -15,47 +15,45 @@ from localsl.core.network import LocalModule, LocalNetwork
 
 @dataclass
 class Update:
-    """What a module's loss was the last to read.
+    """What can be updated after a module's loss, because no later loss of the step reads it.
 
     Attributes:
-        momentum_layers: to be moved first, by weights that are not yet updated.
-        parameters: to be updated then.
+        momentum_layers: momentum layers, which move first, while the weights they follow are not yet updated.
+        parameters: parameters, which the optimizer updates next.
     """
 
     momentum_layers: list[FollowingLayer] = field(default_factory=list[FollowingLayer])
     parameters: list[nn.Parameter] = field(default_factory=list[nn.Parameter])
 
 
-_known: WeakKeyDictionary[Learner, dict[int, Update]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Learner, dict[int, Update]] = WeakKeyDictionary()
 
 
 def per_module(network: Learner) -> dict[int, Update]:
-    """The updates of a step by the module whose loss they follow; together they are the single update.
+    """The updates of a step, keyed by the module after whose loss they happen; cached for each network.
 
-    Found once for a network.
-
-    A momentum layer moves together with the layer that it follows, right before that layer's update, and is
-    itself updated no earlier: its average is taken before its gradient is, as in the single update.
+    Together they equal one update at the end of the step. A momentum layer therefore moves right before the layer
+    that it follows is updated, and its own gradient step comes after its average, not before.
     """
-    if network not in _known:
+    if network not in _cache:
         if isinstance(network, LocalNetwork):
-            _known[network] = _found(network)
-        else:  # nothing is known of what its losses read: all is updated after the last one
+            _cache[network] = _updates(network)
+        else:  # which weights its losses read is unknown, so everything is updated after the last loss
             last = network.local_modules[-1].index
-            _known[network] = {last: Update(parameters=list(network.parameters()))}
-    return _known[network]
+            _cache[network] = {last: Update(parameters=list(network.parameters()))}
+    return _cache[network]
 
 
-def _found(network: LocalNetwork) -> dict[int, Update]:
+def _updates(network: LocalNetwork) -> dict[int, Update]:
     last: dict[nn.Parameter, int] = {}
     for module in network.held:
-        for read in _read(network, module):
-            last |= dict.fromkeys(read.parameters(), module.index)
+        for run in _modules_run(network, module):
+            last |= dict.fromkeys(run.parameters(), module.index)
     updates: dict[int, Update] = {}
     for layer in network.following():
         if layer.follower is None:
             continue
-        # Of a stage, a live layer may be another stage's: nothing here reads it but the average.
+        # In a pipeline stage, the live layer may belong to another stage; then no loss here reads it.
         both = [p for p in (*layer.live.parameters(), *layer.follower.parameters()) if p in last]
         moved = max(last[p] for p in both)
         last |= dict.fromkeys(both, moved)
@@ -66,8 +64,8 @@ def _found(network: LocalNetwork) -> dict[int, Update]:
     return updates
 
 
-def _read(network: LocalNetwork, module: LocalModule) -> Iterator[nn.Module]:
-    """What runs in a module's turn; a module without a loss is read by a later one's cascade."""
+def _modules_run(network: LocalNetwork, module: LocalModule) -> Iterator[nn.Module]:
+    """What a module's losses run: layers of every module that they span, bridges, and auxiliary networks."""
     for part in module.objective.parts:
         for index in range(module.index - part.span + 1, module.index + 1):
             yield from network.layers_of(network.local_modules[index])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from localsl.core.objectives import Batch, Part
-from localsl.core.paths import Found, path_losses
+from localsl.core.paths import PathResult, path_losses
 
 
 class Compiled:
@@ -24,7 +24,7 @@ class Compiled:
         self._compiled = torch.compile(path_losses, fullgraph=True, dynamic=False)
         self._before = _compilations()
 
-    def __call__(self, path: nn.Module, part: Part, x: Tensor, batch: Batch) -> Found:
+    def __call__(self, path: nn.Module, part: Part, x: Tensor, batch: Batch) -> PathResult:
         """As `path_losses`."""
         run = self._compiled if len(x) == self._batch_size else path_losses
         return run(path, part, x, batch)

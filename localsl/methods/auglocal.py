@@ -1,8 +1,8 @@
 """AugLocal: each module is trained through an auxiliary network built like the layers that come after it.
 
-Ma et al.: "Scaling Supervised Local Learning with Augmented Auxiliary Networks", ICLR 2024. Later layers are
-selected evenly, their architecture copied with fresh weights, deeper for early modules (the pyramid). With
-`aux.lambda_reconstruction` InfoPro's decoder joins in, on the module's own features (paper section A.9).
+Ma et al.: "Scaling Supervised Local Learning with Augmented Auxiliary Networks", ICLR 2024. Auxiliary networks have
+the architecture of evenly selected later layers, with weights of their own, and are deeper in early modules (the
+pyramid). `aux.lambda_reconstruction` adds InfoPro's decoder on the module's features (section A.9).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from localsl.methods.base import HeadMethod
 
 @dataclass(kw_only=True)
 class AugLocal(HeadMethod):
-    """An augmented classifier on each module's output, `depth` layers deep in the first module."""
+    """An auxiliary classifier built like later layers on each module's output, `depth` layers in the first."""
 
     aux_net: ClassVar[str] = "auglocal"
 
@@ -26,8 +26,8 @@ class AugLocal(HeadMethod):
     depth: int | None = 6
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
-        """The augmented network is what the rule is."""
+        """The problems of `HeadMethod`, and heads other than AugLocal's."""
         yield from super().problems(partition)
         if self.head != "auglocal":
-            what = "AugLocal's networks are built by aux.selection"
+            what = "AugLocal needs its own auxiliary networks"
             yield Problem("aux_net", self.head, what, "type aux_net=auglocal")

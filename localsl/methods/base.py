@@ -1,4 +1,4 @@
-"""What every learning rule has in common: where it cuts, and one objective per module."""
+"""The base classes of all learning rules, which decide the cuts and one objective per module."""
 
 from __future__ import annotations
 
@@ -19,56 +19,55 @@ from localsl.published import constants
 
 @dataclass(kw_only=True)
 class Method:
-    """A learning rule and its settings. Each file of this package has one subclass, named as its paper names it.
+    """A learning rule and its settings. Each file of this package has one subclass, named as in its paper.
 
-    A rule of one's own is a subclass too: of this class, or of `HeadMethod` where modules are trained by auxiliary
-    networks on their own output.
+    Rules of your own subclass this class, or `HeadMethod` if auxiliary networks on a module's own output train it.
     """
 
     single_module: ClassVar[bool] = False
-    """True for a rule that trains the whole network as one module: K then says nothing."""
+    """True for a rule that trains the whole network as one module, so that K has no effect."""
 
     aux_net: ClassVar[str] = "none"
-    """The file of conf/aux_net that the command line takes for a rule that conf/method has no file of."""
+    """The file of conf/aux_net that the command line uses for a rule without a file in conf/method."""
 
     ema: ClassVar[str] = "none"
-    """Likewise the file of conf/ema."""
+    """The file of conf/ema that the command line uses for a rule without a file in conf/method."""
 
     @property
     def aux(self) -> AuxSettings | None:
-        """The settings of its auxiliary networks, if it has any."""
+        """The settings of the rule's auxiliary networks, or None if it has none."""
         return None
 
     @property
     def batchnorm_every_forward(self) -> bool:
-        """Whether each of several forwards of a layer in one step moves BatchNorm's running statistics."""
+        """Whether every forward pass of a layer in a step updates BatchNorm's running statistics."""
         return True
 
     @classmethod
     def own_fields(cls) -> list[Field[Any]]:
-        """Its fields beside those of auxiliary networks and of layers that follow others (`cfg.method`)."""
+        """The rule's own fields (`cfg.method`): those that neither `AuxSettings` nor `EmaSettings` has."""
         shared = {field.name for settings in (AuxSettings, EmaSettings) for field in fields(settings)}
         return [field for field in fields(cls) if field.name not in {*shared, "base"}]
 
     @classmethod
     def assembled(cls, own: dict[str, Any], aux: AuxSettings, ema: EmaSettings) -> Self:
-        """The rule with its own fields, and with those of `aux` and `ema` that it has."""
+        """Build the rule from its own fields and from `aux` and `ema`, where it has such settings."""
         return cls(**own)
 
     def settings(self) -> tuple[dict[str, Any], AuxSettings | None, EmaSettings | None]:
-        """What `assembled` takes: None for what the rule does not have."""
+        """The arguments of `assembled`, with None for settings that the rule does not have."""
         return {field.name: getattr(self, field.name) for field in self.own_fields()}, self.aux, None
 
     def resolved(self, partition: Partition) -> Self:
-        """The same with every value that depends on the network filled in."""
+        """A copy of the rule in which all values that depend on the network are filled in."""
         return self
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
-        """What this rule cannot work with; asked once it is resolved."""
+        """Problems that keep this rule from training the network; called on a resolved rule."""
         return iter(())
 
     def notes(self, partition: Partition) -> Iterator[str]:
-        """What a user should know of the rule with these settings, a sentence each."""
+        """What a user should know about the rule with these settings, one sentence each."""
         return iter(())
 
     def groups(self, partition: Partition) -> list[range]:
@@ -76,21 +75,21 @@ class Method:
         return partition.groups()
 
     def objectives(self, plan: Plan) -> list[Objective]:
-        """What trains each module."""
+        """One objective per module of the plan, in order."""
         raise NotImplementedError
 
     def checkpoint_segments(self, layers: int) -> int:
-        """In how many pieces a module's forward is recomputed in its backward; 0 keeps all activations."""
+        """Into how many segments to divide `layers` layers for recomputation; 0 keeps all activations."""
         return 0
 
 
-def output(plan: Plan) -> Objective:
+def output_objective(plan: Plan) -> Objective:
     """The last module's objective: cross-entropy of the backbone's classifier, weight 1."""
     return Objective([Part([CrossEntropy(plan.backbone.classifier)])])
 
 
 def published_weights(aux: AuxSettings, partition: Partition) -> AuxSettings:
-    """With InfoPro's loss weights for the data set, network, cuts and K, where they are None."""
+    """A copy in which None is replaced by InfoPro's loss weights for the data set, network, cuts and K."""
     weights = constants.infopro_weights(
         "published",
         scale=aux.scale or partition.architecture.scale,
@@ -103,13 +102,13 @@ def published_weights(aux: AuxSettings, partition: Partition) -> AuxSettings:
 
 
 def released_weights(aux: AuxSettings, over: str) -> AuxSettings:
-    """With the loss weights of the released MAN and MLAAN, where they are None."""
+    """A copy in which None is replaced by InfoPro's loss weights in the released MAN and MLAAN."""
     return aux.weighted(constants.infopro_weights("released", scale=aux.scale or "cifar"), over)
 
 
 @dataclass(kw_only=True)
 class HeadMethod(AuxSettings, Method):
-    """A rule whose auxiliary networks are on a module's own output; their depth can be set."""
+    """A rule that trains each module by auxiliary networks on its own output; their depth can be set."""
 
     aux_net: ClassVar[str] = "dgl"
 
@@ -117,82 +116,84 @@ class HeadMethod(AuxSettings, Method):
 
     @property
     def aux(self) -> AuxSettings:
-        """Its own."""
+        """The rule itself, which has the fields of `AuxSettings`."""
         return self
 
     @classmethod
     def assembled(cls, own: dict[str, Any], aux: AuxSettings, ema: EmaSettings) -> Self:
-        """With the auxiliary networks of `aux`."""
+        """Build the rule from its own fields and the settings of its auxiliary networks."""
         return cls(**own, **values(aux, AuxSettings))
 
     def settings(self) -> tuple[dict[str, Any], AuxSettings | None, EmaSettings | None]:
-        """What `assembled` takes."""
+        """The arguments of `assembled`."""
         own, _, _ = super().settings()
         return own, AuxSettings(**values(self, AuxSettings)), None
 
     def resolved(self, partition: Partition) -> Self:
-        """With the network's scale, its pyramid, and InfoPro's weights where they are None."""
+        """A copy with the network's scale, the pyramid of that scale, and InfoPro's weights in place of None."""
         method = published_weights(self.scaled(partition.architecture.scale), partition)
         if self.pyramid is None and self.depth and len(self.groups(partition)) == 2:
-            method.pyramid = 0.0  # which runs from the first auxiliary network to the last, and there is one
+            method.pyramid = 0.0  # a single auxiliary network cannot become shallower
         return method  # pyright: ignore[reportReturnType]
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
-        """Depths and strategies that cannot be built."""
+        """Problems with depths and strategies that cannot be built."""
         yield from head_problems(self, partition)
         used, depth, K = _strategies(self), self.depth, partition.K
         if depth is None:
             if self.head == "auglocal":
-                yield Problem("aux.depth", None, "AugLocal's networks have a depth", "type aux.depth=2 or more")
+                yield Problem("aux.depth", None, "AugLocal's networks need a depth", "type aux.depth=2 or more")
             return
         if used <= set(STRATEGIES) and used & set(CONVOLUTIONS) and len(used) > 1 and self.multiplier is None:
-            what = "convolutions beside other strategies have no width that matches AugLocal's cost"
+            what = "convolutions mixed with other strategies have no width that matches AugLocal's cost"
             yield Problem("aux.multiplier", None, what, "type aux.multiplier=1")
         before, groups = partition.groups(), self.groups(partition)
         if len(groups) < 2 <= len(before):
-            what = f"at K={K} the last {depth} of {len(before)} modules are one, and none is left"
+            what = f"at K={K} the last {depth} of {len(before)} modules are joined, which leaves no auxiliary network"
             yield Problem("aux.depth", depth, what, f"type aux.depth={len(before) - 2} or less")
         elif len(groups) == 2 and self.pyramid:
-            what = f"the pyramid needs three modules or more, and K={K} with aux.depth={depth} makes two"
+            what = f"the pyramid needs at least three modules, but K={K} with aux.depth={depth} makes two"
             yield Problem("aux.pyramid", self.pyramid, what, "type aux.pyramid=0, or another K")
         if partition.settings.join_last and not partition.layer_wise:
-            what = "joins the last aux.depth layers where every layer is a module, and here it has no meaning"
+            what = "joins the last aux.depth layers only where every layer is a module, which is not so here"
             yield Problem("partition.join_last", True, what, "leave partition.join_last out")
 
     def groups(self, partition: Partition) -> list[range]:
-        """With a depth d the last d layers may be one module (`partition.join_last`)."""
+        """The local layers of each module; the last d may form one module (`partition.join_last`)."""
         groups = partition.groups()
         return joined(groups, self.depth) if self.depth and self.joins_last(partition) else groups
 
     def notes(self, partition: Partition) -> Iterator[str]:
-        """Of a rule that is not AugLocal, that a depth brings more of AugLocal than heads of that depth."""
+        """Note that `aux.depth` gives a rule other than AugLocal the pyramid and the joined last module as well."""
         if self.depth is not None and self.head != "auglocal":
-            joins = f", and the last {self.depth} layers are one module" if self.joins_last(partition) else ""
-            pyramid = f"the depth of heads falls with aux.pyramid={self.pyramid}"
+            joins = f", and the last {self.depth} layers form one module" if self.joins_last(partition) else ""
+            pyramid = f"the depth of its heads decreases with aux.pyramid={self.pyramid}"
             yield f"note: aux.depth makes this a baseline of AugLocal's Table 9: {pyramid}{joins}"
 
     def joins_last(self, partition: Partition) -> bool:
-        """Whether the last d layers are one module: as set, or as AugLocal's code does."""
-        typed = partition.settings.join_last
-        automatic = self.scaled(partition.architecture.scale).of_scale.joins_last and partition.layer_wise
-        return automatic and partition.ends is None if typed is None else typed
+        """Whether the last d layers form one module: as set by `join_last`, else as in AugLocal's code."""
+        join_last = partition.settings.join_last
+        if join_last is not None:
+            return join_last
+        scale = self.scaled(partition.architecture.scale).of_scale
+        return scale.joins_last and partition.layer_wise and partition.ends is None
 
     def objectives(self, plan: Plan) -> list[Objective]:
-        """Each module but the last is trained by the terms of its auxiliary networks on its output."""
+        """The terms on each module's output, and the cross-entropy of the backbone's classifier for the last."""
         terms = Terms(plan, self)
         objectives = []
         for module in range(plan.modules - 1):
             site = plan.site(module)
             objectives.append(Objective([Part(terms.at(site, plan.layers[site.layer].stage))]))
-        return [*objectives, output(plan)]
+        return [*objectives, output_objective(plan)]
 
 
 @dataclass(kw_only=True)
 class FollowingMethod(EmaSettings, Method):
-    """A rule on a base, whose losses see features through layers that follow later ones.
+    """A rule whose losses see features through layers that follow later layers of the network.
 
     Attributes:
-        base: the auxiliary networks that it builds on: `DGL()`, `InfoPro()`, `PredSim()`.
+        base: the rule whose auxiliary networks it uses: `DGL()`, `InfoPro()` or `PredSim()`.
     """
 
     aux_net: ClassVar[str] = "dgl"
@@ -202,52 +203,52 @@ class FollowingMethod(EmaSettings, Method):
 
     @property
     def aux(self) -> AuxSettings:
-        """The base's."""
+        """The settings of the base."""
         return self.base
 
     @classmethod
     def assembled(cls, own: dict[str, Any], aux: AuxSettings, ema: EmaSettings) -> Self:
-        """On the auxiliary networks of `aux`, with the layers of `ema`."""
+        """Build the rule from its own fields, with `aux` as the base and the momentum layers of `ema`."""
         return cls(**own, **values(ema, EmaSettings), base=aux)
 
     def settings(self) -> tuple[dict[str, Any], AuxSettings | None, EmaSettings | None]:
-        """What `assembled` takes."""
+        """The arguments of `assembled`."""
         own, _, _ = super().settings()
         base = AuxSettings(**values(self.base, AuxSettings))
         return own, base, EmaSettings(**values(self, EmaSettings))
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
-        """Heads that the base cannot have."""
+        """Problems with the heads of the base."""
         yield from head_problems(self.base, partition)
 
 
 def values(settings: Any, of: type) -> dict[str, Any]:
-    """The fields of `of` that `settings` has, by name."""
+    """The values in `settings` of the fields of dataclass `of`, by name."""
     return {field.name: getattr(settings, field.name) for field in fields(of)}
 
 
 def _strategies(aux: AuxSettings) -> set[str]:
-    """How heads of a depth are made; of a rule without one they are convolutions."""
+    """The strategies of heads with a depth; outside AugLocal these are 3x3 convolutions."""
     return set(aux.selection.split("/")) if aux.head == "auglocal" else {"conv3x3"}
 
 
 def head_problems(aux: AuxSettings, partition: Partition) -> Iterator[Problem]:
-    """A choice of layers that is none, choices without an effect, and heads that cannot take the features."""
+    """Problems with unknown strategies, settings without an effect, and heads that do not fit the features."""
     used = _strategies(aux)
     if not set(aux.selection.split("/")) <= set(STRATEGIES):
         yield Problem("aux.selection", aux.selection, f"one of {', '.join(STRATEGIES)}, or one per stage")
     elif aux.head != "auglocal" and aux.selection != "uniform":
-        what = f"is how AugLocal's networks are made, and these are of aux.head={aux.head}"
+        what = f"applies only to AugLocal's networks, not to aux.head={aux.head}"
         yield Problem("aux.selection", aux.selection, what, "type method=auglocal, or leave it out")
     elif aux.multiplier is not None and (aux.depth is None or not used & set(CONVOLUTIONS)):
-        what = "is the width of convolutional heads of a depth, and these are none"
+        what = "applies only to convolutional heads with a depth"
         yield Problem("aux.multiplier", aux.multiplier, what, "leave aux.multiplier out")
     if all(layer.layout in ("image", "map") for layer in partition.layers):
         return
     name = partition.architecture.name
     if aux.decodes:
-        what = f"InfoPro's decoder restores an image from image features, and those of {name} are tokens"
-        yield Problem("aux.lambda_reconstruction", aux.lambda_reconstruction, what, "take another method")
+        what = f"InfoPro's decoder needs image features, but those of {name} are tokens"
+        yield Problem("aux.lambda_reconstruction", aux.lambda_reconstruction, what, "choose another method")
     if aux.head[0] in "12" if aux.depth is None else used & set(CONVOLUTIONS):
-        what = f"has 3x3 convolutions, and the features of {name} are tokens"
-        yield Problem("aux.head", aux.head, what, "take dgl, linear (0c1f) or auglocal")
+        what = f"has 3x3 convolutions, but the features of {name} are tokens"
+        yield Problem("aux.head", aux.head, what, "choose dgl, linear (0c1f) or auglocal")

@@ -1,4 +1,4 @@
-"""Backpropagation through the whole network: one module, whose objective is the output's cross-entropy."""
+"""Backpropagation: the whole network is one module, whose objective is the cross-entropy of its output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 from localsl.core.objectives import Objective
 from localsl.core.partition import Partition
 from localsl.core.plan import Plan
-from localsl.methods.base import Method, output
+from localsl.methods.base import Method, output_objective
 
 
 @dataclass(kw_only=True)
@@ -18,9 +18,9 @@ class BP(Method):
     single_module: ClassVar[bool] = True
 
     def groups(self, partition: Partition) -> list[range]:
-        """Everything is one module."""
+        """All layers as a single module."""
         return [range(len(partition.layers))]
 
     def objectives(self, plan: Plan) -> list[Objective]:
-        """The output's cross-entropy."""
-        return [output(plan)]
+        """The cross-entropy of the output."""
+        return [output_objective(plan)]

@@ -1,7 +1,7 @@
-"""Backpropagation with gradient checkpointing: activations recomputed in backward instead of kept.
+"""Backpropagation with gradient checkpointing (Chen et al. 2016), the memory baseline of AugLocal's Table 4.
 
-The memory baseline of AugLocal's Table 4 (Chen et al. 2016). The same numbers as `bp`: BatchNorm's running
-statistics move once.
+Activations are recomputed in the backward pass instead of stored. The results equal those of `bp`, because the
+recomputation does not update BatchNorm's running statistics again.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from localsl.methods.bp import BP
 
 @dataclass(kw_only=True)
 class CheckpointedBP(BP):
-    """Backpropagation in segments.
+    """Backpropagation with checkpointed segments of layers.
 
     Attributes:
-        segments: None takes the square root of the number of layers, which the papers do not state.
+        segments: number of segments; None for the rounded square root of the number of layers, since the papers
+            state no number.
     """
 
     segments: int | None = ruled(number(1), default=None, always=True)
 
     def checkpoint_segments(self, layers: int) -> int:
-        """In how many pieces the forward is recomputed."""
+        """The number of segments for a network of `layers` layers."""
         return self.segments or round(math.sqrt(layers))

@@ -1,7 +1,7 @@
 """DGL, decoupled greedy learning: each module is trained by the cross-entropy of its own classifier.
 
-Belilovsky, Eickenberg, Oyallon: "Decoupled Greedy Learning of CNNs", ICML 2020. The graph is cut after
-every module, and nothing but the auxiliary head differs from backpropagation.
+Belilovsky, Eickenberg, Oyallon: "Decoupled Greedy Learning of CNNs", ICML 2020. The graph is cut after every module,
+and the auxiliary heads are all that is added to backpropagation.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from localsl.methods.base import HeadMethod
 
 @dataclass(kw_only=True)
 class DGL(HeadMethod):
-    """A classifier on each module's output, and nothing else."""
+    """An auxiliary classifier on each module's output, without further losses."""
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
-        """Other terms would make it another rule."""
+        """The problems of `HeadMethod`, and losses that DGL does not have."""
         yield from super().problems(partition)
         if any(self.lambda_reconstruction or []) or any(self.lambda_similarity):
-            what = "DGL's modules have a classifier only"
+            what = "DGL's modules have a classifier as their only loss"
             yield Problem("aux_net", self.head, what, "type method=infopro or method=predsim")

@@ -1,7 +1,7 @@
-"""InfoPro: each module restores the image beside classifying, so as not to lose what later modules need.
+"""InfoPro: each module also reconstructs the image, so as not to discard information that later modules need.
 
-Wang et al.: "Revisiting Locally Supervised Learning: an Alternative to End-to-end Training", ICLR 2021. The
-weights of both losses run from the first module's to the last's.
+Wang et al.: "Revisiting Locally Supervised Learning: an Alternative to End-to-end Training", ICLR 2021. The weights
+of both losses are interpolated from the first module to the last.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class InfoPro(HeadMethod):
     lambda_over: str | None = None
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
-        """Without the decoder it would be another rule."""
+        """The problems of `HeadMethod`, and a missing decoder."""
         yield from super().problems(partition)
         if not any(self.lambda_reconstruction or []):
-            what = "InfoPro's modules have a decoder, so aux.lambda_reconstruction cannot be 0"
+            what = "InfoPro needs a decoder, so aux.lambda_reconstruction cannot be 0"
             instead = "type aux_net=infopro, or method=dgl aux_net=dgl_1c2f for the classifier alone"
             yield Problem("aux_net", self.head, what, instead)

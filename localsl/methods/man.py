@@ -1,11 +1,11 @@
 """MAN: a module's losses see its features through a momentum copy of the next module's first layer.
 
-Su et al.: "Momentum Auxiliary Network for Supervised Local Learning", ECCV 2024. The copy follows the next
-layer by exponential moving average, which lets information pass back across the cut, and a learnable bias
-makes up for what the average lacks. Any of DGL's, InfoPro's or PredSim's heads follow, at that layer's width.
+Su et al.: "Momentum Auxiliary Network for Supervised Local Learning", ECCV 2024. The copy follows that layer by
+exponential moving average, which passes information back across the cut, and a learnable bias compensates for the
+difference between the copy and a trained layer. The heads of DGL, InfoPro or PredSim come after it, at its width.
 
-The paper's equations take the gradient step before the average; here, as released, the average is taken first,
-of the weights that the losses were computed with, and the optimizer steps after it.
+In the paper's equations the gradient step comes before the average. Here, as in the released code, the average of the
+weights with which the losses were computed comes first, and the optimizer's step after it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from localsl.core.objectives import Objective, Part
 from localsl.core.partition import Partition
 from localsl.core.plan import Plan
 from localsl.core.settings import Problem, one_of, ruled
-from localsl.methods.base import FollowingMethod, output, published_weights, released_weights
+from localsl.methods.base import FollowingMethod, output_objective, published_weights, released_weights
 from localsl.methods.dgl import DGL
 
 
@@ -30,7 +30,8 @@ class MAN(FollowingMethod):
     """Momentum auxiliary networks on a base.
 
     Attributes:
-        lambdas: InfoPro's weights where None: `published` for InfoPro itself, or the `released` MAN's.
+        lambdas: the loss weights of an InfoPro base that leaves them None: InfoPro's `published` ones, or those of
+            the `released` MAN.
     """
 
     base: AuxSettings = field(default_factory=DGL)
@@ -40,32 +41,32 @@ class MAN(FollowingMethod):
     lambdas: str = ruled(one_of("published", "released"), default="published", always=True)
 
     def resolved(self, partition: Partition) -> Self:
-        """With InfoPro's loss weights filled in, and values without an effect at their defaults."""
+        """A copy with InfoPro's loss weights filled in, and fields without an effect set to their defaults."""
         base = self.base.scaled(partition.architecture.scale)
         published = self.lambdas == "published"
         base = published_weights(base, partition) if published else released_weights(base, "next_stage")
         return replace(self.canonical(), base=base)  # pyright: ignore[reportReturnType]
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
-        """Something must map a module's features to the next layer's shape."""
+        """Problems with the base and with the layer that maps features to the next layer's shape."""
         yield from super().problems(partition)
         if self.base.head == "auglocal":
-            what = "the base is DGL's, InfoPro's or PredSim's"
+            what = "the base must be DGL, InfoPro or PredSim"
             yield Problem("aux_net", "auglocal", what, "type aux_net=dgl")
         for key, value in (("layers", self.layers), ("moves", self.moves)):
             if value != "all":
-                what = "is a choice of MLAAN's leap bridges; MAN has one layer a module, which moves"
+                what = "applies only to MLAAN's leap bridges; every module of MAN has one momentum layer"
                 yield Problem(f"ema.{key}", value, what, f"type ema.{key}=all")
         for key, value in (("gradient", self.gradient), ("start", self.start)):
             if value is None:
-                what = "is left to the released MLAAN's code there"
+                what = "is filled in only for MLAAN, from its released code"
                 yield Problem(f"ema.{key}", value, what, "type ema=man or ema=man_released")
         if self.source == "none" and self.bias != "block":
-            what = f"with ema.bias={self.bias} nothing is left of the momentum network"
-            yield Problem("ema.source", "none", what, "type ema.bias=block, or the base as the method")
+            what = f"with ema.bias={self.bias} the momentum layer would be empty"
+            yield Problem("ema.source", "none", what, "type ema.bias=block, or use the base as the method")
 
     def objectives(self, plan: Plan) -> list[Objective]:
-        """The base's terms behind a copy of the next module's first layer, for every module but the last."""
+        """The base's terms after a copy of the next module's first layer; cross-entropy for the last module."""
         terms = Terms(plan, self.base)
         objectives = []
         for module in range(plan.modules - 1):
@@ -73,4 +74,4 @@ class MAN(FollowingMethod):
             site = plan.site(module, after)
             bridge = MomentumLayer(plan.backbone.layers[after], site.channels, self, self.m)
             objectives.append(Objective([Part(terms.at(site, plan.layers[after].stage), bridge)]))
-        return [*objectives, output(plan)]
+        return [*objectives, output_objective(plan)]

@@ -1,11 +1,12 @@
-"""MLAAN: cascades of several modules (MLM) beside the modules' own losses, and leap bridges (LAM).
+"""MLAAN: cascades of several modules (MLM) in addition to each module's own loss, and leap bridges (LAM).
 
-Zhang et al.: "MLAAN: Scaling Supervised Local Learning with Multilaminar Leap Augmented Auxiliary Network",
-AAAI 2025. A cascade is a module's objective with the graph cut `cascade` modules earlier, so that
-neighbouring modules are trained together; a leap bridge is a chain of copies of early, middle and late layers
-of later modules, which follow them by moving average. `leap=false` is MLM alone, `cascade=1` LAM alone.
+Zhang et al.: "MLAAN: Scaling Supervised Local Learning with Multilaminar Leap Augmented Auxiliary Network", AAAI
+2025. A cascade is a loss at the end of a module whose gradients reach back over `cascade` modules, which trains
+neighbouring modules together. A leap bridge is a chain of copies of early, middle and late layers of later modules,
+which follow these by moving average. `leap=false` leaves MLM alone, and `cascade=1` leaves LAM alone.
 
-Values left null in method=mlaan_released are the released code's for the base and the two switches.
+Fields that method=mlaan_released leaves null take the released code's values, which depend on the base and on these
+two switches.
 """
 
 from __future__ import annotations
@@ -27,21 +28,23 @@ from localsl.methods.dgl import DGL
 
 @dataclass(kw_only=True)
 class MLAAN(FollowingMethod):
-    """Cascades and leap bridges on a base; the papers' row without a base has linear classifiers.
+    """Cascades and leap bridges on a base; the papers' rows without a base use linear classifiers.
 
     Attributes:
-        cascade: k, how many consecutive modules a cascade has; 1 for none.
+        cascade: k, the number of consecutive modules in a cascade; 1 for no cascades.
         leap: whether there are leap bridges.
-        weights: of the independent and of the cascaded part.
-        leap_on: which part has leap bridges (paper: independent; released: cascaded); `both` has one in each,
-            with layers of its own.
-        early_independent: whether the first k - 1 modules, which end no cascade, have a loss of their own
-            (released: no).
-        output: the last module's loss: its cross-entropy through the `cascade` alone, weight 1, or `both`, on
-            its own and through the cascade, with `weights` (the released MLM).
-        independent_head: the `base`'s, or always `contrastive` InfoPro 1c2f, as released on InfoPro.
-        batchnorm: whether running statistics move `once` a step, or with `every` forward (released).
-        lambdas: InfoPro's weights where None: `published` for InfoPro itself, or the `released` MLAAN's.
+        weights: weights of the independent and of the cascaded part.
+        leap_on: the part with leap bridges: `independent` (paper), `cascaded` (released code), or `both`, each with
+            bridges of its own.
+        early_independent: whether the first k - 1 modules, at which no cascade ends, have a loss of their own (not
+            in the released code).
+        output: the last module's loss: cross-entropy through the `cascade` alone, with weight 1, or `both`: its
+            own and the cascaded cross-entropy, with `weights` (the released MLM).
+        independent_head: head of the independent part: the `base`'s, or InfoPro's 1c2f with the `contrastive` loss,
+            as in the released code on InfoPro.
+        batchnorm: whether running statistics are updated `once` per step, or in `every` forward pass (released code).
+        lambdas: the loss weights of an InfoPro base that leaves them None: InfoPro's `published` ones, or those of
+            the `released` MLAAN.
     """
 
     aux_net: ClassVar[str] = "linear"
@@ -60,11 +63,11 @@ class MLAAN(FollowingMethod):
 
     @property
     def batchnorm_every_forward(self) -> bool:
-        """Whether each of several forwards of a layer in one step moves BatchNorm's running statistics."""
+        """Whether every forward pass of a layer in a step updates BatchNorm's running statistics."""
         return self.batchnorm == "every"
 
     def resolved(self, partition: Partition) -> Self:
-        """With the released code's choice for the base and the scale filled in wherever a value is None."""
+        """A copy in which None is replaced by the released code's choice for the base and the scale."""
         base = self.base.scaled(partition.architecture.scale)
         filled = replace(self, **self._released(base))
         if self.lambdas == "published":
@@ -74,23 +77,23 @@ class MLAAN(FollowingMethod):
         return replace(filled.canonical(), base=base)  # pyright: ignore[reportReturnType]
 
     def _released(self, base: AuxSettings) -> dict[str, Any]:
-        """What MLAAN's code does for this base, of the values that are None."""
+        """The fields that are None, with the values of MLAAN's released code for this base."""
         decodes, linear, imagenet = base.decodes, base.head == "0c1f", base.scale == "imagenet"
         cascade = self.cascade or (2 if linear and self.leap and not imagenet else 3)
-        alone, mlm = cascade == 1, not self.leap
+        lam_only, mlm_only = cascade == 1, not self.leap
         choices: dict[str, Any] = {
             "cascade": cascade,
-            "weights": [0.01, 0.99] if mlm and not decodes else [0.001, 0.999],
-            "output": "both" if mlm or imagenet else "cascade",
-            "independent_head": "contrastive" if decodes and self.leap and not alone else "base",
-            "gradient": decodes and not alone,
-            "moves": "last_twice" if alone or imagenet else "last",
+            "weights": [0.01, 0.99] if mlm_only and not decodes else [0.001, 0.999],
+            "output": "both" if mlm_only or imagenet else "cascade",
+            "independent_head": "contrastive" if decodes and self.leap and not lam_only else "base",
+            "gradient": decodes and not lam_only,
+            "moves": "last_twice" if lam_only or imagenet else "last",
             "start": "fresh" if imagenet else "copy",
         }
         return {name: value for name, value in choices.items() if getattr(self, name) is None}
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
-        """Cascades longer than the network, bridges of nothing."""
+        """Problems with the base, cascades longer than the network, and bridges without layers."""
         yield from super().problems(partition)
         modules = len(self.groups(partition))
         assert self.cascade is not None
@@ -98,43 +101,46 @@ class MLAAN(FollowingMethod):
             what = f"a cascade cannot be longer than the {modules} modules of K={partition.K}"
             yield Problem("method.cascade", self.cascade, what, f"type method.cascade={min(3, modules)}")
         if self.cascade == 1 and not self.leap:
-            what = "neither cascades nor leap bridges are left"
+            what = "without cascades and leap bridges, only the base is left"
             yield Problem("method.leap", False, what, "type method=dgl, or method.cascade=3")
         if self.base.head == "auglocal":
-            yield Problem("aux_net", "auglocal", "the base is none, DGL or InfoPro", "type aux_net=linear")
+            yield Problem("aux_net", "auglocal", "the base must be none, DGL or InfoPro", "type aux_net=linear")
         if self.leap and self.source == "none" and self.bias != "block":
             what = f"with ema.bias={self.bias} a leap bridge has no layers"
-            yield Problem("ema.source", "none", what, "type ema.bias=block for layers without averages")
+            yield Problem("ema.source", "none", what, "type ema.bias=block for trained layers without averages")
 
     def objectives(self, plan: Plan) -> list[Objective]:
-        """Independent and cascaded parts of every module."""
+        """The independent and cascaded parts of every module."""
         terms = Terms(plan, self.base)
         local = [self._objective(plan, terms, module) for module in range(plan.modules - 1)]
         return [*local, self._output(plan)]
 
     def _objective(self, plan: Plan, terms: Terms, module: int) -> Objective:
-        alone = self._cascade == 1
-        ends_cascade = not alone and module + 1 >= self._cascade
+        lam_only = self._cascade == 1
+        ends_cascade = not lam_only and module + 1 >= self._cascade
         parts = []
-        if alone or self.early_independent or ends_cascade:
-            leaps = self.leap and (alone or self.leap_on != "cascaded")
-            weight = 1.0 if alone else self._weights[0]
-            parts.append(self._part(plan, terms, module, leaps, name="independent", weight=weight))
+        if lam_only or self.early_independent or ends_cascade:
+            has_bridge = self.leap and (lam_only or self.leap_on != "cascaded")
+            weight = 1.0 if lam_only else self._weights[0]
+            parts.append(self._part(plan, terms, module, has_bridge, name="independent", weight=weight))
         if ends_cascade:
-            leaps = self.leap and self.leap_on != "independent"
-            part = self._part(plan, terms, module, leaps, name="cascaded", weight=self._weights[1])
+            has_bridge = self.leap and self.leap_on != "independent"
+            part = self._part(plan, terms, module, has_bridge, name="cascaded", weight=self._weights[1])
             parts.append(replace(part, span=self._cascade))
         return Objective(parts)
 
-    def _part(self, plan: Plan, terms: Terms, module: int, leaps: bool, *, name: str, weight: float) -> Part:
+    def _part(
+        self, plan: Plan, terms: Terms, module: int, has_bridge: bool, *, name: str, weight: float
+    ) -> Part:
         own = plan.site(module)
-        # A bridge ends with a copy of the network's last layer, whatever module it starts from.
-        site = plan.site(module, len(plan.layers) - 1) if leaps else own
-        made = terms.at(site, plan.layers[own.layer].stage)
+        # Every bridge ends with a copy of the network's last layer.
+        site = plan.site(module, len(plan.layers) - 1) if has_bridge else own
+        part_terms = terms.at(site, plan.layers[own.layer].stage)
         if name == "independent" and self.independent_head == "contrastive":
-            made = [*made[:-1], Contrastive(terms.contrastive_head(site), made[-1].weight)]
-        bridge = leap.bridge(plan, module, self, self._momentum(plan, module)) if leaps else None
-        return Part(made, bridge, weight=weight, name=name)
+            *others, last = part_terms
+            part_terms = [*others, Contrastive(terms.contrastive_head(site), last.weight)]
+        bridge = leap.bridge(plan, module, self, self._momentum(plan, module)) if has_bridge else None
+        return Part(part_terms, bridge, weight=weight, name=name)
 
     def _output(self, plan: Plan) -> Objective:
         ce = CrossEntropy(plan.backbone.classifier)

@@ -1,8 +1,8 @@
-"""PredSim: each module predicts the class, and matches the similarities of its features to the targets'.
+"""PredSim: each module predicts the class and matches the similarities of its features to those of the targets.
 
-Nøkland and Eidnes: "Training Neural Networks with Local Error Signals", ICML 2019, as AugLocal re-implements
-it for its tables: two heads on a module's output, weights 0.99 (similarity) and 0.01 (cross-entropy).
-`method=predsim_original` has the settings of PredSim's own code.
+Nøkland and Eidnes: "Training Neural Networks with Local Error Signals", ICML 2019. The defaults are those of
+AugLocal's re-implementation for its tables: two heads on each module's output, with weights 0.99 (similarity) and
+0.01 (cross-entropy). `method=predsim_original` has the settings of PredSim's own code.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class PredSim(HeadMethod):
     """A classifier and a similarity-matching loss on each module's output.
 
     Attributes:
-        output_weight: of the last module's cross-entropy; 0.01 in PredSim's own code.
-        dropout: probability that a channel is dropped from what a module hands to the next; its own losses
-            see all channels (PredSim's own code).
+        output_weight: weight of the last module's cross-entropy; 0.01 in PredSim's own code.
+        dropout: probability that a channel is dropped between a module and the next, as in PredSim's own code; a
+            module's own losses see all channels.
     """
 
     aux_net: ClassVar[str] = "predsim"
@@ -37,14 +37,14 @@ class PredSim(HeadMethod):
     dropout: float = ruled(number(0, below=1), default=0.0)
 
     def problems(self, partition: Partition) -> Iterator[Problem]:
-        """Without the similarity it would be another rule."""
+        """The problems of `HeadMethod`, and a missing similarity loss."""
         yield from super().problems(partition)
         if not any(self.lambda_similarity):
-            what = "PredSim's modules have a similarity loss"
+            what = "PredSim needs a similarity loss"
             yield Problem("aux_net", self.head, what, "type aux_net=predsim")
 
     def objectives(self, plan: Plan) -> list[Objective]:
-        """The base's, with dropout between them."""
+        """The terms of all heads, with dropout between modules and a weight for the last module."""
         *local, last = super().objectives(plan)
         last = Objective([replace(part, weight=self.output_weight) for part in last.parts])
         return [*(replace(objective, dropout=self.dropout) for objective in local), last]

@@ -1,1 +1,1 @@
-"""Numbers and constants of the papers, as data."""
+"""The papers' numbers and constants, as data."""

@@ -1,6 +1,6 @@
-"""Constants of the papers and their released code that depend on the network: cuts, loss weights, leap layers.
+"""Constants of the papers and of their released code that depend on the network: cuts, loss weights, leap layers.
 
-Each row of the CSV files beside this one names its source.
+They are kept in the CSV files of this folder, in which each row names its source.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Weights = tuple[float, float, float, float]
 
 
 def cuts(backbone: str, dataset: str, balance: str, K: int) -> list[str] | None:
-    """Last layer of every module but the last, by name; None where no cuts are published.
+    """The name of the last layer of every module but the last; None if no cuts are published.
 
     Args:
         balance: "depth", or "memory" for InfoPro's modules of equal memory, which depend on the data set.
@@ -26,12 +26,12 @@ def cuts(backbone: str, dataset: str, balance: str, K: int) -> list[str] | None:
 
 
 def balanced_cuts() -> list[str]:
-    """For which networks, data sets and K cuts of equal memory are published, in words."""
-    known: dict[str, list[str]] = {}
+    """The networks, data sets and K for which memory-balanced cuts are published, as phrases for a message."""
+    published: dict[str, list[str]] = {}
     for row in _rows("cuts"):
         if row["balance"] == "memory":
-            known.setdefault(f"{row['backbone']} on {row['dataset']}", []).append(row["K"])
-    return [f"{of} with K={'|'.join(K)}" for of, K in known.items()]
+            published.setdefault(f"{row['backbone']} on {row['dataset']}", []).append(row["K"])
+    return [f"{network} with K={'|'.join(K)}" for network, K in published.items()]
 
 
 def infopro_weights(
@@ -40,32 +40,34 @@ def infopro_weights(
     """InfoPro's loss weights: (reconstruction first, cross-entropy first, reconstruction last, cross-entropy last).
 
     Args:
-        form: "published" for InfoPro's own, and AugLocal's where it has none; "released" for the code of MAN and
-            MLAAN.
-        scale: "cifar" or "imagenet": decides for networks without weights of their own.
+        form: "published" for InfoPro's own, or AugLocal's where InfoPro has none; "released" for those in the code of
+            MAN and MLAAN.
+        scale: "cifar" or "imagenet", for networks that have no weights of their own.
     """
-    asked = {"backbone": backbone, "dataset": dataset, "balance": balance, "K": str(K)}
+    key = {"backbone": backbone, "dataset": dataset, "balance": balance, "K": str(K)}
     fitting = [
         row
         for row in _rows("infopro_weights")
-        if row["form"] == form and all(row[name] in ("", value) for name, value in asked.items())
+        if row["form"] == form and all(row[name] in ("", value) for name, value in key.items())
     ]
-    # The most specific row; a network's own weights hold whatever scale was asked for.
-    own = [row for row in fitting if row["backbone"]] or [row for row in fitting if row["scale"] == scale]
-    row = max(own, key=lambda row: sum(row[name] != "" for name in asked))
+    # A network's own weights take precedence over the scale; of several rows the most specific one holds.
+    candidates = [row for row in fitting if row["backbone"]] or [
+        row for row in fitting if row["scale"] == scale
+    ]
+    row = max(candidates, key=lambda row: sum(row[name] != "" for name in key))
     first, last = ("reconstruction_first", "ce_first"), ("reconstruction_last", "ce_last")
     return tuple(_number(row[name]) for name in (*first, *last))  # pyright: ignore[reportReturnType]
 
 
 def leap_layers(backbone: str, modules: int, end: str) -> list[str] | None:
-    """The layers of the leap bridge of a module that ends in layer `end`; None where no table is published."""
+    """The layers of the leap bridge of a module that ends with layer `end`; None if no table is published."""
     rows = [row for row in _rows("leap_layers") if row["backbone"] == backbone and row["end"] == end]
     fitting = [row for row in rows if row["modules"] in ("", str(modules))]
     return max(fitting, key=lambda row: row["modules"])["layers"].split() if fitting else None
 
 
 def _number(text: str) -> float:
-    """Whole numbers stay whole: a run's identity holds weights as they are written."""
+    """Parse a number; whole ones become int, because a run's identity contains weights as they are written."""
     return int(text) if text.isdecimal() else float(text)
 
 

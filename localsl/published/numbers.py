@@ -1,4 +1,4 @@
-"""The numbers that the papers print, one CSV a table."""
+"""The numbers that the papers print, one CSV file per table."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "tables"
 
-# What tells the cells of a table apart; texts, empty where a table does not distinguish.
+# The columns that identify a cell of a table, as text; empty where the table does not distinguish.
 KEYS = ("part", "dataset", "backbone", "K", "method", "base", "depth", "variant")
 
 
 @dataclass(frozen=True)
 class Number:
-    """A printed number.
+    """A number printed in a paper.
 
     Attributes:
-        keys: of its cell, in the order of KEYS.
-        metric: test_error_pct, top1_acc_pct, gpu_memory_gb, ...
-        value, std: as printed, trailing zeros and all; `std` is empty where no spread is printed.
-        note: what is doubtful about it.
+        keys: the values of its cell for `KEYS`.
+        metric: what it measures: test_error_pct, top1_acc_pct, gpu_memory_gb, ...
+        value, std: the texts as printed, trailing zeros included; `std` is empty if no spread is printed.
+        note: doubts about the number, if any.
     """
 
     keys: tuple[str, ...]
@@ -31,7 +31,7 @@ class Number:
 
 
 def read(table: str) -> list[Number]:
-    """All numbers of a table such as "man/table1", in the order of the paper."""
+    """All numbers of a table, such as "man/table1", in the order of the paper."""
     with (FOLDER / f"{table}.csv").open(newline="") as file:
         return [
             Number(tuple(row[key] for key in KEYS), row["metric"], row["value"], row["std"], row["note"])
