@@ -63,7 +63,7 @@ def memory_of(cfg: Config, found: Footprint, on_device: Allocated | None) -> Mea
     told.append(f"the peak is in {found.where}; the training images take another {resident / 2**20:.1f} MiB")
     if on_device is not None:
         told.append(
-            f"peak of the CUDA allocator: {on_device.peak / GIB:.2f} GiB, {on_device.live / GIB:.2f} GiB of it tensors; "
+            f"peak of the CUDA allocator: {on_device.peak / GIB:.2f} GiB, {on_device.live / GIB:.2f} of it tensors; "
             f"cuBLAS's workspace of {on_device.cublas / 2**20:.0f} MiB is not included"
         )
     scope = "live bytes of the second training step, without workspaces, allocator rounding and the data set"
