@@ -89,21 +89,54 @@ def test_the_table_of_rules_shows_what_the_figure_does():
         assert memory == f"{int(row['peak_memory_bytes']) / 2**20:.0f}"
 
 
-def test_the_readme_shows_some_rules_of_the_table_and_their_time():
-    of_rules = {rule: more for rule, *more in table(ROOT / "docs" / "methods.md", "| rule | modules |")}
-    ratios = {}
-    for row in rows(RESULTS / "bench" / "nvidia-h200.csv"):
-        if row["batch_size"] == "1024" and (row["precision"], row["cuda_graph"]) == ("fp32", "True"):
-            depth = f" d={row['depth']}" if row["depth"] else ""
-            base = " dgl" if row["method"] == "man" else ""
-            ratios[row["method"] + base + depth] = f"{float(row['ratio_to_bp']):.2f}"
-    shown = table(ROOT / "README.md", "| rule | published error |")
-    assert len(shown) == 8
-    for rule, paper, error, memory, ratio in shown:
-        _, auglocal, man_and_mlaan, *ours = of_rules[rule]
-        assert paper == (auglocal or man_and_mlaan)
-        assert [error, memory] == ours
-        assert ratio == ratios[rule]
+# Rules by their names in README, in results/README.md and in measurements.
+SHOWN = {
+    "bp": ("backpropagation", ("bp", "none", None)),
+    "auglocal d=6": ("AugLocal, d=6", ("auglocal", "auglocal", 6)),
+    "auglocal d=2": ("AugLocal, d=2", ("auglocal", "auglocal", 2)),
+    "mlaan": ("MLAAN, linear classifiers", ("mlaan", "0c1f", None)),
+    "man on DGL": ("MAN on DGL", ("man", "dgl", None)),
+    "dgl": ("DGL", ("dgl", "dgl", None)),
+    "infopro": ("InfoPro", ("infopro", "1c2f", None)),
+    "predsim": ("PredSim", ("predsim", "predsim", None)),
+}
+
+
+def gigabytes(method, aux, depth):
+    """Traced peaks of a step of ResNet-32 at batch 1024; the forms of a rule need the same."""
+    records = [json.loads(file.read_text()) for file in (RESULTS / "measured").glob("memory-*.json")]
+    wanted = {"method": method, "aux": aux, "depth": depth, "backbone": "resnet32", "batch_size": 1024}
+    wanted |= {"precision": "fp32", "memory": "plain", "image_size": 32}
+    found = {f"{r['figures']['peak_bytes'] / 1e9:.2f} GB" for r in records if wanted.items() <= r.items()}
+    (only,) = found
+    return only
+
+
+def times_on_a_gpu():
+    """Steps beside backpropagation's, by method and depth."""
+    return {
+        (row["method"], int(row["depth"]) if row["depth"] else None): f"{float(row['ratio_to_bp']):.2f}"
+        for row in rows(RESULTS / "bench" / "nvidia-h200.csv")
+        if row["batch_size"] == "1024" and (row["precision"], row["cuda_graph"]) == ("fp32", "True")
+    }
+
+
+def test_both_readmes_show_what_runs_and_measurements_have():
+    of_rules = {rule.replace("`", ""): more for rule, *more in table(RESULTS / "rules.md", "| rule | paper |")}
+    readme = {rule.replace("`", ""): more for rule, *more in table(ROOT / "README.md", "| rule | accuracy here |")}
+    page = {rule: more for rule, *more in table(RESULTS / "README.md", "| rule | accuracy | seeds |")}
+    times = times_on_a_gpu()
+    assert set(readme) == set(SHOWN)
+    assert set(page) == {name for name, _ in SHOWN.values()}
+    for rule, (name, (method, aux, depth)) in SHOWN.items():
+        _, *seeds, published_gap, gap, _ = of_rules[rule]
+        known = [float(value) for value in seeds if value]
+        accuracy = f"{mean(known) + 1e-9:.1f}"  # halves are rounded up
+        gaps = [f"{float(value):.1f}" if value else "" for value in (gap, published_gap)]
+        memory = gigabytes(method, aux, depth)
+        assert readme[rule] == [accuracy, *gaps, memory, times[method, depth]]
+        told = ", ".join(f"{value:.1f}" for value in known) + (" (one)" if len(known) == 1 else "")
+        assert page[name] == [accuracy, told, *gaps, memory]
 
 
 def test_the_results_tell_what_the_runs_have():
