@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -129,7 +130,12 @@ def test_commands_of_make_gpu_are_parsed():
 def test_python_runs_as_it_stands(page, monkeypatch):
     """A page's blocks share their names. A page's first `python run.py`, if it trains, is run before."""
     images, targets = torch.randn(4, 3, 64, 64), torch.randint(10, (4,))
-    names = {"__name__": "page", "loader": [(images, targets)], "images": images, "targets": targets}
+    names: dict[str, Any] = {
+        "__name__": "page",
+        "loader": [(images, targets)],
+        "images": images,
+        "targets": targets,
+    }
     if page.name == "methods.md":
         import localsl
 
@@ -143,6 +149,14 @@ def test_python_runs_as_it_stands(page, monkeypatch):
         main()
     for block in markdown.python(page):
         exec(compile(block, str(page), "exec"), names)
+    if page.name == "backbones.md":
+        features = images
+        plain = names["Plain"](name="plain", family="plain", width=4, depth=3)
+        backbone = plain.build(10)
+        assert len(backbone.layers) == len(plain.local_layers())
+        for layer in backbone.layers:
+            features = layer(features)
+        assert backbone.classifier(features).shape == (4, 10)
 
 
 @pytest.mark.parametrize(

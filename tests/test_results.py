@@ -123,7 +123,9 @@ def times_on_a_gpu():
 
 def test_both_readmes_show_what_runs_and_measurements_have():
     of_rules = {rule.replace("`", ""): more for rule, *more in table(RESULTS / "rules.md", "| rule | paper |")}
-    readme = {rule.replace("`", ""): more for rule, *more in table(ROOT / "README.md", "| rule | accuracy here |")}
+    readme = {
+        rule.replace("`", ""): more for rule, *more in table(ROOT / "README.md", "| rule | accuracy here |")
+    }
     page = {rule: more for rule, *more in table(RESULTS / "README.md", "| rule | accuracy | seeds |")}
     times = times_on_a_gpu()
     assert set(readme) == set(SHOWN)
