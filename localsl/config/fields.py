@@ -72,6 +72,22 @@ def effect(name: str) -> Effect:
     return known.get(name, Effect())
 
 
+def built(method: type[Method], backbone: type[BackboneConfig], values: dict[str, Any]) -> Command:
+    """The configuration with these values by their dotted names, and defaults for the other fields."""
+    return _built(_chosen(method, backbone), Command, "", values)
+
+
+def _built(chosen: dict[type, type], cls: type, path: str, values: dict[str, Any]) -> Any:
+    kinds, given = _hints(cls), {}
+    for entry in dataclasses.fields(cls):
+        kind, name = chosen.get(kinds[entry.name], kinds[entry.name]), f"{path}{entry.name}"
+        if dataclasses.is_dataclass(kind):
+            given[entry.name] = _built(chosen, cast("type", kind), f"{name}.", values)
+        elif name in values:
+            given[entry.name] = values[name]
+    return cls(**given)
+
+
 def top_level() -> list[str]:
     """The names of the fields and groups of fields of a configuration."""
     return [entry.name for entry in dataclasses.fields(Command)]
@@ -81,11 +97,16 @@ def _chosen(method: type[Method], backbone: type[BackboneConfig]) -> dict[type, 
     return {OwnSettings: own_settings(method), BackboneConfig: backbone}
 
 
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def _walk(
     chosen: dict[type, type], cls: type, path: str, around: Effect
 ) -> Iterator[tuple[str, dataclasses.Field[Any], Effect, bool]]:
     """Every field by its dotted name, with its effect and whether it is a leaf."""
-    kinds = get_type_hints(cls)
+    kinds = _hints(cls)
     for entry in dataclasses.fields(cls):
         kind = chosen.get(kinds[entry.name], kinds[entry.name])
         name, found = f"{path}{entry.name}", around.stated(entry.metadata)

@@ -30,7 +30,7 @@ from localsl.config.composition import (
     options,
     searched,
 )
-from localsl.config.fields import fields, leaves, own_settings
+from localsl.config.fields import built, fields, leaves, own_settings
 from localsl.config.places import at_home
 from localsl.config.schema import OwnSettings
 from localsl.core.settings import ConfigError, Problem, first_line
@@ -193,8 +193,8 @@ def _typed(raw: DictConfig) -> tuple[Command | None, list[Problem]]:
     if family not in backbones.families():
         return None, [Problem("backbone.family", family, f"one of {', '.join(backbones.families())}")]
     classes = methods.find(rule), backbones.find(family)
-    schema = copy.deepcopy(_schema(*classes))
     known = dict(fields(*classes))
+    schema: DictConfig | None = None
     problems = []
     for path, value in given.items():
         if path not in known:
@@ -202,9 +202,10 @@ def _typed(raw: DictConfig) -> tuple[Command | None, list[Problem]]:
             continue
         rule = known[path].metadata.get("rule")
         try:
-            OmegaConf.update(schema, path, value)
-            typed = OmegaConf.select(schema, path)
-            if rule is not None and typed is not None and not rule.holds(typed):
+            if not _is_of_type(value, known[path].type):
+                schema = copy.deepcopy(_schema(*classes)) if schema is None else schema
+                given[path] = _converted(schema, path, value)
+            if rule is not None and given[path] is not None and not rule.holds(given[path]):
                 problems.append(Problem(path, value, rule.allowed, rule.instead))
         except REFUSED:
             instead = rule.instead if rule is not None else ""
@@ -214,9 +215,24 @@ def _typed(raw: DictConfig) -> tuple[Command | None, list[Problem]]:
             problems.append(Problem(path, "", "has no value and needs one"))
     if problems:
         return None, problems
-    config = OmegaConf.to_object(schema)
-    assert isinstance(config, Command)
-    return config, []
+    return built(*classes, given), []
+
+
+def _is_of_type(value: Any, kind: Any) -> bool:
+    """Whether a value has exactly a type of an annotation such as "int | None"; lists are not looked into."""
+    allowed = (kind.__name__ if isinstance(kind, type) else str(kind)).split(" | ")
+    return (type(value).__name__ if value is not None else "None") in allowed
+
+
+def _converted(schema: DictConfig, path: str, value: Any) -> Any:
+    """A value as the field's type, for example 1 as 1.0.
+
+    Raises:
+        REFUSED: if it is of another type.
+    """
+    OmegaConf.update(schema, path, value)
+    typed = OmegaConf.select(schema, path)
+    return OmegaConf.to_container(typed) if OmegaConf.is_config(typed) else typed
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from localsl.config.building import build_network
 from localsl.config.validation import compose
 from localsl.data import sources
 from localsl.measure.flops import training_flops
-from localsl.measure.speed import backpropagation
 from localsl.runs import identity, tracking
 from localsl.tables import records
 from localsl.train import optim
@@ -23,6 +21,7 @@ from localsl.train.step import train_step
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
+    from localsl.config.schema import Config
 
 
 # Below OUTPUT_DIR what was counted there, below RESULTS_DIR of the papers' tables: counting takes half of the time.
@@ -56,23 +55,29 @@ def work(configs: Sequence[Command]) -> Iterator[str]:
             uncounted += len(alike)
             yield f"  {len(alike)} x unknown   {name}"
             continue
-        size = (cfg.dataset.image_size, cfg.dataset.num_classes)
-        decisive = (cfg.method, cfg.aux, cfg.ema, cfg.backbone, cfg.K, cfg.partition, size)
-        network = identity.digest({"network": repr(decisive)})
-        if network not in counted:
-            counted[network] = training_flops(cfg)
-        each = counted[network] * sources.training_images(cfg.dataset) * cfg.schedule.epochs
+        each_image = _operations(cfg, counted)
+        each = each_image * sources.training_images(cfg.dataset) * cfg.schedule.epochs
         total += each * len(alike)
         yield f"  {len(alike)} x {each:8.1e}  {name}"
+    rate = _rate(left[0], counted)
     if len(counted) > known:
         kept.parent.mkdir(parents=True, exist_ok=True)
         tracking.write_atomically(kept, json.dumps(counted, indent=2) + "\n")
-    rate = _rate(left[0])
     detectors = f", {uncounted} detectors apart" if uncounted else ""
     yield (
         f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, at least "
         f"{_hours(total / rate)} at the {rate / 1e12:.2g} TFLOP/s of backpropagation's step here{detectors}"
     )
+
+
+def _operations(cfg: Config, counted: dict[str, int]) -> int:
+    """Floating-point operations of training on one image, counted unless `counted` has them, which gets them."""
+    size = (cfg.dataset.image_size, cfg.dataset.num_classes)
+    decisive = (cfg.method, cfg.aux, cfg.ema, cfg.backbone, cfg.K, cfg.partition, size)
+    network = identity.digest({"network": repr(decisive)})
+    if network not in counted:
+        counted[network] = training_flops(cfg)
+    return counted[network]
 
 
 def _counted(file: Path) -> dict[str, int]:
@@ -87,9 +92,10 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"
 
 
-def _rate(cfg: Command) -> float:
-    small = replace(cfg.dataset, image_size=32)
-    reference = replace(backpropagation(cfg), backbone=compose(["backbone=resnet32"]).backbone, dataset=small)
+def _rate(cfg: Config, counted: dict[str, int]) -> float:
+    """Floating-point operations a second of a step of backpropagation on ResNet-32 here."""
+    typed = ["method=bp", "backbone=resnet32", "dataset=cifar10", f"device={cfg.device}"]
+    reference = compose([*typed, f"data_dir={cfg.data_dir}"])
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.device != "cpu" else "cpu")
     network = build_network(reference).to(device)
     optimizer = optim.build(network.parameters(), reference.optimizer)
@@ -104,4 +110,4 @@ def _rate(cfg: Command) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-    return training_flops(reference) * batch / seconds
+    return _operations(reference, counted) * batch / seconds
