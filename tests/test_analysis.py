@@ -499,4 +499,4 @@ def test_a_root_that_is_typed_is_where_the_pictures_lie(moved, beside, monkeypat
     assert rows_of("probes.csv")
     (new / "val" / "cats" / "0.png").rename(new / "val" / "cats" / "another.png")
     assert typed(monkeypatch, *line, f"dataset.root={new}") == 2
-    assert "does not hold the pictures that this run is of" in capsys.readouterr().err
+    assert "does not hold the pictures that this run was configured with" in capsys.readouterr().err

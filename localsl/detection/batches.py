@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from localsl.core.initialization import stream
 from localsl.core.settings import LocalslError
 from localsl.data.scenes import Scene
-from localsl.data.streamed import as_it_is, begin_worker, workers
+from localsl.data.streamed import init_worker, unchanged, workers
 from localsl.detection.scenes import Scenes
 from localsl.execution.processes import WHOLE, Part
 
@@ -54,8 +54,8 @@ class Loader:
             Reader(scenes),
             batch_sampler=self._wanted,
             num_workers=count,
-            collate_fn=as_it_is,
-            worker_init_fn=begin_worker,
+            collate_fn=unchanged,
+            worker_init_fn=init_worker,
             generator=torch.Generator(),  # else each epoch would draw from the one that proposals are drawn from
             **more,
         )

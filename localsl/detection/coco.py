@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from localsl.core.settings import ConfigError, Problem
-from localsl.data import decodable, kept
+from localsl.data import decodable, file_cache
 from localsl.data.pictures import Pictures, reason
 from localsl.data.scenes import Scene
 from localsl.detection import annotations
@@ -117,7 +117,7 @@ def described(root: Path, data_dir: Path) -> tuple[list[int], str] | None:
     except (OSError, ValueError, LookupError, TypeError):
         counts = [len(annotations.read(file)["images"]) for file in files]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    kept.write(place, json.dumps({"files": counts, "digest": digest}).encode())
+    file_cache.write(place, json.dumps({"files": counts, "digest": digest}).encode())
     return counts, digest
 
 
