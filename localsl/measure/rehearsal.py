@@ -92,10 +92,10 @@ def made_up_task(cfg: Config) -> Task:
     if cfg.task.name == "classification":
         return Classification(cfg, made_up(cfg))
     from localsl.detection import sources  # imports that classification does not wait for
-    from localsl.detection.scenes import MadeScenes
+    from localsl.detection.scenes import ShapeScenes
     from localsl.runs.detection import Detection
 
-    class Scenes(MadeScenes):
+    class Scenes(ShapeScenes):
         @property
         def category_ids(self) -> Sequence[int]:  # the detector's, of which the shapes are the first
             return range(1, cfg.dataset.num_classes + 1)
