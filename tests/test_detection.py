@@ -199,7 +199,7 @@ def test_adamw_is_torchs():
 
 
 def test_a_warm_up_of_steps_is_linear_and_of_the_first_epoch(monkeypatch):
-    assert [optim.warmed_up(step, 4) for step in range(6)] == [0.001, 0.25075, 0.5005, 0.75025, 1, 1]
+    assert [optim.warmup_factor(step, 4) for step in range(6)] == [0.001, 0.25075, 0.5005, 0.75025, 1, 1]
     rates = []
     real = optim.SGD.step
 

@@ -174,7 +174,7 @@ def test_a_stop_that_is_asked_for_while_waiting_for_the_others_is_heard(monkeypa
         os.kill(os.getpid(), signal.SIGTERM)
         return value
 
-    monkeypatch.setattr(Team, "most", interrupted)
+    monkeypatch.setattr(Team, "max", interrupted)
     with pytest.raises(SystemExit) as end:
         experiment.run(compose([*TINY, "schedule.epochs=1"]))
     assert end.value.code == 143

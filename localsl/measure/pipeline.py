@@ -87,11 +87,11 @@ def _modules(network: LocalNetwork, images: Tensor, targets: Tensor, forward: Au
         layers = torch.nn.Sequential(*network.layers_of(module))
         seconds, output = [], features
         for _ in range(balance.TIMED):
-            began = balance.now(device)
+            began = balance.synchronised_time(device)
             with forward():
                 output = layers(features)
             output.sum().backward()
-            seconds.append(balance.now(device) - began)
+            seconds.append(balance.synchronised_time(device) - began)
             network.zero_grad()
         live = [p for layer in network.following([module]) for p in layer.live.parameters()]
         followed = sum(p.nbytes for p in live)
