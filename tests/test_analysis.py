@@ -361,7 +361,7 @@ def test_memory_counted_in_two_ways_is_not_compared(trained, ids, tmp_path):
     settings = replace(cfg.analysis, kind="tradeoff", output="there/it")
     for change, words in (
         ({"peak_memory_scope": "CUDA allocator's peak"}, "memory is CUDA allocator's peak in"),
-        ({"peak_memory_bytes": None}, "was not counted"),
+        ({"peak_memory_bytes": None}, "was not measured"),
     ):
         (copy / "record.json").write_text(json.dumps(record | change))
         with pytest.raises(ConfigError, match=re.escape(words)):

@@ -138,8 +138,8 @@ folder = Path({str(tmp_path)!r})
 def toy(name, code):
     return stages.Stage(name, 1, 1, stages.command([sys.executable, "-c", code], folder / "work" / f"{{name}}.txt"))
 report = Report(folder / "work", folder / "out", torch.device("cpu"))
-stages.run_stages([toy("first", "print('well')"), toy("second", "import os, time; print(os.getpid()); time.sleep(30)")],
-    time.monotonic() + 60, report)
+second = toy("second", "import os, time; print(os.getpid()); time.sleep(30)")
+stages.run_stages([toy("first", "print('well')"), second], time.monotonic() + 60, report)
 """
     runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     pid = tmp_path / "work" / "second.txt"
