@@ -26,9 +26,9 @@ CHUNK = 256  # files that a thread checks at a time
 def checked(splits: Sequence[Pictures], skip: bool, data_dir: Path, warn: bool = True) -> list[Pictures]:
     """The splits without the files that cannot be decoded; a warning names these.
 
-    The result is cached in `data_dir` until a file's name, size or change time differs. Files that were broken are
-    checked again in every run, since the cause may have been temporary. Processes that start together wait for the
-    one that checks.
+    The result is cached in `data_dir` for this root until a file's name, size or change time differs. Files that were
+    broken are checked again in every run, since the cause may have been temporary. Processes that start together wait
+    for the one that checks.
 
     Args:
         skip: whether to leave broken files out instead of raising an error.

@@ -1,4 +1,4 @@
-"""Pictures on disk: where they lie, how they are decoded, and how they are loaded into memory."""
+"""Pictures on disk: their locations, decoding them, and loading them into memory."""
 
 from __future__ import annotations
 

@@ -140,8 +140,8 @@ def digits(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
     for label in range(10):
         members = (targets == label).nonzero().flatten()
         for_test[members[torch.from_numpy(rng.permutation(len(members))[: round(len(members) / 5)])]] = True
-    whole = Split(images, targets)
-    return whole[~for_test], whole[for_test]
+    complete = Split(images, targets)
+    return complete[~for_test], complete[for_test]
 
 
 def shapes(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
@@ -156,9 +156,9 @@ def cifar10(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
     from torchvision.datasets import CIFAR10
 
     def split(train: bool) -> Split:
-        made = _torchvision("cifar10", "cifar-10-batches-py/", data_dir, CIFAR10, train=train)
-        images = torch.from_numpy(made.data).permute(0, 3, 1, 2).contiguous()
-        return Split(images, torch.tensor(made.targets))
+        loaded = _torchvision("cifar10", "cifar-10-batches-py/", data_dir, CIFAR10, train=train)
+        images = torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous()
+        return Split(images, torch.tensor(loaded.targets))
 
     return split(True), split(False)
 
@@ -168,8 +168,8 @@ def svhn(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
     from torchvision.datasets import SVHN
 
     def split(which: str) -> Split:
-        made = _torchvision("svhn", "train_32x32.mat and test_32x32.mat", data_dir, SVHN, split=which)
-        return Split(torch.from_numpy(made.data), torch.from_numpy(made.labels).long())
+        loaded = _torchvision("svhn", "train_32x32.mat and test_32x32.mat", data_dir, SVHN, split=which)
+        return Split(torch.from_numpy(loaded.data), torch.from_numpy(loaded.labels).long())
 
     return split("train"), split("test")
 
@@ -188,8 +188,8 @@ def stl10(dataset: DatasetSettings, data_dir: Path) -> tuple[Split, Split]:
             return all((base / name).is_file() for name in names)
 
     def split(which: str) -> Split:
-        made = _torchvision("stl10", "stl10_binary/", data_dir, Labelled, split=which)
-        return Split(torch.from_numpy(made.data), torch.from_numpy(np.asarray(made.labels)).long())
+        loaded = _torchvision("stl10", "stl10_binary/", data_dir, Labelled, split=which)
+        return Split(torch.from_numpy(loaded.data), torch.from_numpy(np.asarray(loaded.labels)).long())
 
     return split("train"), split("test")
 
@@ -240,7 +240,8 @@ def _imagenet_contents(dataset: DatasetSettings, data_dir: Path, known: Known) -
     try:
         if not root.is_dir():
             return dataset
-        countable = not dataset.skip_broken and not shards.found(root)  # without a status of each file
+        # Counting files is much faster than reading the status of each.
+        countable = not dataset.skip_broken and not shards.found(root)
         if countable and folder.counts(root) == PUBLISHED["imagenet"]:
             return dataset
         found = _contents(root, dataset, data_dir, known)

@@ -110,7 +110,7 @@ class Feed:
             collate_fn=unchanged,
             pin_memory=device.type == "cuda",
             worker_init_fn=init_worker,
-            generator=torch.Generator(),  # the loader would otherwise draw from the generator of dropout
+            generator=torch.Generator(),  # the loader would otherwise draw from the generator that dropout uses
             **options,
         )
         self._normalise = Normalisation(dataset, torch.empty(0, 3, size, size), device, layout)

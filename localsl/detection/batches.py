@@ -55,7 +55,7 @@ class Loader:
             num_workers=count,
             collate_fn=unchanged,
             worker_init_fn=init_worker,
-            generator=torch.Generator(),  # the loader would otherwise draw from the generator of proposals
+            generator=torch.Generator(),  # the loader would otherwise draw from the generator that proposals use
             **options,
         )
         self._device = device

@@ -50,7 +50,8 @@ class Followed:
         self._buffers = [
             torch.cat([p.detach().flatten() for p in parameters]) for _, parameters in self._incoming
         ]
-        self._works: list[Any] = []  # empty before this process's first update: its copies are still exact
+        # Receives under way; there are none before the first update, when all copies are exact.
+        self._works: list[Any] = []
         self._group = group
 
     def updated(self) -> None:

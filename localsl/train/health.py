@@ -17,7 +17,7 @@ PATIENCE = 3  # epochs without learning before a module is reported
 MARGIN = 1.1  # accuracies below this multiple of chance count as chance
 FALLEN = 0.999  # a loss has fallen once it is below this fraction of its first epoch's
 
-# A gradient whose norm is this fraction of the weights' norm does not change them in float32.
+# A gradient whose norm is below this fraction of the weights' norm changes nothing in float32.
 VANISHED = 1e-9
 
 Norms = Mapping[nn.Parameter, Tensor]
