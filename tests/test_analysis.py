@@ -360,7 +360,7 @@ def test_memory_counted_in_two_ways_is_not_compared(trained, ids, tmp_path):
     settings = replace(cfg.analysis, kind="tradeoff", output="there/it")
     for change, words in (
         ({"peak_memory_scope": "CUDA allocator's peak"}, "memory is CUDA allocator's peak in"),
-        ({"peak_memory_bytes": None}, "was not counted"),
+        ({"peak_memory_bytes": None}, "was not measured"),
     ):
         (copy / "record.json").write_text(json.dumps(record | change))
         with pytest.raises(ConfigError, match=re.escape(words)):
@@ -498,4 +498,4 @@ def test_a_root_that_is_typed_is_where_the_pictures_lie(moved, beside, monkeypat
     assert rows_of("probes.csv")
     (new / "val" / "cats" / "0.png").rename(new / "val" / "cats" / "another.png")
     assert typed(monkeypatch, *line, f"dataset.root={new}") == 2
-    assert "does not hold the pictures that this run is of" in capsys.readouterr().err
+    assert "does not hold the pictures that this run was configured with" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_memory_is_limited_and_its_peak_is_told():
 def test_a_call_without_an_end_is_ended():
     began = time.monotonic()
     (outcome,) = ended(["sleep"], seconds=1.0).values()
-    assert outcome.failure.startswith("no end within ")
+    assert outcome.failure.startswith("not finished within ")
     assert time.monotonic() - began < 20
     assert outcome.seconds >= 1
 

@@ -13,7 +13,7 @@ from localsl.data import shapes
 from localsl.data.scenes import Scene
 from localsl.detection import coco, sources
 from localsl.detection.batches import TestScenes, TrainScenes
-from localsl.detection.scenes import MadeScenes
+from localsl.detection.scenes import ShapeScenes
 from localsl.execution.processes import Part
 from tests.helpers.coco import CROWD, annotated, coco_folder, entry, write
 
@@ -70,7 +70,7 @@ def test_boxes_masks_and_labels_are_those_of_the_annotations(folder):
 
 WRONG = {
     "an annotation without a segmentation": ([entry(5, 11, segmentation=[])], "without a segmentation: 5"),
-    "without a box": ([entry(5, 11, bbox=None)], "annotation without bbox: 5"),
+    "without a box": ([entry(5, 11, bbox=None)], "annotations without bbox: 5"),
     "a box of three numbers": ([entry(5, 11, bbox=[1, 2, 3])], "not four numbers: 5"),
     "an image that is not listed": ([entry(5, 99)], "image_id is none of the file's: 5"),
     "a category that is not listed": ([entry(5, 11, 8)], "category_id is none of the file's: 5"),
@@ -99,7 +99,7 @@ def test_what_is_missing_is_named(folder):
     with pytest.raises(ConfigError, match=r"lacks 1 of 2 images: 000000000012\.jpg"):
         load(folder)
     (folder / "annotations" / "instances_train2017.json").unlink()
-    with pytest.raises(ConfigError, match=r"instances_train2017.json is not there"):
+    with pytest.raises(ConfigError, match=r"instances_train2017.json is missing"):
         load(folder)
     with pytest.raises(ConfigError, match="there is no folder"):
         load(folder / "nowhere")
@@ -139,7 +139,7 @@ def test_coco_is_read_by_workers_in_the_same_order_as_without(folder):
 
 
 def test_an_epoch_goes_on_where_it_was_and_mirrors_half(monkeypatch):
-    scenes = MadeScenes.of("train", 40)
+    scenes = ShapeScenes.of("train", 40)
     train = TrainScenes(scenes, 4, True, None, CPU)
     wanted = []
     monkeypatch.setattr(train, "_loader", lambda batches: wanted.append(batches) or ())
@@ -153,7 +153,7 @@ def test_an_epoch_goes_on_where_it_was_and_mirrors_half(monkeypatch):
 
 
 def test_processes_part_the_test_images_and_take_as_many_batches():
-    scenes = MadeScenes.of("test", 5)
+    scenes = ShapeScenes.of("test", 5)
     parts = [list(TestScenes(scenes, 4, None, CPU, Part(rank, 2))) for rank in (0, 1)]
     assert [len(part) for part in parts] == [2, 2]
     assert sorted(i for part in parts for _, indices in part for i in indices) == [0, 1, 2, 3, 4]

@@ -52,7 +52,7 @@ def test_broken_files_can_be_left_out(folder, capsys):
     assert (len(loaded.train), len(loaded.test)) == (17, 5)
     told = capsys.readouterr().err
     assert "warning: 4 of 26 files cannot be decoded: train/cats/3.JPEG" in told
-    assert "train/dogs/notes.txt (no picture)" in told
+    assert "train/dogs/notes.txt (not a picture)" in told
     assert not any("notes" in loaded.train.name(i) for i in range(17))
     record = experiment.run(cfg)
     assert record is not None
@@ -62,8 +62,8 @@ def test_broken_files_can_be_left_out(folder, capsys):
 
 
 def test_a_check_is_remembered_until_a_file_changes(folder, tmp_path, monkeypatch):
-    looked, real = [], decodable._broken
-    monkeypatch.setattr(decodable, "_broken", lambda split: looked.append(len(split)) or real(split))
+    looked, real = [], decodable._check_all
+    monkeypatch.setattr(decodable, "_check_all", lambda split: looked.append(len(split)) or real(split))
     data.load(typed(folder))
     data.load(typed(folder, "dataset.image_size=8"))
     assert looked == [19, 5]
@@ -82,14 +82,14 @@ def test_a_check_is_remembered_until_a_file_changes(folder, tmp_path, monkeypatc
 
 def test_a_check_that_cannot_be_remembered(folder, tmp_path, monkeypatch, capsys):
     """It is told, once, and not made more than once in a process."""
-    looked, real = [], decodable._broken
-    monkeypatch.setattr(decodable, "_broken", lambda split: looked.append(len(split)) or real(split))
+    looked, real = [], decodable._check_all
+    monkeypatch.setattr(decodable, "_check_all", lambda split: looked.append(len(split)) or real(split))
     (tmp_path / "file").touch()
     for _ in range(2):
         assert len(data.load(typed(folder, f"data_dir={tmp_path}/file/below")).train) == 19
     assert looked == [19, 5]
     told = capsys.readouterr().err
-    assert told.count(f"nothing can be kept in data_dir={tmp_path}/file/below (Not a directory)") == 1
+    assert told.count(f"cannot write to data_dir={tmp_path}/file/below (Not a directory)") == 1
 
 
 def test_a_picture_that_is_repaired_with_its_old_size_and_time_is_looked_at_again(folder):
@@ -101,7 +101,7 @@ def test_a_picture_that_is_repaired_with_its_old_size_and_time_is_looked_at_agai
         if written == content:
             assert len(data.load(typed(folder)).train) == 19
         else:
-            with pytest.raises(ConfigError, match=r"cats/0\.png \(no picture\)"):
+            with pytest.raises(ConfigError, match=r"cats/0\.png \(not a picture\)"):
                 data.load(typed(folder))
 
 

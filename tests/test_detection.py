@@ -12,7 +12,7 @@ from localsl.config.identity import identity, run_id
 from localsl.core.settings import LocalslError
 from localsl.detection.batches import TrainScenes
 from localsl.detection.evaluation import FIGURES
-from localsl.detection.scenes import MadeScenes
+from localsl.detection.scenes import ShapeScenes
 from localsl.network import build_network
 from localsl.runs import detection, experiment, tracking
 from localsl.runs.checkpoint import Checkpoints
@@ -74,7 +74,7 @@ def test_only_the_last_stages_are_trained(outputs):
     trained = {name.split(".")[0] for name, p in body.named_parameters() if p.requires_grad}
     assert trained == {"stage3", "stage4"}
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1)
-    (batch,) = TrainScenes(MadeScenes.of("train", 2), 2, False, None, torch.device("cpu")).epoch(0, 1)
+    (batch,) = TrainScenes(ShapeScenes.of("train", 2), 2, False, None, torch.device("cpu")).epoch(0, 1)
     before = {name: value.clone() for name, value in body.state_dict().items()}
     (loss,) = network.train().local_losses(*batch)
     loss.total.backward()
@@ -199,7 +199,7 @@ def test_adamw_is_torchs():
 
 
 def test_a_warm_up_of_steps_is_linear_and_of_the_first_epoch(monkeypatch):
-    assert [optim.warmed_up(step, 4) for step in range(6)] == [0.001, 0.25075, 0.5005, 0.75025, 1, 1]
+    assert [optim.warmup_factor(step, 4) for step in range(6)] == [0.001, 0.25075, 0.5005, 0.75025, 1, 1]
     rates = []
     real = optim.SGD.step
 

@@ -123,7 +123,7 @@ def test_commands_of_make_gpu_are_parsed():
     assert lines
     for line in lines:
         words = shlex.split(line, comments=True)
-        assert gpu._parsed(words[words.index("localsl.measure.gpu") + 1 :])
+        assert gpu._parse(words[words.index("localsl.measure.gpu") + 1 :])
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if markdown.python(page)], ids=lambda page: page.name)

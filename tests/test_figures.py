@@ -87,7 +87,7 @@ def test_a_figure_trains_its_runs_and_is_drawn(figure, monkeypatch, capsys):
     assert typed(monkeypatch, *figure, "show=tables") == 2
     told = capsys.readouterr()
     assert "nothing: see below" in told.out
-    assert "none of them is a run of it" in told.err
+    assert "none of the runs trains with it" in told.err
     shutil.rmtree("outputs")
     assert typed(monkeypatch, *figure, "show=tables") == 0
     assert "no runs yet" in capsys.readouterr().out

@@ -68,7 +68,7 @@ def test_a_stage_that_fails_stops_no_other_and_all_is_written_after_each(tmp_pat
         Stage("broken", 1, 1, lambda deadline, tell: 1 / 0),
         Stage("good", 1, 1, python("print('well')", tmp_path, "good")),
     ]
-    assert not stages.in_turn(asked, time.monotonic() + 40, report)
+    assert not stages.run_stages(asked, time.monotonic() + 40, report)
     assert "gpu/bad.txt" in seen[0][0]
     assert "failed (3)" in seen[0][1]
     assert "so far" in seen[0][1]
@@ -103,7 +103,7 @@ def test_a_child_that_outlives_its_stage_is_ended(tmp_path):
 
 
 def test_a_lost_device_is_asked_again_by_another_process(tmp_path):
-    code = f"import sys; print(sys.argv[1:]); sys.exit(0 if '--go-on' in sys.argv else {stages.LOST})"
+    code = f"import sys; print(sys.argv[1:]); sys.exit(0 if '--go-on' in sys.argv else {stages.DEVICE_LOST})"
     output = tmp_path / "toy.txt"
     work = stages.command([sys.executable, "-c", code], output, again=["--go-on"])
     assert work(time.monotonic() + 20, lambda: None) == "done"
@@ -138,8 +138,8 @@ folder = Path({str(tmp_path)!r})
 def toy(name, code):
     return stages.Stage(name, 1, 1, stages.command([sys.executable, "-c", code], folder / "work" / f"{{name}}.txt"))
 report = Report(folder / "work", folder / "out", torch.device("cpu"))
-stages.in_turn([toy("first", "print('well')"), toy("second", "import os, time; print(os.getpid()); time.sleep(30)")],
-    time.monotonic() + 60, report)
+second = toy("second", "import os, time; print(os.getpid()); time.sleep(30)")
+stages.run_stages([toy("first", "print('well')"), second], time.monotonic() + 60, report)
 """
     runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     pid = tmp_path / "work" / "second.txt"
@@ -263,9 +263,9 @@ def test_a_process_goes_on_behind_the_cell_that_lost_the_device(tmp_path, monkey
 
     monkeypatch.setattr(speeds.Column, "_first", lambda self, batches: cell(self, speeds.BP))
     monkeypatch.setattr(speeds.Column, "_rule", lambda self, rule, batches: cell(self, rule))
-    monkeypatch.setattr(speeds, "lost", lambda device: True)
+    monkeypatch.setattr(speeds, "device_lost", lambda device: True)
     arguments = ["--work", str(tmp_path), "--device", "cpu", "--rules", "dgl,man,mlaan", "--columns", "fp32"]
-    assert speeds.main(arguments) == stages.LOST
+    assert speeds.main(arguments) == stages.DEVICE_LOST
     assert speeds.main([*arguments, "--go-on"]) == 0
     assert calls == [f"method={name}" for name in ("bp", "dgl", "man", "bp", "mlaan")]
     cells = {row["cell"]: row["fp32"] for row in json.loads((tmp_path / "speed.json").read_text())}

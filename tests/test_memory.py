@@ -147,13 +147,13 @@ def test_a_process_that_goes_on_has_trials_of_its_own(monkeypatch):
     gpu.train(memory, [TRIED, TRIED, USUAL])
     assert memory.bytes == USUAL
     memory = gpu.process(steps=2, epochs=5)
-    memory.go_on(3, USUAL)
+    memory.resume(3, USUAL)
     gpu.train(memory, [TRIED, TRIED])
     assert memory.bytes == USUAL
     gpu.train(memory, [LEAST, LEAST])
     assert memory.bytes == USUAL
     memory = gpu.process(steps=2, epochs=5)
-    memory.go_on(9, USUAL)
+    memory.resume(9, USUAL)
     gpu.train(memory, [TRIED])
     assert memory.bytes == USUAL  # its only step tried
 
@@ -161,7 +161,7 @@ def test_a_process_that_goes_on_has_trials_of_its_own(monkeypatch):
 def test_a_peak_of_trials_alone_is_forgotten_when_a_run_goes_on(monkeypatch):
     gpu = Allocator(monkeypatch)
     memory = gpu.process(steps=2, epochs=5)
-    memory.go_on(2, TRIED)  # as after every first epoch
+    memory.resume(2, TRIED)  # as after every first epoch
     gpu.train(memory, [TRIED, LEAST])
     assert memory.bytes == TRIED
     gpu.train(memory, [USUAL])

@@ -323,7 +323,7 @@ def test_what_is_passed_on_is_not_the_buffer_that_is_received_into(monkeypatch):
     ends = handover.boundaries(network, torch.randn(2, 3, 8, 8), contextlib.nullcontext)
     team = cast("Any", SimpleNamespace(rank=1))
     stage = pipeline.Stage(network, [range(1), range(1, 2), range(2, 4)], team, ends)
-    sent, message = [], stage._room(4)
+    sent, message = [], stage._empty_message(4)
     stage._sink = cast("Any", SimpleNamespace(send=sent.extend))
     stage._source = cast("Any", SimpleNamespace(messages=lambda _: [message]))
     for features, targets in stage.received([4]):

@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from localsl import data
 from localsl.config import ConfigError
-from localsl.data.pictures import Pictures, for_test, whole
+from localsl.data.pictures import Pictures, centre_square, for_test
 from localsl.data.pixels import ORIENTATION, Resize, rgb
 from tests.helpers.pictures import typed
 
@@ -19,7 +19,7 @@ def decoded(file, size=32):
     """The picture as (3, size, size), or what is wrong with it."""
     name = file.name.encode()
     found = Pictures.of(file.parent, size, [(name, len(name), 0, file.stat().st_size, 0, 0)])
-    return found.decoded(0, whole(size))
+    return found.decoded(0, centre_square(size))
 
 
 @pytest.mark.parametrize("name", ["16.png", "16.tif", "16.pgm", "big.tif"])

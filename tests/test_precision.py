@@ -10,12 +10,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from localsl.detection.evaluation import FIGURES, average_precision, predictions
-from localsl.detection.scenes import MadeScenes, encoded, xywh
+from localsl.detection.scenes import ShapeScenes, encoded, xywh
 
 
 def test_average_precision_is_that_of_cocos_own_code_on_a_file(tmp_path):
     """Of predictions that are partly right, on images some of which are empty, with a crowd among the objects."""
-    scenes, rng = MadeScenes.of("test", 30), np.random.default_rng(0)
+    scenes, rng = ShapeScenes.of("test", 30), np.random.default_rng(0)
     truth = scenes.truth()
     truth["annotations"] = [entry for entry in truth["annotations"] if entry["image_id"] > 3]
     truth["annotations"][5]["iscrowd"] = 1
@@ -52,13 +52,13 @@ def test_average_precision_is_that_of_cocos_own_code_on_a_file(tmp_path):
 
 
 def test_nothing_found_is_a_precision_of_0():
-    truth = MadeScenes.of("test", 2).truth()
+    truth = ShapeScenes.of("test", 2).truth()
     assert set(average_precision(truth, [], [1, 2]).values()) == {0.0}
 
 
 def test_what_a_detector_says_is_what_cocos_format_holds():
     """The truth, put through the form of the detector's output, is all right."""
-    scenes = MadeScenes.of("test", 6)
+    scenes = ShapeScenes.of("test", 6)
     found = []
     for index, scene in enumerate(scenes.scenes):
         output = {"boxes": scene.boxes, "labels": scene.labels, "masks": scene.masks[:, None].float()}

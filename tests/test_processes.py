@@ -174,7 +174,7 @@ def test_a_stop_that_is_asked_for_while_waiting_for_the_others_is_heard(monkeypa
         os.kill(os.getpid(), signal.SIGTERM)
         return value
 
-    monkeypatch.setattr(Team, "most", interrupted)
+    monkeypatch.setattr(Team, "max", interrupted)
     with pytest.raises(SystemExit) as end:
         experiment.run(compose([*TINY, "schedule.epochs=1"]))
     assert end.value.code == 143
@@ -313,7 +313,7 @@ def test_a_mistake_that_only_the_first_finds_ends_both_once(tmp_path):
     run = torchrun("dataset.train_subset=1438", "output_dir=mistake")  # found when the images are read
     _, err = run.communicate(timeout=60)
     assert run.returncode != 0
-    assert err.count("a balanced subset of 1438 images is not to be had") == 1
+    assert err.count("the 1438 images have no balanced subset of this size") == 1
 
 
 @pytest.mark.slow

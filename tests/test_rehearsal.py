@@ -10,7 +10,7 @@ from localsl.config.building import build_network
 from localsl.core.settings import LocalslError
 from localsl.execution.bounded import Outcome
 from localsl.measure import rehearsal as one
-from localsl.measure.rehearsal import Rehearsed, made_up, reduced, rehearse, trace, without_gradient
+from localsl.measure.rehearsal import Rehearsed, reduced, rehearse, synthetic_data, trace, without_gradient
 from localsl.runs import classification, provenance
 from localsl.tables import rehearsal, sweeps
 from localsl.tables.rehearsal import GIB, read
@@ -48,12 +48,12 @@ def test_a_trace_finds_the_same_and_a_peak():
 
 def test_the_images_are_of_the_data_sets_size_and_classes():
     cfg = reduced(["dataset=imagenet", "backbone=resnet34", "K=2", "processes=8"])
-    data = made_up(cfg)
+    data = synthetic_data(cfg)
     assert data.train.images.shape == (one.IMAGES, 3, 224, 224)
     assert set(data.train.targets.tolist()) == {999}
     assert (cfg.batch_size, cfg.processes, cfg.device) == (one.IMAGES, 1, "cpu")
     assert data.validation is None
-    assert made_up(reduced(["dataset.validation=20"])).validation is not None
+    assert synthetic_data(reduced(["dataset.validation=20"])).validation is not None
 
 
 def test_a_module_that_does_not_train_fails(monkeypatch):

@@ -92,7 +92,7 @@ def test_shards_that_cannot_be_right(members, words, tmp_path):
 
 def test_shards_without_a_test_split(tmp_path):
     write_tar(tmp_path / "shards" / "train" / "0.tar", {"1.jpg": b"x", "1.cls": b"1"})
-    with pytest.raises(ConfigError, match="holds no archives for test"):
+    with pytest.raises(ConfigError, match="holds no test archives"):
         typed(tmp_path / "shards")
 
 
@@ -198,5 +198,5 @@ def test_links_in_archives_are_told(tmp_path, kind):
             entry = tarfile.TarInfo(name)
             entry.type, entry.linkname = kind, f"1.{name[2:]}"
             tar.addfile(entry)
-    with pytest.raises(ConfigError, match=r"2\.jpg is no file but a link to 1\.jpg"):
+    with pytest.raises(ConfigError, match=r"2\.jpg is a link to 1\.jpg, not a file"):
         typed(tmp_path)

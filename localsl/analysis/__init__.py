@@ -1,1 +1,1 @@
-"""What is looked at in trained networks: similarity to backpropagation, probes, feature maps, curves."""
+"""Analyses of trained networks: similarity to backpropagation, linear probes, feature maps, training curves."""

@@ -1,4 +1,4 @@
-"""Figures of equal look: panels of fixed places in inches, a title above them, and the file that they become."""
+"""The common layout of figures: panels of fixed size, a title and a note, and writing the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")  # no window, whatever the machine has
+matplotlib.use("Agg")  # no window, even on a machine with a display
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -18,8 +18,8 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 INK, SOFT, FAINT = "#1c2024", "#5a636c", "#e6e9ec"
-COLOURS = 192  # of a file
-TEXT = 8.5  # of labels, in points
+COLOURS = 192  # in the palette of a file
+TEXT = 8.5  # size of labels, in points
 LOOK: dict[str, Any] = {
     "font.size": TEXT,
     "axes.labelsize": TEXT,
@@ -41,7 +41,7 @@ LOOK: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Margins:
-    """Inches around each panel, for what stands there."""
+    """The space around each panel for labels, in inches."""
 
     left: float = 0.62
     right: float = 0.15
@@ -49,17 +49,19 @@ class Margins:
     bottom: float = 0.5
 
 
-LINE = 0.165  # inches of a line of the title or the note
-TITLE, NOTE = 3 * LINE, 3 * LINE  # inches above and below all panels; what is left empty is cut off
+LINE = 0.165  # height of a line of the title or the note, in inches
+TITLE, NOTE = 3 * LINE, 3 * LINE  # space above and below all panels, in inches; unused lines are cut off
 
 
 def panels(
     rows: int, columns: int, size: tuple[float, float], margins: Margins, first: float | None = None
 ) -> tuple[Figure, list[list[Any]]]:
-    """A figure of ROWS by COLUMNS axes; `size` is that of the axes themselves in inches.
+    """A figure with a grid of axes.
 
     Args:
-        first: inches left of the first column, where it alone has names at its side.
+        size: width and height of each of the axes, in inches.
+        margins: the space around each of the axes.
+        first: the space left of the first column in inches, if it differs from that of the others.
     """
     left = margins.left if first is None else first
     step = size[0] + margins.left + margins.right, size[1] + margins.top + margins.bottom
@@ -76,20 +78,22 @@ def panels(
 
 
 def describe(axis: Any, title: str, across: str = "", up: str = "") -> None:
-    """Say what a panel shows, and its axes."""
+    """Set the title and the axis labels of a panel."""
     axis.set_title(title, loc="left", fontsize=9, color=INK)
     axis.set(xlabel=across, ylabel=up)
 
 
 def save(file: Path, figure: Figure, title: str, note: str = "") -> None:
-    """Write a figure under its title as PNG, replaced as a whole, and close it.
+    """Write a figure with its title as PNG, atomically, and close it.
 
     Args:
-        note: a line below all panels, for what their marks mean.
+        note: text below all panels that explains their marks.
     """
     width, height = figure.get_size_inches()
-    above = textwrap.wrap(title, int(width * 72 / 6.7))  # letters of 9.5 points, bold
-    below = textwrap.wrap(note, int(width * 72 / 4.4))  # and of 7.5
+    above = textwrap.wrap(
+        title, int(width * 72 / 6.7)
+    )  # 6.7 points is a letter's mean width at 9.5 points, bold
+    below = textwrap.wrap(note, int(width * 72 / 4.4))  # 4.4 points at 7.5 points
     bottom, top = NOTE - LINE * len(below), height - TITLE + LINE * len(above)
     place = {"x": 0.1 / width, "va": "bottom", "linespacing": 1.15}
     figure.text(y=1 - TITLE / height, s="\n".join(above), size=9.5, weight="bold", color=INK, **place)
@@ -98,10 +102,10 @@ def save(file: Path, figure: Figure, title: str, note: str = "") -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=144, format="png", bbox_inches=shown)
     plt.close(figure)
-    beside = file.with_name(f".{file.name}")
-    # A palette makes the file a third as large: figures are kept in git, and once more in the report.
+    temporary = file.with_name(f".{file.name}")
+    # A palette reduces the file to a third: figures are kept in git, and again in the report.
     image = (
         Image.open(drawn).convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     )
-    image.save(beside, "png", optimize=True)
-    beside.replace(file)
+    image.save(temporary, "png", optimize=True)
+    temporary.replace(file)

@@ -1,15 +1,15 @@
-"""Centred kernel alignment of two networks' layers, with the linear kernel.
+"""Centred kernel alignment (CKA) of the layers of two networks, with the linear kernel.
 
     CKA(X, Y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)),  K = X X^T,  L = Y Y^T
 
 for the flattened features X, Y of the same n images (Kornblith et al. 2019, "Similarity of Neural Network
 Representations Revisited"). It is 1 for features that agree up to rotation, reflection and scale.
 
-The biased estimate of HSIC, which that paper takes, is far above 0 for independent features that are wider than
-there are images: with layers of 16,384 numbers and 10,000 images it says little. The unbiased one (HSIC_1 of
-Song et al. 2012, "Feature Selection via Dependence Maximization") is near 0 there. Being unbiased for any
-n >= 4, it can be summed over batches of images before the quotient is taken (Nguyen et al. 2021, "Do Wide and
-Deep Networks Learn the Same Things?"), so that no matrix of all pairs of images is needed.
+The biased estimate of HSIC, which that paper uses, is far above 0 for independent features with more dimensions than
+there are images; with layers of 16,384 features and 10,000 images it says little. The unbiased estimate (HSIC_1 of
+Song et al. 2012, "Feature Selection via Dependence Maximization") is near 0 there. As it is unbiased for any n >= 4,
+it can be summed over batches of images before the quotient is taken (Nguyen et al. 2021, "Do Wide and Deep Networks
+Learn the Same Things?"), so no matrix of all pairs of images is needed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Hsic = Callable[[Tensor, Tensor], float]
 
 
 def gram(features: Tensor) -> Tensor:
-    """The linear kernel X X^T of features (n, ...), centred, as (n, n) float64.
+    """The linear kernel X X^T of centred features (n, ...), as (n, n) float64.
 
-    Both estimates are the same for features that are shifted; centred ones lose no digits to their mean.
+    Neither estimate changes if features are shifted; centring avoids the loss of digits to a large mean.
     """
     x = features.flatten(1).float()
     x = x - x.mean(0)
@@ -47,7 +47,7 @@ def biased_hsic(k: Tensor, l: Tensor) -> float:  # noqa: E741
 
 
 def unbiased_hsic(k: Tensor, l: Tensor) -> float:  # noqa: E741
-    """Song et al.'s HSIC_1 of symmetric kernels (n, n), n >= 4, whose diagonals do not count."""
+    """HSIC_1 of Song et al. for symmetric kernels (n, n), n >= 4; their diagonals are ignored."""
     n = len(k)
     k_diagonal, l_diagonal = k.diagonal(), l.diagonal()
     k_sums, l_sums = k.sum(0) - k_diagonal, l.sum(0) - l_diagonal
@@ -57,7 +57,7 @@ def unbiased_hsic(k: Tensor, l: Tensor) -> float:  # noqa: E741
 
 
 def alignment(xy: float, xx: float, yy: float) -> float:
-    """CKA from HSIC(K, L), HSIC(K, K), HSIC(L, L), or sums of them; NaN where a layer has no variance."""
+    """CKA from HSIC(K, L), HSIC(K, K) and HSIC(L, L), or from sums of them; NaN if a layer has no variance."""
     return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else math.nan
 
 
@@ -69,21 +69,21 @@ def similarities(
 ) -> list[list[float]]:
     """CKA of every layer of each network with the same layer of the reference.
 
-    Networks advance together layer by layer: of a batch of n images one layer's features of each network are
-    held, and a few matrices (n, n).
+    All networks advance layer by layer, so that only one layer's features of each network and a few matrices (n, n)
+    are held for a batch of n images.
 
     Args:
-        batches: the same images for each network, normalised as it takes them, the reference's first.
+        batches: for each batch, the same images normalised for the reference and for each network, in this order.
 
     Returns:
-        for each network a number a layer.
+        For each network, one value per layer.
     """
     layers = len(reference.backbone.layers)
     sums = torch.zeros(len(networks), layers, 3, dtype=torch.float64)
     for images in batches:
         passes = [outputs(n, x) for n, x in zip((reference, *networks), images, strict=True)]
-        for layer, (ours, *theirs) in enumerate(zip(*passes, strict=True)):
-            for index, values in enumerate(_hsics(gram(ours), theirs, hsic)):
+        for layer, (of_reference, *others) in enumerate(zip(*passes, strict=True)):
+            for index, values in enumerate(_hsics(gram(of_reference), others, hsic)):
                 sums[index, layer] += torch.tensor(values, dtype=torch.float64)
     return [[alignment(*values) for values in network] for network in sums.tolist()]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-# Of metrics.csv: the output module's over the epoch in training mode, and the network's on the test images.
+# Columns of metrics.csv: the output module's means over a training epoch, and the network's on the test images.
 COLUMNS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
 def curve(metrics: Path) -> list[dict[str, float]]:
-    """The epochs of a run's metrics.csv: losses, and accuracies in per cent, those that it has."""
+    """The losses, and the accuracies in per cent, of each epoch in a run's metrics.csv, as far as it has them."""
     with metrics.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     return [

@@ -1,4 +1,4 @@
-"""What an analysis found, in a few lines for the terminal, from the rows of its CSV."""
+"""The main results of an analysis as lines for the terminal, from the rows of its CSV."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Row = dict[str, str]
 
 
 def of(kind: str, rows: Sequence[Row]) -> list[str]:
-    """Lines to print; none for a kind whose finding is its picture."""
+    """The lines to print; none for kinds whose result is a figure."""
     return SHOWN[kind](rows) if kind in SHOWN else []
 
 
@@ -26,9 +26,9 @@ def _similarity(rows: Sequence[Row]) -> list[str]:
     for label, own in _by_run(rows).items():
         layers = [row for row in own if row["layer"] != "mean"]
         (mean,) = (row["cka"] for row in own if row["layer"] == "mean")
-        least = min(layers, key=lambda row: float(row["cka"]))
+        lowest = min(layers, key=lambda row: float(row["cka"]))
         last = {"mean CKA with bp": f"{float(mean):.3f}", "last layer": f"{float(layers[-1]['cka']):.3f}"}
-        found.append({"run": label} | last | {"least": f"{float(least['cka']):.3f} after {least['name']}"})
+        found.append({"run": label} | last | {"lowest": f"{float(lowest['cka']):.3f} after {lowest['name']}"})
     return [display.table(found)]
 
 

@@ -1,4 +1,4 @@
-"""The features of a trained network, local layer by local layer."""
+"""The features of a trained network after each local layer."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from localsl.config.schema import Config
     from localsl.core.network import LocalNetwork
 
-# Images that are forwarded at a time where nothing else says how many.
-BATCH = 500
+BATCH = 500  # images in a forward pass, unless specified otherwise
 
 
 @torch.no_grad()
 def outputs(network: LocalNetwork, images: Tensor) -> Iterator[Tensor]:
-    """What each local layer gives for normalised images, (N, C, H, W): in turn, so that few are held."""
+    """Yield the output (N, C, H, W) of each local layer for normalised images, so that few are held at a time."""
     x = images
     for layer in network.backbone.layers:
         x = layer(x)
@@ -33,10 +32,10 @@ def outputs(network: LocalNetwork, images: Tensor) -> Iterator[Tensor]:
 def normalised(
     cfg: Config, split: Split | Pictures, device: torch.device, batch: int | None
 ) -> Iterator[Tensor]:
-    """Images as a run's network takes them in evaluation, in batches whose sizes differ by at most one.
+    """The images of a split, normalised for a run's network, in batches whose sizes differ by at most one.
 
     Args:
-        batch: their greatest size; None for all at once.
+        batch: the maximum size of a batch; None for a single batch.
     """
     normalise = Normalisation(cfg.dataset, in_memory(split[:1]).images, device, devices.layout(cfg))
     parts = -(-len(split) // batch) if batch else 1

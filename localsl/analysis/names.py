@@ -1,4 +1,4 @@
-"""Names that a reader knows for what configurations, labels and columns abbreviate."""
+"""Display names for abbreviations in configurations, labels and columns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNITS = {"_pct": " (%)", "_gb": " (GB)", "_g": " (G)"}
 
 
 def rule(label: str) -> str:
-    """The label of a series in words: "MAN on DGL" for "man dgl", "AugLocal d=4" for "auglocal d=4"."""
+    """The display name of a series: "MAN on DGL" for "man dgl", "AugLocal d=4" for "auglocal d=4"."""
     words = re.sub(r"aux\.depth=", "d=", label).split(" ")
     first, *rest = words
     base = [f"on {RULES[word]}" if word in RULES else word for word in rest]
@@ -42,19 +42,19 @@ def rule(label: str) -> str:
 
 
 def dataset(name: str) -> str:
-    """A data set's name."""
+    """The display name of a data set."""
     return DATASETS.get(name, name)
 
 
 def backbone(name: str) -> str:
-    """A backbone's name: ResNet-32 for resnet32."""
+    """The display name of a backbone: ResNet-32 for resnet32."""
     known = re.fullmatch(r"(resnet|vgg)(\d+)", name)
     stems = {"resnet": "ResNet", "vgg": "VGG"}
     return f"{stems[known[1]]}-{known[2]}" if known else BACKBONES.get(name, name)
 
 
 def metric(name: str) -> str:
-    """A metric with its unit."""
+    """The display name of a metric, with its unit."""
     if name in METRICS:
         return METRICS[name]
     for ending, unit in UNITS.items():
@@ -64,6 +64,6 @@ def metric(name: str) -> str:
 
 
 def of(key: str, value: str) -> str:
-    """The value of a key column in words."""
+    """The display name of a value in a key column."""
     words = {"dataset": dataset, "backbone": backbone, "method": rule, "base": rule, "metric": metric}
     return words[key](value) if key in words and value else value

@@ -1,8 +1,8 @@
 """The colour and marker of every rule, the same in all figures and in the report.
 
-A family of rules has one colour. The colours are those of Okabe and Ito, two of them a little darker, so that they
-show on white; tests/test_palette.py checks that they stay apart for readers with deuteranopia and protanopia. Members
-of a family differ in shade, AugLocal's by its depth, and in marker.
+A family of rules has one colour. The colours are those of Okabe and Ito, two of them slightly darker to be visible on
+white; tests/test_palette.py checks that readers with deuteranopia or protanopia can distinguish them. Members of a
+family differ in marker and in shade, which for AugLocal depends on the depth.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ COLOURS = {
     "man": "#c46c9e",
     "mlaan": "#4fb0ea",
 }
-PARTS = {"lam": "mlaan", "mlm": "mlaan"}  # of which a rule is made
-DARKER = {"lam": 0.32, "mlm": 0.55}  # than the colour of the family, as a share of black
-OTHER = "#7d858c"  # rules of one's own
+PARTS = {"lam": "mlaan", "mlm": "mlaan"}  # rules that are parts of another, with its colour
+DARKER = {"lam": 0.32, "mlm": 0.55}  # share of black that is mixed with the colour of the family
+OTHER = "#7d858c"  # the colour of rules that are not in COLOURS
 
-# The marker tells on which auxiliary network a rule builds; "o" on its own.
+# The marker shows the auxiliary networks that MAN and MLAAN build on; other rules have "o".
 MARKERS = {"dgl": "s", "infopro": "^", "predsim": "D"}
 FURTHER = ("o", "v", "P", "X", "<", ">")
 
-DEPTHS = (2, 9)  # of AugLocal's auxiliary networks in the papers, lightest to darkest
+DEPTHS = (2, 9)  # depths of AugLocal's auxiliary networks in the papers, from the lightest to the darkest shade
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def family(rule: str) -> str:
 
 
 def rule_of(label: str, method: str = "") -> str:
-    """The rule of a label such as "auglocal d=4" or "bp, data"; else `method`, as for a variant's label."""
+    """The rule that a label such as "auglocal d=4" or "bp, data" begins with, or `method` if it begins with none."""
     first = re.split(r"[ ,]", label)[0]
     return first if family(first) in COLOURS else method
 
 
 def colour(rule: str, depth: int | None = None) -> str:
-    """The colour of a rule, in the shade of a depth where there is one: AugLocal's."""
+    """The colour of a rule, in the shade of its depth if it has one, as AugLocal has."""
     base = _mixed(COLOURS.get(family(rule), OTHER), "#000000", DARKER.get(rule, 0))
     if depth is None:
         return base
@@ -68,10 +68,10 @@ def colour(rule: str, depth: int | None = None) -> str:
 
 
 def styles(series: Iterable[tuple[str, str]]) -> dict[str, Style]:
-    """A style for each series of a figure by its label.
+    """The style of each series of a figure by its label.
 
     Args:
-        series: labels, each with the method that says the rule where the label does not.
+        series: labels, each with its method, which gives the rule if the label does not.
     """
     order = dict(series)
     alike: dict[Style, list[str]] = {}
@@ -80,12 +80,12 @@ def styles(series: Iterable[tuple[str, str]]) -> dict[str, Style]:
         base = next((word for word in re.split(r"[ =,]", label)[1:] if word in MARKERS), "")
         shade = colour(rule_of(label, method), int(depth[1]) if depth else None)
         alike.setdefault(Style(shade, MARKERS.get(base, FURTHER[0])), []).append(label)
-    found = dict(one for first, labels in alike.items() for one in _apart(first, labels))
+    found = dict(pair for first, labels in alike.items() for pair in _apart(first, labels))
     return {label: found[label] for label in order}
 
 
 def _apart(first: Style, labels: list[str]) -> Iterator[tuple[str, Style]]:
-    """The style of each of these labels, whose rule is the same: from a light shade to a dark one."""
+    """Distinct styles for labels that share the style `first`, from a light shade to a dark one."""
     if len(labels) == 1:
         yield labels[0], first
         return
@@ -96,7 +96,7 @@ def _apart(first: Style, labels: list[str]) -> Iterator[tuple[str, Style]]:
 
 
 def readable(shade: str) -> str:
-    """The colour in which text of this shade can be read on white: as dark as a contrast of 4.5 takes."""
+    """The colour for text in this shade on white, darkened to a contrast of 4.5 if necessary."""
     hue, light, saturation = colorsys.rgb_to_hls(*colors.to_rgb(shade))
     while 1.05 / (luminance(text := colors.to_hex(colorsys.hls_to_rgb(hue, light, saturation))) + 0.05) < 4.5:
         light *= 0.95

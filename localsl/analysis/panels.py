@@ -1,6 +1,6 @@
-"""What stands in a panel of a figure: lines with their names at the ends, dots in rows, named points.
+"""The contents of a panel: lines with names at their ends, rows of dots, or named points.
 
-Backpropagation is the reference of each: a dashed line where a rule has marks.
+Backpropagation is the reference in each, and drawn as a dashed line.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from localsl.analysis import palette, placing
 from localsl.analysis.canvas import INK, SOFT, TEXT
 from localsl.analysis.palette import Style
 
-MARKED = 60  # points of a line that have a marker each; more would run together
+MARKED = 60  # the maximum number of points of a line with markers, which would otherwise overlap
 HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Numbers of one rule.
+    """The values of one rule.
 
     Attributes:
-        name: in words.
-        up: means, at the places `across`.
-        spread: one standard deviation of each; 0 or none where there is one run.
-        published: whether they are a paper's, which are drawn hollow.
-        reference: whether they are backpropagation's.
+        name: the display name.
+        up: means, at the abscissae `across`.
+        spread: the standard deviation of each value; 0 or empty for a single run.
+        published: whether the values are from a paper; their markers are hollow.
+        reference: whether the values are backpropagation's.
     """
 
     name: str
@@ -50,17 +50,18 @@ class Series:
 
 
 def room(names: Sequence[str]) -> float:
-    """Inches that the longest of these names takes, with some to its sides."""
+    """The width of the longest of these names in inches, with some space on both sides."""
     font = FontProperties(size=TEXT)
     widths = (TextToPath().get_text_width_height_descent(name, font, ismath=False)[0] for name in names)
     return max(widths, default=0) / 72 + 0.2
 
 
 def lines(axis: Any, series: Sequence[Series], log: bool = False, level: float | None = None) -> None:
-    """Lines over numbers, in bands of one standard deviation, each named at its right end.
+    """Draw lines with bands of one standard deviation, each named at its right end.
 
     Args:
-        level: of a reference that is the same everywhere.
+        log: whether the ordinate is logarithmic.
+        level: the value of a constant reference.
     """
     if level is not None:
         axis.axhline(level, color=palette.colour(palette.REFERENCE), linewidth=1.6, dashes=(5, 2.5))
@@ -86,8 +87,9 @@ def lines(axis: Any, series: Sequence[Series], log: bool = False, level: float |
 
 
 def _names(axis: Any, series: Sequence[Series]) -> None:
-    """Names at the right of the panel, at the heights where the lines end, or as near as they fit."""
-    named = {one.name: one for one in series if len(one.up)}  # of the paper's and our line, ours
+    """Write names at the right of the panel, as close as possible to the heights at which the lines end."""
+    # Of a paper's series and ours with the same name, ours is the last and gets the name.
+    named = {one.name: one for one in series if len(one.up)}
     if not named:
         return
     axis.autoscale_view()
@@ -104,10 +106,10 @@ def _names(axis: Any, series: Sequence[Series]) -> None:
 
 
 def dots(axis: Any, series: Sequence[Series], names: Sequence[str], named: bool) -> None:
-    """A row a name, the first on top, with the series' means as dots and one standard deviation as bars.
+    """Draw a row for each name, the first on top, with means as dots and one standard deviation as bars.
 
     Args:
-        named: whether the names are written at the side of this panel.
+        named: whether the names are written left of this panel.
     """
     for reference in (one for one in series if one.reference):
         axis.axvline(reference.up[0], color=reference.style.colour, linewidth=1, dashes=(5, 2.5), zorder=1)
@@ -129,7 +131,7 @@ def dots(axis: Any, series: Sequence[Series], names: Sequence[str], named: bool)
 
 
 def scatter(axis: Any, series: Sequence[Series]) -> None:
-    """A named point a series, with one standard deviation as bars; the reference's lines cross the panel."""
+    """Draw a named point for each series, with one standard deviation as a bar, and lines through the reference."""
     for one in series:
         if one.reference:
             axis.axhline(one.up[0], color=SOFT, linewidth=0.9, dashes=(5, 2.5), zorder=1)
@@ -142,11 +144,10 @@ def scatter(axis: Any, series: Sequence[Series]) -> None:
     axis.autoscale_view()
     low, high = axis.get_xlim()
     width = axis.get_position().width * axis.figure.get_figwidth()
-    axis.set_xlim(
-        low, low + (high - low) / (1 - room([one.name for one in series]) / width)
-    )  # for the last's name
+    # Leave space for the name of the rightmost point.
+    axis.set_xlim(low, low + (high - low) / (1 - room([one.name for one in series]) / width))
     points = [(one.across[0], one.up[0]) for one in series]
     crossing = [index for index, one in enumerate(series) if one.reference]
-    placing.beside(
+    placing.label_points(
         axis, points, [one.name for one in series], crossing, size=TEXT, color=INK, path_effects=HALO
     )

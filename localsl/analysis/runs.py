@@ -1,4 +1,4 @@
-"""The runs that an analysis is of: found by folder, id or pattern, told apart in words, fit to be compared."""
+"""Finding the runs of an analysis by folder, id or pattern, labelling them, and checking that they are comparable."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from localsl.core.network import LocalNetwork
     from localsl.data.settings import DatasetSettings
 
-# Differences that tell runs of one rule apart, in words that a reader expects before any other.
+# Fields that labels mention first to distinguish runs of one rule.
 FIRST = ("aux.depth", "aux.head", "K")
 
-# What a run was told that another command need not be: where things lie, and what it is run on and how.
-HERE = ("data_dir", "output_dir", "results_dir", "device", "threads", "memory", "compile", "cuda_graph")
+# Fields that an analysis takes from its own command instead of from the run: folders, and how steps are executed.
+FROM_COMMAND = ("data_dir", "output_dir", "results_dir", "device", "threads", "memory", "compile", "cuda_graph")
 
 
 def refused(what: str, instead: str) -> ConfigError:
-    """The error of runs that an analysis cannot work with."""
+    """An error about the runs of an analysis."""
     return ConfigError([Problem("runs", "", what, instead)])
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that left something to look at.
+    """A finished run.
 
     Attributes:
-        folder: with metrics.csv, record.json and, for most analyses, checkpoints.
-        cfg: of the run, with what this command has in its place: HERE, and a `dataset.root` that was typed.
-        label: that tells it apart in a picture. Equal ones are one line: the mean over seeds.
+        folder: its folder, with metrics.csv, record.json and, for most analyses, checkpoints.
+        cfg: its configuration, with FROM_COMMAND and a given `dataset.root` from the command at hand.
+        label: its label in figures. Runs with equal labels are averaged, as those of several seeds.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class Trained:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """record.json."""
+        """The contents of record.json."""
         record = tracking.read(self.folder / "record.json")
         assert record is not None
         return record
@@ -64,7 +64,7 @@ class Trained:
         """The network of the newest checkpoint, in evaluation mode.
 
         Raises:
-            ConfigError: if there is none.
+            ConfigError: if there is no readable checkpoint.
         """
         state = Checkpoints(self.cfg, self.folder).newest()
         if state is None:
@@ -75,8 +75,8 @@ class Trained:
         network.load_state_dict(state["network"])
         return network.to(device=device, memory_format=devices.layout(self.cfg)).eval()  # pyright: ignore[reportCallIssue]
 
-    def told(self) -> dict[str, Any]:
-        """What stands beside its figures in a CSV; accuracy in per cent, at the last epoch."""
+    def columns(self) -> dict[str, Any]:
+        """The columns that describe the run in a CSV, with its test accuracy at the last epoch in per cent."""
         record, last = self.record, self.record["last"]
         return {
             "dataset": record["dataset"],
@@ -92,22 +92,22 @@ class Trained:
         }
 
 
-def found(texts: Sequence[str], here: Command) -> list[Trained]:
+def found(texts: Sequence[str], command: Command) -> list[Trained]:
     """The runs that `runs=` names, each once and in that order.
 
     Args:
         texts: folders of runs, ids as `show=runs` lists them, or patterns of folders.
-        here: the command's own configuration.
+        command: the configuration of the command at hand.
 
     Raises:
-        ConfigError: naming each text that is no run, and each run that is not finished.
+        ConfigError: naming each text that matches no run, and each run that is not finished.
     """
     if not texts:
-        raise refused("an analysis is of runs", "type runs=[ID,ID,...]; python run.py show=runs lists them")
+        raise refused("an analysis needs runs", "type runs=[ID,ID,...]; python run.py show=runs lists them")
     folders: dict[Path, None] = {}
     problems = []
     for text in texts:
-        records = {path: tracking.read(path / "record.json") for path in _folders(text, here)}
+        records = {path: tracking.read(path / "record.json") for path in _folders(text, command)}
         matching = {path: record for path, record in records.items() if record is not None}
         folders |= dict.fromkeys(matching)
         if not matching:
@@ -115,25 +115,25 @@ def found(texts: Sequence[str], here: Command) -> list[Trained]:
         for path, record in matching.items():
             if record["status"] != "done":
                 what = f"{path} is not finished: {record['status']}"
-                problems.append(Problem("runs", text, what, "type the command that began it again"))
+                problems.append(Problem("runs", text, what, "repeat the command that started it"))
             elif record.get("task") == "detection":
-                what = f"{path} is a detector's, and analyses are of classification"
+                what = f"{path} is a run of a detector, and analyses are of classification"
                 problems.append(Problem("runs", text, what, f"type runs=[{record['backbone_run']}]"))
     if problems:
         raise ConfigError(problems)
-    configs = [_config(folder, here) for folder in folders]
+    configs = [_config(folder, command) for folder in folders]
     return [Trained(f, c, label) for f, c, label in zip(folders, configs, labels(configs), strict=True)]
 
 
-def _folders(text: str, here: Command) -> list[Path]:
+def _folders(text: str, command: Command) -> list[Path]:
     if Path(text).exists():
         return [Path(text)]
     if glob.has_magic(text):
         return [Path(path) for path in sorted(glob.glob(text, recursive=True))]
     if not re.fullmatch(r"[0-9a-f]{8}", text):
         return []
-    kept = Path(here.results_dir) / "runs" / text
-    return sorted(Path(here.output_dir).rglob(f"seed=*-{text}")) or [kept]
+    recorded = Path(command.results_dir) / "runs" / text
+    return sorted(Path(command.output_dir).rglob(f"seed=*-{text}")) or [recorded]
 
 
 def _no_run(text: str) -> tuple[str, str]:
@@ -144,56 +144,58 @@ def _no_run(text: str) -> tuple[str, str]:
     return "is no run", "type a folder, or an id that python run.py show=runs lists (output_dir= if elsewhere)"
 
 
-def _config(folder: Path, here: Command) -> Command:
-    """The configuration in a run's folder.
+def _config(folder: Path, command: Command) -> Command:
+    """The configuration in a run's folder, with fields of the command at hand.
 
     Raises:
-        ConfigError: if it is missing or not one of this version of the code.
+        ConfigError: if it is missing, or invalid in this version of the code.
     """
     try:
         values = OmegaConf.load(folder / "config.yaml")
     except OSError:
         what = f"{folder} has no config.yaml"
         raise refused(what, "give the folder that the run itself wrote") from None
-    # Found out anew, or of the command at hand.
-    own: dict[str, Any] = {key: getattr(here, key) for key in HERE}
-    own |= {"sweep": None, "show": None, "measure": None, "held": "wait", "runs": []}
-    own |= {"analysis": {"kind": "none"}, "logger": {"name": "csv"}}
+    replaced: dict[str, Any] = {key: getattr(command, key) for key in FROM_COMMAND}
+    replaced |= {"sweep": None, "show": None, "measure": None, "held": "wait", "runs": []}
+    replaced |= {"analysis": {"kind": "none"}, "logger": {"name": "csv"}}
     stored: Any = OmegaConf.to_container(values)
-    described = {name: stored.get("dataset", {}).get(name) for name in ("classes", "files", "digest")}
-    values = OmegaConf.merge(values, {"dataset": dict.fromkeys(described)})
-    for key, value in own.items():
+    # What the run found in its files is put back after validation, which rejects these fields.
+    contents = {name: stored.get("dataset", {}).get(name) for name in ("classes", "files", "digest")}
+    values = OmegaConf.merge(values, {"dataset": dict.fromkeys(contents)})
+    for key, value in replaced.items():
         OmegaConf.update(values, key, value, merge=False)
     try:
         cfg = validate(values, to_run=False)  # pyright: ignore[reportArgumentType]
     except ConfigError as error:
-        told = "; ".join(map(str, error.problems))
-        raise refused(f"the configuration of {folder} cannot be read: {told}", "leave that run out") from None
-    root = here.dataset.root if cfg.dataset.name in ON_DISK and here.dataset.root else cfg.dataset.root
-    return replace(cfg, dataset=replace(cfg.dataset, root=root, **described))
+        problems = "; ".join(map(str, error.problems))
+        raise refused(
+            f"the configuration of {folder} cannot be read: {problems}", "leave that run out"
+        ) from None
+    root = command.dataset.root if cfg.dataset.name in ON_DISK and command.dataset.root else cfg.dataset.root
+    return replace(cfg, dataset=replace(cfg.dataset, root=root, **contents))
 
 
 def labels(configs: Sequence[Command]) -> list[str]:
-    """The rule of each, with as many of its settings as tell it from others of the same rule, seeds aside."""
-    told = [[cfg.method.name] for cfg in configs]
+    """A label for each run: its rule, and the settings, except the seed, in which runs of the rule differ."""
+    words_of = [[cfg.method.name] for cfg in configs]
     values = [dict(identity.leaves(asdict(cfg))) for cfg in configs]
     keys = {key for cfg in configs for key in identity.without(identity.identity(asdict(cfg)), "seed")}
     for key in sorted(keys, key=lambda k: (k not in FIRST, k)):
         alike: dict[tuple[str, ...], list[int]] = {}
-        for index, words in enumerate(told):
+        for index, words in enumerate(words_of):
             alike.setdefault(tuple(words), []).append(index)
         for group in alike.values():
             if len({str(values[index].get(key)) for index in group}) > 1:
                 for index in group:
-                    told[index].append(f"{key}={values[index].get(key)}")
-    return [" ".join(words) for words in told]
+                    words_of[index].append(f"{key}={values[index].get(key)}")
+    return [" ".join(words) for words in words_of]
 
 
 def check_comparable(runs: Sequence[Trained]) -> None:
-    """Refuse runs whose layers, or whose test images, are not the same.
+    """Check that all runs have the same layers and the same test images.
 
     Raises:
-        ConfigError: saying which differ.
+        ConfigError: naming two runs that differ.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -207,21 +209,21 @@ def check_comparable(runs: Sequence[Trained]) -> None:
 
 def _tested_on(dataset: DatasetSettings) -> tuple:
     pixels = dataset.image_size, dataset.crop
-    pictures = dataset.digest or dataset.root  # wherever they lie
+    pictures = dataset.digest or dataset.root  # the same digest may lie in different folders
     return dataset.name, pixels, dataset.num_classes, dataset.test_subset, pictures
 
 
 def mixed(split: data.AnySplit, count: int | None) -> data.AnySplit:
-    """At most `count` of the images, class-balanced, in a fixed order that mixes the classes.
+    """At most `count` images with balanced classes, in a fixed random order.
 
     Raises:
-        ConfigError: if a class has too few.
+        ConfigError: if a class has too few images.
     """
     if count is not None and count < len(split):
         try:
             split = split[data.balanced(split.targets, count)]
         except ValueError as error:
-            what = f"a balanced subset of {len(split)} test images is not to be had: {error}"
+            what = f"the {len(split)} test images have no balanced subset of this size: {error}"
             raise ConfigError([Problem("analysis.images", count, what, "type a smaller number")]) from None
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(data.SUBSET_SEED))
     return split[order]

@@ -1,4 +1,4 @@
-"""Data sets, checked at load: uint8 tensors on the training device, or pictures decoded as they are needed."""
+"""Loading and checking data sets: uint8 images in memory, or pictures on disk that are decoded when needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AnySplit = TypeVar("AnySplit", "Split", "Pictures", "Split | Pictures")
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on and is tested on, in memory or on disk; `localsl.data.feed` makes their batches.
+    """The splits of a run, in memory or on disk; `localsl.data.feed` makes batches of them.
 
     Attributes:
         validation: images held out of training; None if there are none.
@@ -34,26 +34,24 @@ class Data:
 
 
 def load(cfg: Loading) -> Data:
-    """The data set of a configuration: checked, cut to its subsets, of `dataset.image_size`.
+    """Load and check the data set of a configuration, take its subsets, and resize it to `dataset.image_size`.
 
     Raises:
-        ConfigError: if it is not there and cannot be downloaded, is not what it should be, or has too
-            few images for the subset asked for.
+        ConfigError: if it is missing and cannot be downloaded, is invalid, or has too few images for the
+            requested subsets.
     """
-    from localsl.data import (
-        sources,
-    )  # torchvision and its like are imported only where they are needed
+    from localsl.data import sources  # imported late to keep `import localsl.data` fast
 
     train, test = sources.load(cfg.dataset, cfg.data_dir)
     for which, split in (("train", train), ("test", test)):
         check(split, which, cfg.dataset)
-    train, validation = _parted(train, cfg.dataset)
+    train, validation = _split_off_validation(train, cfg.dataset)
     train = _subset(train, "train_subset", cfg.dataset)
     test = _subset(test, "test_subset", cfg.dataset)
     processes = cfg.replicas
     if 0 < len(train) % cfg.batch_size <= processes:
-        whose = " for each process" if processes > 1 else ""
-        what = f"{len(train)} training images leave a last batch of one{whose}, which BatchNorm cannot train on"
+        each = " for each process" if processes > 1 else ""
+        what = f"{len(train)} training images leave a last batch of one{each}, which BatchNorm cannot train on"
         raise ConfigError([Problem("batch_size", cfg.batch_size, what, "type another batch_size")])
     size = cfg.dataset.image_size
     held_out = None if validation is None else _resized(validation, size)
@@ -61,10 +59,10 @@ def load(cfg: Loading) -> Data:
 
 
 def check(split: Split | Pictures, which: str, dataset: DatasetSettings) -> None:
-    """Refuse a split whose shapes, counts or labels cannot be right.
+    """Check that the shapes, counts and labels of a split are possible.
 
     Raises:
-        ConfigError: saying what was found.
+        ConfigError: if they are not.
     """
     images, targets = split.images if isinstance(split, Split) else None, split.targets
     count = len(targets if images is None else images)
@@ -77,13 +75,13 @@ def check(split: Split | Pictures, which: str, dataset: DatasetSettings) -> None
         labels = f"{int(targets.min())} to {int(targets.max())}"
         found = f"labels run from {labels}, with dataset.num_classes={dataset.num_classes}"
     if found:
-        raise ConfigError([Problem("dataset", dataset.name, f"its {which} split is broken: {found}")])
+        raise ConfigError([Problem("dataset", dataset.name, f"its {which} split is invalid: {found}")])
 
 
 def stratified(targets: Tensor, count: int) -> Tensor:
-    """Indices of a fixed choice of images to which each class contributes in proportion to its size.
+    """Indices of `count` images, the same in every run, to which each class contributes in proportion to its size.
 
-    They lie evenly in the images ordered by class, at random within each.
+    They are evenly spaced in the images sorted by class and shuffled within each class.
     """
     shuffled = torch.from_numpy(np.random.default_rng(SUBSET_SEED).permutation(len(targets)))
     by_class = shuffled[targets[shuffled].argsort(stable=True)]
@@ -91,7 +89,7 @@ def stratified(targets: Tensor, count: int) -> Tensor:
 
 
 def balanced(targets: Tensor, count: int) -> Tensor:
-    """Sorted indices of a fixed subset in which no class has over one image more than another.
+    """Sorted indices of `count` images, the same in every run, with class counts that differ by at most one.
 
     Raises:
         ValueError: if a class has too few images.
@@ -108,18 +106,18 @@ def balanced(targets: Tensor, count: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def _parted(train: AnySplit, dataset: DatasetSettings) -> tuple[AnySplit, AnySplit | None]:
-    """The images to train on, of which a subset may be taken, and those held out of them."""
+def _split_off_validation(train: AnySplit, dataset: DatasetSettings) -> tuple[AnySplit, AnySplit | None]:
+    """The images to train on and the validation images, which are taken out of them."""
     if not dataset.validation:
         return train, None
     chosen = torch.zeros(len(train), dtype=torch.bool)
     chosen[stratified(train.targets, dataset.validation)] = True
-    left, held_out = (mask.nonzero().flatten() for mask in (~chosen, chosen))
-    lacking = set(train.targets.tolist()) - set(train.targets[left].tolist())
-    if lacking:
-        what = f"leaves no image of class {min(lacking)} to train on"
+    remaining, held_out = (mask.nonzero().flatten() for mask in (~chosen, chosen))
+    missing = set(train.targets.tolist()) - set(train.targets[remaining].tolist())
+    if missing:
+        what = f"leaves no image of class {min(missing)} to train on"
         raise ConfigError([Problem("dataset.validation", dataset.validation, what, "type a smaller number")])
-    return train[left], train[held_out]
+    return train[remaining], train[held_out]
 
 
 def _subset(split: AnySplit, key: str, dataset: DatasetSettings) -> AnySplit:
@@ -129,7 +127,7 @@ def _subset(split: AnySplit, key: str, dataset: DatasetSettings) -> AnySplit:
     try:
         return split[balanced(split.targets, count)]
     except ValueError as error:
-        what = f"a balanced subset of {len(split)} images is not to be had: {error}"
+        what = f"the {len(split)} images have no balanced subset of this size: {error}"
         raise ConfigError([Problem(f"dataset.{key}", count, what, "type a smaller number")]) from None
 
 

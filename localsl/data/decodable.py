@@ -1,4 +1,4 @@
-"""Which pictures can be decoded: looked at once, all of them, before a run trusts in them."""
+"""A check that all pictures can be decoded, made before a run and cached."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from localsl.data import kept
+from localsl.data import file_cache
 from localsl.data.folder import error
 from localsl.data.pictures import Pictures, reason
 
-NAMED = 10  # broken files that a message names
-AT_ONCE = 256  # files that a thread is given at a time
+MAX_NAMED = 10  # broken files that a message names
+CHUNK = 256  # files that a thread checks at a time
 
 
-def checked(splits: Sequence[Pictures], skip: bool, data_dir: Path, told: bool = True) -> list[Pictures]:
-    """The splits without the files that cannot be decoded; a warning names them.
+def checked(splits: Sequence[Pictures], skip: bool, data_dir: Path, warn: bool = True) -> list[Pictures]:
+    """The splits without the files that cannot be decoded; a warning names these.
 
-    The result is remembered in `data_dir` for this folder until a file's name, size or time of change is
-    another; files that were broken are looked at again, since what kept them from being read may have passed.
-    Several processes that start together wait for the one that looks.
+    The result is cached in `data_dir` for this root until a file's name, size or change time differs. Files that were
+    broken are checked again in every run, since the cause may have been temporary. Processes that start together wait
+    for the one that checks.
 
     Args:
-        told: false leaves it to a later call to print what is left out.
+        skip: whether to leave broken files out instead of raising an error.
+        warn: whether to print the warning.
 
     Raises:
-        ConfigError: naming the broken files, unless they are to be skipped.
+        ConfigError: naming the broken files, unless `skip` is set.
     """
     file = data_dir / "checked" / f"{_digest(splits)}.json"
-    with kept.alone(file):
-        remembered = _remembered(file)
-        if remembered is None:
-            broken = [dict(_broken(split)) for split in splits]
+    with file_cache.lock(file):
+        cached = _read(file)
+        if cached is None:
+            broken = [dict(_check_all(split)) for split in splits]
         else:
-            again = zip(splits, remembered, strict=True)
-            broken = [dict(_wrong(split, found)) if found else {} for split, found in again]
-        if broken != remembered:
-            _remember(file, broken)
+            again = zip(splits, cached, strict=True)
+            broken = [dict(_check(split, found)) if found else {} for split, found in again]
+        if broken != cached:
+            _write(file, broken)
     if not any(broken):
         return list(splits)
     files = sum(map(len, splits))
     texts = [text for found in broken for text in found.values()]
-    more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-    what = f"{len(texts)} of {files} files cannot be decoded: {', '.join(texts[:NAMED])}{more}"
+    more = f" and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
+    what = f"{len(texts)} of {files} files cannot be decoded: {', '.join(texts[:MAX_NAMED])}{more}"
     if not skip:
         instead = "repair or remove them, or type dataset.skip_broken=true to leave them out"
         raise error(splits[0].root, what, instead)
-    if told:
+    if warn:
         print(f"warning: {what}; they are left out", file=sys.stderr)
     good = [np.delete(np.arange(len(s)), list(found)) for s, found in zip(splits, broken, strict=True)]
     return [split[torch.from_numpy(index)] for split, index in zip(splits, good, strict=True)]
@@ -70,47 +71,47 @@ def _digest(splits: Sequence[Pictures]) -> str:
     return digest.hexdigest()[:16]
 
 
-# Of data folders that cannot be written, so that a process looks at all files no more than once.
+# Results for data folders that are not writable, so that a process checks all files at most once.
 _unwritten: dict[Path, list[dict[int, str]]] = {}
 
 
-def _remember(file: Path, broken: list[dict[int, str]]) -> None:
-    if not kept.write(file, json.dumps(broken).encode()):
+def _write(file: Path, broken: list[dict[int, str]]) -> None:
+    if not file_cache.write(file, json.dumps(broken).encode()):
         _unwritten[file] = broken
 
 
-def _remembered(file: Path) -> list[dict[int, str]] | None:
+def _read(file: Path) -> list[dict[int, str]] | None:
     try:
         return [{int(k): str(v) for k, v in found.items()} for found in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError, AttributeError):
         return _unwritten.get(file)
 
 
-def _broken(split: Pictures) -> Iterator[tuple[int, str]]:
-    """The index and the name, with what is wrong, of each file that cannot be decoded."""
-    parts = [range(i, min(i + AT_ONCE, len(split))) for i in range(0, len(split), AT_ONCE)]
+def _check_all(split: Pictures) -> Iterator[tuple[int, str]]:
+    """The index of each file that cannot be decoded, with its name and the reason."""
+    chunks = [range(i, min(i + CHUNK, len(split))) for i in range(0, len(split), CHUNK)]
     bar = tqdm(total=len(split), unit="file", desc="checking", disable=not sys.stderr.isatty(), leave=False)
-    threads = ThreadPoolExecutor(joblib.cpu_count())  # decoders let go of Python's lock
+    threads = ThreadPoolExecutor(joblib.cpu_count())  # decoders release the GIL
     try:
         with bar, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which nothing reads
-            for part, found in zip(parts, threads.map(lambda p: _wrong(split, p), parts), strict=True):
+            warnings.simplefilter("ignore")  # about unusual metadata, which is not used
+            for chunk, found in zip(chunks, threads.map(lambda c: _check(split, c), chunks), strict=True):
                 yield from found
-                bar.update(len(part))
+                bar.update(len(chunk))
     finally:
         threads.shutdown(cancel_futures=True)
 
 
-def _wrong(split: Pictures, indices: Iterable[int]) -> list[tuple[int, str]]:
-    from localsl.data.pixels import rgb  # torchvision is imported only where it is needed
+def _check(split: Pictures, indices: Iterable[int]) -> list[tuple[int, str]]:
+    from localsl.data.pixels import rgb  # imported late because it imports torchvision
 
     found = []
     for index in indices:
         try:
             with split.opened(index) as picture:
-                # A JPEG at an eighth of its size: all of its data are read, most arithmetic is not done.
+                # Decoding a JPEG at an eighth of its size reads all its data but skips most arithmetic.
                 picture.draft("RGB", (max(1, picture.width // 8), max(1, picture.height // 8)))
                 rgb(picture)
-        except Exception as wrong:  # decoders raise all sorts of errors on what they cannot read
-            found.append((index, f"{split.name(index)} ({reason(wrong)})"))
+        except Exception as cause:  # decoders raise errors of many types for broken files
+            found.append((index, f"{split.name(index)} ({reason(cause)})"))
     return found

@@ -1,4 +1,4 @@
-"""Which batches a split makes: of images in memory, or of pictures on disk."""
+"""Training and test batches of a split, whether it is in memory or on disk."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Epochs(Protocol):
     def __len__(self) -> int: ...
 
     def epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """One epoch, in the order of (seed, epoch), without the first `skip`."""
+        """Batches of one epoch in the order that (seed, epoch) determine, without the first `skip`."""
         ...
 
     def close(self) -> None:
-        """Let go of what makes them."""
+        """Stop the worker processes, if there are any."""
         ...
 
 
 class Tests(Protocol):
-    """Batches of test images, likewise."""
+    """Test batches: images (n, 3, H, W) float32 and targets (n,) int64, on the device."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
     def close(self) -> None:
-        """Let go of what makes them."""
+        """Stop the worker processes, if there are any."""
         ...
 
 
@@ -50,10 +50,10 @@ def train_batches(
     layout: torch.memory_format,
     part: Part,
 ) -> Epochs:
-    """Of a training split; `part` is this process's of every batch of `cfg.batch_size`."""
+    """Batches of a training split; `part` is this process's share of every batch of `cfg.batch_size`."""
     if isinstance(split, Split):
         return TrainBatches(split, cfg.dataset, cfg.batch_size, device, layout, part)
-    from localsl.data.streamed import TrainPictures  # torch's loader is imported only where it is needed
+    from localsl.data.streamed import TrainPictures  # imported late because it imports torch's DataLoader
 
     return TrainPictures(split, cfg.dataset, cfg.batch_size, device, layout, part)
 
@@ -65,7 +65,7 @@ def test_batches(
     layout: torch.memory_format,
     part: Part,
 ) -> Tests:
-    """Of a test split; `part` is this process's of the images."""
+    """Batches of a test split; `part` is this process's share of the images."""
     if isinstance(split, Split):
         return TestBatches(split, cfg.dataset, cfg.batch_size, device, layout, part)
     from localsl.data.streamed import TestPictures

@@ -1,4 +1,4 @@
-"""Pictures that stay on disk: where each lies, how one is decoded, and a few of them in memory."""
+"""Pictures on disk: their locations, decoding them, and loading them into memory."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ from localsl.data.splits import Split
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# How a PIL image becomes the square that a network sees.
+# Turns a PIL image into the square that the network takes.
 Transform = Callable[[Any], "Image"]
 
-# A picture's line in `Pictures.where`. The name is a path below the root, of which the first `file` bytes are a
-# file's: all of it, or an archive's that the rest lies in. `stamp` is the file's ctime in nanoseconds: of its
-# last change of any kind, also of one that sets back the time of modification.
+# The fields of a row of `Pictures.where` after its name, a path below the root. The first `file` bytes of the name
+# are the path of a file: the picture itself, or the archive that contains it. `offset` and `size` locate the picture
+# in the file, in bytes. `stamp` is the file's ctime in nanoseconds, which changes with every modification, even
+# with one that resets the modification time.
 FIELDS = [("file", np.int32), ("offset", np.int64), ("size", np.int64), ("stamp", np.int64)]
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """A split on disk, of files or of parts of archives: a million of them in arrays that processes share.
+    """A split on disk, made of files or of members of archives.
+
+    A million pictures fit in two arrays, whose memory worker processes share.
 
     Attributes:
         root: the folder that names are relative to.
-        size: of the squares that they become, in pixels.
-        where: (N,), of FIELDS behind a "name".
+        size: the side of the decoded squares, in pixels.
+        where: structured array (N,) with a "name" and FIELDS.
         targets: (N,) int64.
     """
 
@@ -50,11 +53,11 @@ class Pictures:
 
     @classmethod
     def of(cls, root: Path, size: int, found: Iterable[tuple[bytes, int, int, int, int, int]]) -> Pictures:
-        """From (name, file, offset, size, stamp, class) of each."""
-        lines = list(found)
-        longest = max((len(line[0]) for line in lines), default=1)
-        where = np.array([line[:5] for line in lines], dtype=[("name", f"S{longest}"), *FIELDS])
-        return cls(root, size, where, torch.tensor([line[5] for line in lines], dtype=torch.int64))
+        """Build a split from a row (name, file, offset, size, stamp, class) for each picture."""
+        rows = list(found)
+        longest = max((len(row[0]) for row in rows), default=1)
+        where = np.array([row[:5] for row in rows], dtype=[("name", f"S{longest}"), *FIELDS])
+        return cls(root, size, where, torch.tensor([row[5] for row in rows], dtype=torch.int64))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -64,24 +67,24 @@ class Pictures:
         return replace(self, where=self.where[chosen], targets=self.targets[index])
 
     def name(self, index: int) -> str:
-        """Its path below the root, for people."""
+        """The path of a picture below the root, as text."""
         return os.fsdecode(self.where[index]["name"])
 
     def opened(self, index: int) -> Image:
-        """The picture, read but not decoded.
+        """Read a picture without decoding it.
 
         Raises:
-            OSError: if its file is not there or holds no picture.
+            OSError: if its file is missing or is not a picture.
         """
         from PIL import Image
 
-        line = self.where[index]
-        with (self.root / os.fsdecode(line["name"][: line["file"]])).open("rb") as file:
-            file.seek(line["offset"])
-            return Image.open(BytesIO(file.read(line["size"])))
+        row = self.where[index]
+        with (self.root / os.fsdecode(row["name"][: row["file"]])).open("rb") as file:
+            file.seek(row["offset"])
+            return Image.open(BytesIO(file.read(row["size"])))
 
     def decoded(self, index: int, transform: Transform) -> Tensor | str:
-        """A square (3, size, size) uint8; in words why not, where the file is broken."""
+        """A picture as (3, size, size) uint8, or a message if it cannot be decoded."""
         from torchvision.transforms.v2.functional import pil_to_tensor
 
         from localsl.data.pixels import rgb
@@ -89,14 +92,14 @@ class Pictures:
         try:
             with self.opened(index) as picture:
                 return pil_to_tensor(transform(rgb(picture)))
-        except Exception as error:  # decoders raise all sorts of errors on what they cannot read
+        except Exception as error:  # decoders raise errors of many types for broken files
             return f"{self.name(index)} cannot be read ({reason(error)})"
 
     def in_memory(self, transform: Transform | None = None) -> Split:
-        """All of them, decoded by as many threads as there are cores; for test unless `transform` is given.
+        """Decode all pictures, with one thread per core; `transform` defaults to `for_test`.
 
         Raises:
-            LocalslError: naming a file that broke.
+            LocalslError: naming a file that cannot be decoded.
         """
         images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
         decode = partial(self.decoded, transform=transform or for_test(self.size))
@@ -109,9 +112,9 @@ class Pictures:
 
 
 def digest(*splits: Pictures) -> str:
-    """Sixteen hexadecimal digits of the names, sizes and classes of pictures: equal wherever they lie.
+    """A hash of the names, sizes and classes of pictures, 16 hexadecimal digits, independent of their root.
 
-    Their contents are not read: other pictures of the same names and sizes have the same digest.
+    Contents are not read: different pictures with the same names, sizes and classes have the same hash.
     """
     found = hashlib.sha256()
     for split in splits:
@@ -122,22 +125,23 @@ def digest(*splits: Pictures) -> str:
 
 
 def in_memory(split: Split | Pictures) -> Split:
-    """A split as bytes in memory, decoded for test where it lies on disk."""
+    """A split as uint8 images in memory; pictures on disk are decoded by `for_test`."""
     return split if isinstance(split, Split) else split.in_memory()
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in a line."""
+    """One line that says what an error means."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "no picture"
+        return "not a picture"
     return first_line(error)
 
 
 def for_training(size: int, flip: bool) -> Transform:
-    """A random part of 8 to 100 % of the area, resized to a square, mirrored or not; draws from torch's CPU
-    generator. The released code of all four papers for ImageNet.
+    """A random crop of 8 to 100 % of the area, resized to a square and mirrored at random if `flip` is set.
+
+    It draws from torch's CPU generator. The released code of all four papers uses it for ImageNet.
     """
     from torchvision.transforms import v2
 
@@ -146,7 +150,7 @@ def for_training(size: int, flip: bool) -> Transform:
 
 
 def for_test(size: int) -> Transform:
-    """The middle square of a picture whose shorter side is made 256 for a `size` of 224. The same code's."""
+    """A centre crop after resizing the shorter side to 256/224 of `size`, as all released code does for ImageNet."""
     from torchvision.transforms import v2
 
     from localsl.data.pixels import Resize
@@ -154,8 +158,8 @@ def for_test(size: int) -> Transform:
     return v2.Compose([Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)])
 
 
-def whole(size: int) -> Transform:
-    """The largest square in the middle of a picture, resized."""
+def centre_square(size: int) -> Transform:
+    """The largest centred square of a picture, resized."""
     from torchvision.transforms import v2
 
     from localsl.data.pixels import Resize

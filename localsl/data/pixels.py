@@ -1,4 +1,4 @@
-"""From what a file of a picture holds to what a network takes: upright RGB of 8 bits, and the middle of it."""
+"""Converting decoded pictures to upright 8-bit RGB, and resizing them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms import v2
 
-ORIENTATION = 0x0112  # of EXIF: how a camera was held
-UPRIGHT = {
+ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held
+UPRIGHT = {  # by orientation, the transposition that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -19,18 +19,18 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Formats whose grey levels Pillow gives as 32-bit numbers from 0 to 65535.
+# Formats whose 16-bit grey levels Pillow returns as 32-bit integers from 0 to 65535.
 SIXTEEN_BITS = ("PNG", "PPM")
 
-THIN = 16  # a picture that is so many times longer than wide is cut before it is resized
+MAX_ASPECT = 16  # a picture with a larger aspect ratio is cropped before it is resized
 
 
 def rgb(picture: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB, turned as EXIF says, what is transparent on white.
+    """The picture as 8-bit RGB, rotated as EXIF says, with transparent parts on white.
 
     Raises:
-        ValueError: if its grey levels have no range that is known.
-        Exception: of all sorts, if it cannot be decoded.
+        ValueError: if the range of its grey levels is unknown.
+        Exception: of many types, if it cannot be decoded.
     """
     picture.load()
     turned = UPRIGHT.get(_orientation(picture))
@@ -41,9 +41,9 @@ def rgb(picture: Image.Image) -> Image.Image:
         kind = "32 bits" if picture.mode == "I" else "floating point"
         raise ValueError(f"its grey levels are of {kind}, whose range is not known: save it with 8 or 16 bits")
     elif picture.has_transparency_data:
-        seen = picture.convert("RGBA")
-        flat = Image.new("RGB", seen.size, "white")
-        flat.paste(seen, mask=seen.getchannel("A"))
+        rgba = picture.convert("RGBA")
+        flat = Image.new("RGB", rgba.size, "white")
+        flat.paste(rgba, mask=rgba.getchannel("A"))
     else:
         flat = picture.convert("RGB")
     return flat if turned is None else flat.transpose(turned)
@@ -52,22 +52,22 @@ def rgb(picture: Image.Image) -> Image.Image:
 def _orientation(picture: Image.Image) -> Any:
     try:
         return picture.getexif().get(ORIENTATION)
-    except Exception:  # metadata that cannot be read make no picture broken
+    except Exception:  # a picture with unreadable metadata is still usable
         return None
 
 
 class Resize(v2.Resize):
-    """torchvision's, for pictures whose middle square is all that is wanted.
+    """torchvision's Resize for pictures of which only the centred square is used.
 
-    Of a thin picture only the middle is resized: all of one of 4000x1 pixels would be 1,024,000x256.
+    An elongated picture is cropped around its centre first: resizing all of 4000x1 pixels would give 1,024,000x256.
     """
 
     def forward(self, *inputs: Any) -> Any:
-        """The picture, its shorter side as asked for."""
+        """Resize the shorter side of the picture to `size`."""
         (picture,) = inputs
         short, long = sorted(picture.size)
-        if long > THIN * short:
-            margin = (long - THIN * short) // 2  # the same at both ends, so that the middle stays where it is
+        if long > MAX_ASPECT * short:
+            margin = (long - MAX_ASPECT * short) // 2  # equal at both ends, which keeps the centre
             box = (margin, 0, picture.width - margin, picture.height)
             if picture.height > picture.width:
                 box = (0, margin, picture.width, picture.height - margin)

@@ -1,4 +1,4 @@
-"""Images with the objects that are seen in them."""
+"""Images with annotated objects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Scene:
 
     Attributes:
         image: (3, H, W) uint8.
-        boxes: (n, 4) float32, left, top, right and bottom in pixels.
+        boxes: (n, 4) float32: left, top, right and bottom, in pixels.
         labels: (n,) int64, from 1; 0 is the background.
-        masks: (n, H, W) uint8, 1 where an object is seen.
+        masks: (n, H, W) uint8, 1 at the visible pixels of an object.
     """
 
     image: Tensor
@@ -25,14 +25,14 @@ class Scene:
     masks: Tensor
 
     def mirrored(self) -> Scene:
-        """The same scene with left and right exchanged."""
+        """The scene flipped horizontally."""
         boxes = self.boxes.clone()
         boxes[:, [0, 2]] = self.image.shape[2] - boxes[:, [2, 0]]
         return replace(self, image=self.image.flip(2), boxes=boxes, masks=self.masks.flip(2))
 
 
 def boxes_of(masks: Tensor) -> Tensor:
-    """The smallest boxes (n, 4) around masks (n, H, W), none of which is empty."""
+    """The bounding boxes (n, 4) of masks (n, H, W), none of which may be empty."""
     found = []
     for mask in masks:
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()

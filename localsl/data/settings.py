@@ -1,4 +1,4 @@
-"""The settings of a data set, and what loading it needs of a run."""
+"""The settings of a data set, and the settings of a run that loading its data needs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DatasetSettings:
 
 
 class Loading(Protocol):
-    """What loading a run's data needs; its configuration has these values, under the same names."""
+    """The settings that loading a run's data needs; `Config` has them under the same names."""
 
     dataset: DatasetSettings
     data_dir: str
@@ -50,5 +50,5 @@ class Loading(Protocol):
 
     @property
     def replicas(self) -> int:
-        """How many processes take a part of every batch each."""
+        """The number of processes that share every batch."""
         ...

@@ -1,6 +1,6 @@
-"""Coloured shapes on noise, made on the fly: an embedded data set for classification and for detection.
+"""Coloured shapes on noise: a generated data set for classification and for detection.
 
-A scene is a pure function of its split and index, so that every machine makes the same images.
+Every image is a function of its split and index only, so all machines generate the same images.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from localsl.data.scenes import Scene, boxes_of
 from localsl.data.splits import SUBSET_SEED, Split
 
 KINDS = ("circle", "square", "triangle")
-SIZE = 64  # of an image, in pixels
-COUNTS = {"train": 450, "test": 150}  # multiples of the number of kinds
+SIZE = 64  # side of an image, in pixels
+COUNTS = {"train": 450, "test": 150}  # images; multiples of the number of kinds
 
-MOST = 4  # shapes in a scene
-TURNED = 0.3  # from upright, at most, in radians
-RADIUS = (8, 17)  # of a shape, in pixels; the upper end is excluded
-VISIBLE = 0.7  # of a shape's area, at least, that no later shape covers
+MAX_SHAPES = 4  # in a scene
+MAX_ANGLE = 0.3  # rotation of a shape from upright, in radians
+RADIUS = (8, 17)  # range of a shape's radius in pixels, without the upper end
+MIN_VISIBLE = 0.7  # fraction of a shape's area that later shapes leave uncovered
 
 
 def scene(split: str, index: int) -> Scene:
-    """One to `MOST` shapes, later ones in front of earlier ones."""
+    """A scene with one to `MAX_SHAPES` shapes, later ones in front of earlier ones."""
     rng = _random("scene", split, index)
     pixels = _background(rng)
     kinds, masks = [], []
-    for _ in range(rng.integers(1, MOST + 1)):
+    for _ in range(rng.integers(1, MAX_SHAPES + 1)):
         kind = int(rng.integers(len(KINDS)))
         mask, colour = _shape(rng, kind), _colour(rng, kind)
         behind = [earlier & ~mask for earlier in masks]
-        hidden = any(b.sum() < VISIBLE * whole.sum() for b, whole in zip(behind, masks, strict=True))
-        if hidden:
+        hides_one = any(b.sum() < MIN_VISIBLE * before.sum() for b, before in zip(behind, masks, strict=True))
+        if hides_one:
             continue
         kinds, masks = [*kinds, kind], [*behind, mask]
         _paint(rng, pixels, mask, colour)
@@ -42,7 +42,7 @@ def scene(split: str, index: int) -> Scene:
 
 
 def classified(split: str) -> Split:
-    """A split of images of one shape each, as many of every kind."""
+    """A split of images with one shape each, equally many of every kind."""
     images, count = [], COUNTS[split]
     for index in range(count):
         rng, kind = _random("picture", split, index), index % len(KINDS)
@@ -57,7 +57,7 @@ def _random(*what: str | int) -> np.random.Generator:
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """(SIZE, SIZE, 3) of a grey tone that rises in one direction, with noise."""
+    """A noisy grey gradient in a random direction, (SIZE, SIZE, 3)."""
     rows, columns = np.mgrid[:SIZE, :SIZE] / SIZE
     slope = rng.uniform(-40, 40, (2, 1, 1))
     tone = rng.uniform(60, 190) + slope[0] * rows + slope[1] * columns
@@ -65,17 +65,17 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _colour(rng: np.random.Generator, kind: int) -> np.ndarray:
-    """One of the kind's hues: its own channel is the brightest."""
+    """A random colour whose brightest channel identifies the kind."""
     colour = rng.uniform(0, 110, 3)
     colour[kind] = rng.uniform(190, 255)
     return colour
 
 
 def _shape(rng: np.random.Generator, kind: int) -> np.ndarray:
-    """Where a shape of random place and size, a little turned, is: (SIZE, SIZE) bool."""
+    """The mask (SIZE, SIZE) bool of a shape with random position, size and small rotation."""
     radius = rng.integers(*RADIUS)
     y, x = rng.uniform(radius, SIZE - radius, 2)
-    angle = np.pi / 2 + rng.uniform(-TURNED, TURNED)
+    angle = np.pi / 2 + rng.uniform(-MAX_ANGLE, MAX_ANGLE)
     rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
     if KINDS[kind] == "circle":
         return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2

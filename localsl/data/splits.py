@@ -1,4 +1,4 @@
-"""A split of a data set that is held in memory."""
+"""A split of a data set in memory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# The subsets are part of the data, not of a run: they are the same for every seed.
+# Subsets belong to the data set, not to a run: they are the same for every seed of a run.
 SUBSET_SEED = 0
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, 3, H, W) uint8 and their classes (N,) int64."""
+    """Images (N, 3, H, W) uint8 and their classes (N,) int64, in memory."""
 
     images: Tensor
     targets: Tensor
@@ -25,5 +25,5 @@ class Split:
         return Split(self.images[index], self.targets[index])
 
     def to(self, device: torch.device) -> Split:
-        """The same images on `device`."""
+        """Copy the split to `device`."""
         return Split(self.images.to(device), self.targets.to(device))

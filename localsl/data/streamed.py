@@ -1,4 +1,4 @@
-"""Batches of pictures on disk, decoded by processes of their own while the device computes."""
+"""Batches of pictures on disk, decoded by worker processes while the device computes."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from localsl.execution.processes import WHOLE, Part, started
 if TYPE_CHECKING:
     from localsl.data.settings import DatasetSettings
 
-# A batch is decoded in up to so many pieces, none of fewer pictures than the second number: several processes
-# have the first one ready soon, and few pictures are held that nobody asks for yet.
-PIECES, SMALLEST = 16, 16
+# A batch is decoded in pieces, so that several workers share the first batch and few pictures wait in memory.
+MAX_PIECES = 16  # of a batch
+MIN_PIECE = 16  # pictures, except for the last piece of a batch
 
 
 def workers(chosen: int | None) -> int:
-    """How many processes decode: as chosen, or this process's share of the cores that it may use."""
+    """The number of worker processes: `chosen`, or this process's share of the available cores if that is None."""
     if chosen is not None:
         return chosen
-    own = "SLURM_CPUS_PER_TASK" in os.environ  # those that it may use are no other process's
-    return max(1, joblib.cpu_count() // (1 if own else started().local_size))
+    exclusive = "SLURM_CPUS_PER_TASK" in os.environ  # Slurm gives every process cores of its own
+    return max(1, joblib.cpu_count() // (1 if exclusive else started().local_size))
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Piece:
     """Pictures that a worker decodes at a time.
 
     Attributes:
-        pictures: which of the split, (n,).
-        positions: their places in the epoch's order; None draws nothing.
-        seed, epoch: what their random numbers also depend on.
+        pictures: their indices in the split, (n,).
+        positions: their positions in the epoch, (n,), which seed the augmentation; None if there is none.
+        seed, epoch: further seeds of the augmentation.
     """
 
     pictures: np.ndarray
@@ -55,10 +55,10 @@ class Piece:
 
 
 class Decoder(Dataset):
-    """What workers run: a piece becomes images (n, 3, size, size) uint8, or a text that says what broke.
+    """Decodes a piece to images (n, 3, size, size) uint8, or returns a message if a file is broken; run by workers.
 
-    A picture's random numbers are a function of (seed, epoch, position): who decodes it, and what was decoded
-    before, does not matter.
+    The random numbers of a picture are a function of (seed, epoch, position) only, so results do not depend on the
+    number of workers.
     """
 
     def __init__(self, pictures: Pictures, transform: Transform):
@@ -68,11 +68,11 @@ class Decoder(Dataset):
         size = self._pictures.size
         images = torch.empty(len(piece.pictures), 3, size, size, dtype=torch.uint8)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which nothing reads
+            warnings.simplefilter("ignore")  # about unusual metadata, which is not used
             for row, index in enumerate(piece.pictures):
                 if piece.positions is not None:
-                    place = stream(piece.seed, "picture", piece.epoch, int(piece.positions[row]))
-                    torch.default_generator.manual_seed(place)  # torch.manual_seed would reach GPUs too
+                    seed = stream(piece.seed, "picture", piece.epoch, int(piece.positions[row]))
+                    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
                 image = self._pictures.decoded(int(index), self._transform)
                 if isinstance(image, str):
                     return image
@@ -81,9 +81,9 @@ class Decoder(Dataset):
 
 
 class Feed:
-    """Batches of decoded images on the device, normalised, whose pieces workers decode ahead of their use.
+    """Normalised batches on the device, which workers decode ahead of their use.
 
-    Workers start with the first batch and stay until `close`.
+    The workers start with the first batch and run until `close`.
     """
 
     def __init__(
@@ -96,27 +96,27 @@ class Feed:
         layout: torch.memory_format,
     ):
         self._size, self._device = size, device
-        self._piece = max(SMALLEST, -(-batch_size // PIECES))
+        self._piece = max(MIN_PIECE, -(-batch_size // MAX_PIECES))
         self._pieces: list[Any] = []
         count = workers(dataset.workers)
-        more: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if count:
             ahead = -(-2 * batch_size // self._piece)  # pieces of two batches
-            more = {"prefetch_factor": max(2, -(-ahead // count)), "persistent_workers": True}
+            options = {"prefetch_factor": max(2, -(-ahead // count)), "persistent_workers": True}
         self._loader = DataLoader(
             decoder,
             batch_sampler=self._pieces,
             num_workers=count,
-            collate_fn=as_it_is,
+            collate_fn=unchanged,
             pin_memory=device.type == "cuda",
-            worker_init_fn=begin_worker,
-            generator=torch.Generator(),  # else each epoch would draw from the one that dropout draws from
-            **more,
+            worker_init_fn=init_worker,
+            generator=torch.Generator(),  # the loader would otherwise draw from the generator that dropout uses
+            **options,
         )
         self._normalise = Normalisation(dataset, torch.empty(0, 3, size, size), device, layout)
 
     def __call__(self, batches: Sequence[Piece]) -> Iterator[Tensor]:
-        """Each batch as (n, 3, size, size) float32.
+        """Yield each batch as (n, 3, size, size) float32.
 
         Raises:
             LocalslError: naming a file that can no longer be decoded.
@@ -132,21 +132,22 @@ class Feed:
                 decoded = next(arriving)
                 if isinstance(decoded, str):
                     raise LocalslError(
-                        f"{decoded}; it broke while the run was on, which goes on once it is whole"
+                        f"{decoded}; it broke during the run: repair it and repeat the command to resume"
                     )
                 place.copy_(decoded, non_blocking=True)
             yield self._normalise(images)
 
     def close(self) -> None:
-        """End the workers. Another epoch would start new ones."""
+        """Stop the workers; another epoch would start new ones."""
         running: Any = self._loader._iterator
-        if running is not None:  # torch would wait for the object to be collected, which errors keep alive
+        if running is not None:
+            # torch would stop them when the iterator is garbage-collected, which a traceback can delay.
             running._shutdown_workers()
             self._loader._iterator = None
 
 
 class TrainPictures:
-    """Augmented batches of pictures on disk: what `TrainBatches` is of images in memory."""
+    """Augmented batches of pictures on disk: images (n, 3, size, size) float32, targets (n,) int64."""
 
     def __init__(
         self,
@@ -157,7 +158,7 @@ class TrainPictures:
         layout: torch.memory_format = torch.contiguous_format,
         part: Part = WHOLE,
     ):
-        """`batch_size` is of all processes together; `part` is this one's."""
+        """`batch_size` counts the images of all processes; `part` is this process's share of each batch."""
         self._batch_size, self._part, self._device = batch_size, part, device
         self._targets = pictures.targets.to(device)
         decoder = Decoder(pictures, for_training(pictures.size, dataset.flip))
@@ -167,11 +168,11 @@ class TrainPictures:
         return -(-len(self._targets) // self._batch_size)
 
     def epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of batches, in the order of (seed, epoch), without the first `skip`."""
+        """Batches of one epoch in the order that (seed, epoch) determine, without the first `skip`."""
         random = torch.Generator().manual_seed(stream(seed, "epoch", epoch))
         order = torch.randperm(len(self._targets), generator=random)
         positions = self._part.of_epoch(len(order), self._batch_size)[skip:]
-        if not positions:  # what is left of an epoch that was done
+        if not positions:  # resumed after the last batch of the epoch
             return
         chosen = order[torch.cat(positions)].to(self._device).split([len(batch) for batch in positions])
         pieces = [Piece(order[batch].numpy(), batch.numpy(), seed, epoch) for batch in positions]
@@ -179,14 +180,14 @@ class TrainPictures:
             yield images, self._targets[index]
 
     def close(self) -> None:
-        """End the processes that decode."""
+        """Stop the workers."""
         self._feed.close()
 
 
 class TestPictures:
-    """The pictures of a split that are this process's part, in their own order, their middle squares."""
+    """Batches of centre crops of this process's share of a split, in the order of the split."""
 
-    __test__ = False  # the name is no test's
+    __test__ = False  # keeps pytest from collecting the class
 
     def __init__(
         self,
@@ -197,9 +198,9 @@ class TestPictures:
         layout: torch.memory_format = torch.contiguous_format,
         part: Part = WHOLE,
     ):
-        mine, targets = part.of_all(len(pictures), batch_size), pictures.targets.to(device)
-        self._targets = [targets[batch] for batch in mine]
-        self._pieces = [Piece(np.arange(batch.start, batch.stop)) for batch in mine]
+        batches, targets = part.of_all(len(pictures), batch_size), pictures.targets.to(device)
+        self._targets = [targets[batch] for batch in batches]
+        self._pieces = [Piece(np.arange(batch.start, batch.stop)) for batch in batches]
         decoder = Decoder(pictures, for_test(pictures.size))
         self._feed = Feed(decoder, pictures.size, dataset, -(-batch_size // part.size), device, layout)
 
@@ -207,7 +208,7 @@ class TestPictures:
         yield from zip(self._feed(self._pieces), self._targets, strict=True)
 
     def close(self) -> None:
-        """End the processes that decode."""
+        """Stop the workers."""
         self._feed.close()
 
 
@@ -218,24 +219,25 @@ def _cut(batch: Piece, size: int) -> Iterator[Piece]:
         yield Piece(batch.pictures[part], positions, batch.seed, batch.epoch)
 
 
-def as_it_is(decoded: Any) -> Any:
-    """What a loader's processes return for a batch is the batch."""
+def unchanged(decoded: Any) -> Any:
+    """A collate function for workers that return complete batches."""
     return decoded
 
 
-def begin_worker(worker: int) -> None:
-    """Of a worker: a signal that stops a run may reach all its processes, of which the first alone decides.
+def init_worker(worker: int) -> None:
+    """Make a worker ignore SIGINT, and SIGTERM unless its parent sends it.
 
-    It ends its workers through their queues or, when Python exits, by a SIGTERM of its own.
+    A signal that stops a run may reach all its processes. The parent alone decides when to stop: it ends its workers
+    through their queues or, when Python exits, by SIGTERM.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey, args=[os.getppid()], daemon=True).start()
+        threading.Thread(target=_exit_with, args=[os.getppid()], daemon=True).start()
 
 
-def _obey(parent: int) -> None:
-    """End at the parent's SIGTERM, and at nobody else's."""
+def _exit_with(parent: int) -> None:
+    """Exit at a SIGTERM from the parent, and ignore others."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

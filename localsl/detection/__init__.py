@@ -1,1 +1,1 @@
-"""Detection and instance segmentation: Mask R-CNN on the trained backbone of a run, and its evaluation as COCO's."""
+"""Detection and instance segmentation: Mask R-CNN on the trained backbone of a run, evaluated by COCO's metrics."""

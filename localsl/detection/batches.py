@@ -1,4 +1,4 @@
-"""Batches of scenes: order and flips drawn per epoch, decoded by processes of their own where they lie on disk."""
+"""Batches of scenes, shuffled and flipped at random; worker processes decode those that lie on disk."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from localsl.core.initialization import stream
 from localsl.core.settings import LocalslError
 from localsl.data.scenes import Scene
-from localsl.data.streamed import as_it_is, begin_worker, workers
+from localsl.data.streamed import init_worker, unchanged, workers
 from localsl.detection.scenes import Scenes
 from localsl.execution.processes import WHOLE, Part
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Selection:
     """The scenes of a batch, and which of them are mirrored."""
 
     indices: list[int]
@@ -27,15 +27,14 @@ class Wanted:
 
 
 class Reader(Dataset):
-    """What workers run: a batch's scenes, or a text that says what broke."""
+    """Reads the scenes of a batch, or returns a message if a file is broken; run by workers."""
 
     def __init__(self, scenes: Scenes):
         self._scenes = scenes
 
-    def __getitems__(self, wanted: Wanted) -> list[Scene] | str:
-        """Called by torch's loader."""
+    def __getitems__(self, selection: Selection) -> list[Scene] | str:
         read = []
-        for index, mirror in zip(wanted.indices, wanted.mirrored, strict=True):
+        for index, mirror in zip(selection.indices, selection.mirrored, strict=True):
             scene = self._scenes[index]
             if isinstance(scene, str):
                 return scene
@@ -44,37 +43,39 @@ class Reader(Dataset):
 
 
 class Loader:
-    """Batches of scenes, read ahead by processes that start with the first batch and stay until `close`."""
+    """Batches of scenes, read ahead by workers that start with the first batch and run until `close`."""
 
     def __init__(self, scenes: Scenes, processes: int | None, device: torch.device):
         count = 0 if scenes.in_memory else workers(processes)
-        self._wanted: list[Any] = []
-        more: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": True} if count else {}
+        self._selections: list[Any] = []
+        options: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": True} if count else {}
         self._loader = DataLoader(
             Reader(scenes),
-            batch_sampler=self._wanted,
+            batch_sampler=self._selections,
             num_workers=count,
-            collate_fn=as_it_is,
-            worker_init_fn=begin_worker,
-            generator=torch.Generator(),  # else each epoch would draw from the one that proposals are drawn from
-            **more,
+            collate_fn=unchanged,
+            worker_init_fn=init_worker,
+            generator=torch.Generator(),  # the loader would otherwise draw from the generator that proposals use
+            **options,
         )
         self._device = device
 
-    def __call__(self, batches: Sequence[Wanted]) -> Iterator[tuple[list[Tensor], list[Scene]]]:
-        """Each batch's images, (3, H, W) float32 from 0 to 1, and its scenes.
+    def __call__(self, batches: Sequence[Selection]) -> Iterator[tuple[list[Tensor], list[Scene]]]:
+        """Yield each batch's images, (3, H, W) float32 from 0 to 1, and its scenes.
 
         Raises:
             LocalslError: naming a file that can no longer be decoded.
         """
-        self._wanted[:] = batches
+        self._selections[:] = batches
         for scenes in self._loader:
             if isinstance(scenes, str):
-                raise LocalslError(f"{scenes}; it broke while the run was on, which goes on once it is whole")
+                raise LocalslError(
+                    f"{scenes}; it broke during the run: repair it and repeat the command to resume"
+                )
             yield [scene.image.to(self._device).float().div_(255) for scene in scenes], scenes
 
     def close(self) -> None:
-        """End the processes. Another epoch would start new ones."""
+        """Stop the workers; another epoch would start new ones."""
         running: Any = self._loader._iterator
         if running is not None:
             running._shutdown_workers()
@@ -82,7 +83,7 @@ class Loader:
 
 
 class TrainScenes:
-    """Training batches: images, and for each the boxes, labels and masks that torchvision's detectors take."""
+    """Training batches: lists of images, and of the boxes, labels and masks that torchvision's detectors take."""
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class TrainScenes:
         device: torch.device,
         part: Part = WHOLE,
     ):
-        """`batch_size` is of all processes together; `part` is this one's; `processes` is how many read."""
+        """`batch_size` counts all processes' images; `part` is this process's share; `processes` counts workers."""
         self._count, self._batch_size, self._flip, self._part = len(scenes), batch_size, flip, part
         self._loader, self._device = Loader(scenes, processes, device), device
 
@@ -103,13 +104,13 @@ class TrainScenes:
     def epoch(
         self, seed: int, epoch: int, skip: int = 0
     ) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
-        """One epoch of batches, in the order of (seed, epoch), without the first `skip`."""
+        """Batches of one epoch in the order that (seed, epoch) determine, without the first `skip`."""
         random = torch.Generator().manual_seed(stream(seed, "epoch", epoch))
         order = torch.randperm(self._count, generator=random)
         mirrored = (torch.rand(self._count, generator=random) < 0.5) & self._flip
         positions = self._part.of_epoch(self._count, self._batch_size)[skip:]
-        wanted = [Wanted(order[batch].tolist(), mirrored[batch].tolist()) for batch in positions]
-        for images, scenes in self._loader(wanted):
+        batches = [Selection(order[batch].tolist(), mirrored[batch].tolist()) for batch in positions]
+        for images, scenes in self._loader(batches):
             yield images, [self._target(scene) for scene in scenes]
 
     def _target(self, scene: Scene) -> dict[str, Tensor]:
@@ -117,17 +118,17 @@ class TrainScenes:
         return {name: value.to(self._device) for name, value in target.items()}
 
     def close(self) -> None:
-        """End the processes that read."""
+        """Stop the workers."""
         self._loader.close()
 
 
 class TestScenes:
-    """The images of a split that are this process's part, in their own order, with their indices.
+    """Images of this process's share of a split, in the order of the split, with their indices.
 
-    As many batches for each process, some of which may be empty.
+    All processes have equally many batches, some of which may be empty.
     """
 
-    __test__ = False  # the name is no test's
+    __test__ = False  # keeps pytest from collecting the class
 
     def __init__(
         self,
@@ -137,8 +138,8 @@ class TestScenes:
         device: torch.device,
         part: Part = WHOLE,
     ):
-        mine = [list(range(s.start, s.stop)) for s in part.of_all(len(scenes), batch_size)]
-        self._batches = [Wanted(indices, [False] * len(indices)) for indices in mine]
+        shares = [list(range(s.start, s.stop)) for s in part.of_all(len(scenes), batch_size)]
+        self._batches = [Selection(indices, [False] * len(indices)) for indices in shares]
         self._loader = Loader(scenes, processes, device)
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[int]]]:
@@ -147,5 +148,5 @@ class TestScenes:
             yield images, batch.indices
 
     def close(self) -> None:
-        """End the processes that read."""
+        """Stop the workers."""
         self._loader.close()

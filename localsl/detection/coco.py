@@ -1,4 +1,4 @@
-"""COCO from its own layout: annotations/instances_*2017.json beside train2017/ and val2017/."""
+"""COCO in its published layout: annotations/instances_*2017.json beside train2017/ and val2017/."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from localsl.core.settings import ConfigError, Problem
-from localsl.data import decodable, kept
+from localsl.data import decodable, file_cache
 from localsl.data.pictures import Pictures, reason
 from localsl.data.scenes import Scene
 from localsl.detection import annotations
-from localsl.detection.annotations import some, wrong
+from localsl.detection.annotations import error, some
 from localsl.detection.scenes import subset
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ PARTS = {"train": "train2017", "test": "val2017"}
 
 @dataclass(frozen=True)
 class CocoScenes:
-    """A split on disk. Its annotations are one array of bytes, which processes share without a copy.
+    """A split on disk, with its annotations in one byte array that worker processes share without a copy.
 
     Attributes:
-        pictures: one file an image.
-        images: its entries in the annotation file, one an image.
-        categories: names by ids, in the order of labels.
-        texts: the annotations of all images as JSON, one after another.
-        ends: where those of each image end.
+        pictures: one file per image.
+        images: one entry of the annotation file per image.
+        categories: names by id, in the order of the labels.
+        texts: the annotations of all images as concatenated JSON.
+        ends: for each image, where its annotations end in `texts`.
     """
 
     pictures: Pictures
@@ -48,17 +48,17 @@ class CocoScenes:
 
     @property
     def in_memory(self) -> bool:
-        """Images stay on disk."""
+        """False: images stay on disk."""
         return False
 
     @property
     def image_ids(self) -> list[int]:
-        """As in the annotation file."""
+        """The ids of the images in the annotation file."""
         return [entry["id"] for entry in self.images]
 
     @property
     def category_ids(self) -> list[int]:
-        """Likewise."""
+        """The ids of the categories in the annotation file."""
         return list(self.categories)
 
     def __len__(self) -> int:
@@ -71,14 +71,14 @@ class CocoScenes:
         height, width = image.shape[1:]
         entry = self.images[index]
         if (height, width) != (entry["height"], entry["width"]):
-            told = f"{entry['width']}x{entry['height']}"
-            return f"{self.pictures.name(index)} is {width}x{height}, and {told} in its annotations"
+            annotated = f"{entry['width']}x{entry['height']}"
+            return f"{self.pictures.name(index)} is {width}x{height}, and {annotated} in its annotations"
         return _scene(
             image, [entry for entry in self._objects(index) if not entry["iscrowd"]], self.category_ids
         )
 
     def truth(self) -> dict[str, Any]:
-        """What the annotation file holds of these images, crowds included."""
+        """The part of the annotation file that belongs to these images, crowds included."""
         objects = [entry for index in range(len(self)) for entry in self._objects(index)]
         kinds = [{"id": this, "name": name} for this, name in self.categories.items()]
         return {"images": self.images, "annotations": objects, "categories": kinds}
@@ -92,19 +92,20 @@ class CocoScenes:
 
         try:
             with self.pictures.opened(index) as picture:
-                # As it is stored: the annotations know nothing of a camera's orientation.
+                # EXIF orientation is ignored, because the annotations refer to the pixels as stored.
                 return pil_to_tensor(picture.convert("RGB"))
-        except Exception as error:  # decoders raise all sorts of errors on what they cannot read
-            return f"{self.pictures.name(index)} cannot be read ({reason(error)})"
+        except Exception as cause:  # decoders raise errors of many types for broken files
+            return f"{self.pictures.name(index)} cannot be read ({reason(cause)})"
 
 
 def described(root: Path, data_dir: Path) -> tuple[list[int], str] | None:
-    """How many images both annotation files list, and a digest of the files; None where there are none.
+    """The numbers of images in both annotation files and a digest of the files; None if both are missing.
 
-    Kept in the data folder until a file's size or time of change differs: reading COCO's takes half a minute.
+    The result is cached in the data folder until a file's size or modification time differs, since reading COCO's
+    files takes half a minute.
 
     Raises:
-        ConfigError: if one is there and is not as it should be.
+        ConfigError: if only one is there, or one is invalid.
     """
     files = [_annotated(root, part) for part in PARTS]
     if not any(file.exists() for file in files):
@@ -117,15 +118,15 @@ def described(root: Path, data_dir: Path) -> tuple[list[int], str] | None:
     except (OSError, ValueError, LookupError, TypeError):
         counts = [len(annotations.read(file)["images"]) for file in files]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    kept.write(place, json.dumps({"files": counts, "digest": digest}).encode())
+    file_cache.write(place, json.dumps({"files": counts, "digest": digest}).encode())
     return counts, digest
 
 
 def load(dataset: DatasetSettings, root: Path, data_dir: Path) -> tuple[CocoScenes, CocoScenes]:
-    """Training scenes, without images that have no objects, and all test scenes; cut to their subsets.
+    """The training scenes, without images that have no objects, and the test scenes, or the subsets of both.
 
     Raises:
-        ConfigError: naming what is missing or wrong.
+        ConfigError: naming what is missing or invalid.
     """
     if not root.is_dir():
         instead = "put annotations/, train2017/ and val2017/ there, or type dataset.root=FOLDER, "
@@ -136,7 +137,7 @@ def load(dataset: DatasetSettings, root: Path, data_dir: Path) -> tuple[CocoScen
     wanted = {"train": dataset.train_subset, "test": dataset.test_subset}
     splits = [_split(root, part, dataset, wanted[part]) for part in PARTS]
     if splits[0].categories != splits[1].categories:
-        raise wrong(root / "annotations", "has other categories for training than for test")
+        raise error(root / "annotations", "has other categories for training than for test")
     decodable.checked([split.pictures for split in splits], False, data_dir)
     return splits[0], splits[1]
 
@@ -163,7 +164,7 @@ def _split(root: Path, part: str, dataset: DatasetSettings, wanted: int | None) 
     if part == "train":
         images = [entry for entry in images if annotations.has_objects(objects[entry["id"]])]
     if not images:
-        raise wrong(file, "has no image with an object")
+        raise error(file, "has no image with an object")
     if wanted is not None and wanted > len(images):
         raise ConfigError([Problem(f"dataset.{part}_subset", wanted, f"there are {len(images)} such images")])
     images = [images[index] for index in subset(len(images), wanted or len(images)).tolist()]
@@ -176,26 +177,26 @@ def _split(root: Path, part: str, dataset: DatasetSettings, wanted: int | None) 
 def _files(
     root: Path, part: str, images: list[dict[str, Any]]
 ) -> Iterator[tuple[bytes, int, int, int, int, int]]:
-    """The lines of `Pictures` for images, all of which must be there.
+    """The files of the images, in the form that `Pictures.of` takes.
 
     Raises:
-        ConfigError: naming those that are not.
+        ConfigError: naming missing files.
     """
     folder = root / PARTS[part]
     if not folder.is_dir():
-        raise wrong(folder, "is not there")
+        raise error(folder, "is missing")
     with os.scandir(folder) as entries:
-        there = {entry.name: entry.stat() for entry in entries if entry.is_file()}
-    missing = [entry["file_name"] for entry in images if entry["file_name"] not in there]
+        statuses = {entry.name: entry.stat() for entry in entries if entry.is_file()}
+    missing = [entry["file_name"] for entry in images if entry["file_name"] not in statuses]
     if missing:
-        raise wrong(folder, f"lacks {len(missing)} of {len(images)} images: {some(missing)}")
+        raise error(folder, f"lacks {len(missing)} of {len(images)} images: {some(missing)}")
     for entry in images:
-        name, status = os.fsencode(f"{folder.name}/{entry['file_name']}"), there[entry["file_name"]]
+        name, status = os.fsencode(f"{folder.name}/{entry['file_name']}"), statuses[entry["file_name"]]
         yield name, len(name), 0, status.st_size, status.st_ctime_ns, 0
 
 
 def _scene(image: Tensor, entries: list[dict[str, Any]], category_ids: list[int]) -> Scene:
-    """An image and its objects; boxes are cut to the image, and those without an area left out."""
+    """An image and its objects; boxes are clipped to the image, and boxes without area are left out."""
     height, width = image.shape[1:]
     boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -206,12 +207,12 @@ def _scene(image: Tensor, entries: list[dict[str, Any]], category_ids: list[int]
     )
     masks = [_mask(entry["segmentation"], height, width) for entry in entries]
     stacked = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.uint8)
-    whole = (boxes[:, 3] > boxes[:, 1]) & (boxes[:, 2] > boxes[:, 0])
-    return Scene(image, boxes[whole], labels[whole], stacked[whole])
+    has_area = (boxes[:, 3] > boxes[:, 1]) & (boxes[:, 2] > boxes[:, 0])
+    return Scene(image, boxes[has_area], labels[has_area], stacked[has_area])
 
 
 def _mask(segmentation: Any, height: int, width: int) -> Tensor:
-    """Polygons, or a run-length encoding, as a mask (height, width): by COCO's own code."""
+    """Decode polygons or a run-length encoding to a mask (height, width) by COCO's own code."""
     from pycocotools import mask as coding
 
     coded = segmentation

@@ -1,4 +1,4 @@
-"""Average precision of boxes and masks, by COCO's own code."""
+"""Average precision of boxes and masks, computed by COCO's own code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from localsl.detection.scenes import encoded, xywh
 
-# By COCO's name of what is compared, and the place in its summary.
+# Each figure's type of comparison in COCO's code, and its position in COCO's summary.
 FIGURES = {
     "ap_box": ("bbox", 0),
     "ap50_box": ("bbox", 1),
@@ -21,36 +21,37 @@ FIGURES = {
     "ap50_mask": ("segm", 1),
     "ap75_mask": ("segm", 2),
 }
-KINDS: dict[Literal["bbox", "segm"], str] = {"bbox": "bbox", "segm": "segmentation"}  # and the field of results
-INSIDE = 0.5  # the probability from which on a pixel belongs to a mask: torchvision's reference
+# The types of comparison, and the field of COCO's results that each reads.
+KINDS: dict[Literal["bbox", "segm"], str] = {"bbox": "bbox", "segm": "segmentation"}
+MASK_THRESHOLD = 0.5  # probability above which a pixel belongs to a mask, as in torchvision's reference
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What a detector does on test images: `accuracies` are average precisions in per cent."""
+    """The average precisions of a detector on test images, in per cent."""
 
     accuracies: dict[str, float]
     loss: None = None
 
 
 def predictions(output: dict[str, Tensor], image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """What torchvision's detector says of an image, in COCO's format of results."""
+    """The output of torchvision's detector for an image, in COCO's results format."""
     found = []
     fields = (output[name].cpu() for name in ("boxes", "labels", "scores", "masks"))
     for box, label, score, mask in zip(*fields, strict=True):
-        said = {"image_id": image_id, "category_id": category_ids[int(label) - 1], "score": float(score)}
-        found.append(said | {"bbox": xywh(box), "segmentation": encoded(mask[0] > INSIDE)})
+        result = {"image_id": image_id, "category_id": category_ids[int(label) - 1], "score": float(score)}
+        found.append(result | {"bbox": xywh(box), "segmentation": encoded(mask[0] > MASK_THRESHOLD)})
     return found
 
 
 def average_precision(
     truth: dict[str, Any], found: Sequence[dict[str, Any]], image_ids: Sequence[int]
 ) -> dict[str, float]:
-    """The six figures of a table, in per cent; all 0 where nothing was found.
+    """The six FIGURES in per cent; all are 0 without predictions.
 
     Args:
-        truth: as an annotation file of COCO's.
-        found: predictions, of these images.
+        truth: ground truth in the format of COCO's annotation files.
+        found: predictions for the images `image_ids`.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -59,17 +60,17 @@ def average_precision(
         return dict.fromkeys(FIGURES, 0.0)
     summaries: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        known: Any = COCO()
-        known.dataset = truth
-        known.createIndex()
+        coco: Any = COCO()
+        coco.dataset = truth
+        coco.createIndex()
         for kind, key in KINDS.items():
-            # Of one kind: COCO's code takes results with boxes for results of boxes.
+            # Boxes and masks are passed separately: COCO's code treats every result with a box as a box result.
             fields = (key, "image_id", "category_id", "score")
-            ours = known.loadRes([{field: entry[field] for field in fields} for entry in found])
-            evaluation = COCOeval(known, ours, kind)
+            results = coco.loadRes([{field: entry[field] for field in fields} for entry in found])
+            evaluation = COCOeval(coco, results, kind)
             evaluation.params.imgIds = list(image_ids)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
             summaries[kind] = evaluation.stats
-    return {name: 100 * float(summaries[kind][place]) for name, (kind, place) in FIGURES.items()}
+    return {name: 100 * float(summaries[kind][index]) for name, (kind, index) in FIGURES.items()}

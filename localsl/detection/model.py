@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN around a backbone of this repository."""
+"""torchvision's Mask R-CNN on a trained backbone."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from localsl.core.architecture import Backbone, LocalLayer
 if TYPE_CHECKING:
     from localsl.detection.settings import DetectorSettings
 
-BOX_SIZE = 7  # of the features that the box head takes of a proposal: torchvision's
+BOX_SIZE = 7  # height and width of a proposal's features in the box head, torchvision's default
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
 
 def pyramid(
     backbone: Backbone, layers: Sequence[LocalLayer], channels: int, trainable_layers: int
 ) -> BackboneWithFPN:
-    """A feature pyramid on the stages of a backbone, whose classifier is left out.
+    """A feature pyramid on the stages of a backbone, without its classifier.
 
-    BatchNorm is frozen at its statistics, and the stem and first stages at their weights, as torchvision does
-    for a trained backbone.
+    As in torchvision for a trained backbone, BatchNorm is frozen, and so are the weights of the stem and the first
+    stages: all but the last `trainable_layers` of them.
     """
     stages: OrderedDict[str, list[nn.Module]] = OrderedDict(stem=[])
     widths: dict[str, int] = {}
@@ -47,11 +47,11 @@ def pyramid(
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """The network with every BatchNorm replaced by one of the same statistics and weights that nothing moves."""
+    """The network with every BatchNorm replaced by one whose statistics and weights are constant."""
     if isinstance(network, nn.BatchNorm2d):
-        made = FrozenBatchNorm2d(network.num_features, eps=network.eps)
-        made.load_state_dict(network.state_dict(), strict=False)  # which counts its batches besides
-        return made
+        norm = FrozenBatchNorm2d(network.num_features, eps=network.eps)
+        norm.load_state_dict(network.state_dict(), strict=False)  # num_batches_tracked has no counterpart
+        return norm
     for name, child in network.named_children():
         setattr(network, name, frozen(child))
     return network
@@ -65,11 +65,12 @@ def mask_rcnn(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> MaskRCNN:
-    """The detector of so many classes, the background apart; what is no setting is torchvision's default.
+    """Build Mask R-CNN with torchvision's defaults for all that `settings` does not cover.
 
     Args:
-        shortest: what the shorter side of images is made, in pixels.
-        mean, std: of pixel values from 0 to 255, one a channel.
+        num_classes: without the background.
+        shortest: length to which the shorter side of images is resized, in pixels.
+        mean, std: of pixel values from 0 to 255, one per channel.
     """
     width, features = settings.channels, settings.box_features
     anchors = AnchorGenerator(

@@ -1,4 +1,4 @@
-"""The scenes of a split, in memory or on disk, and their ground truth in COCO's format."""
+"""Splits of scenes, and their ground truth in COCO's format."""
 
 from __future__ import annotations
 
@@ -16,65 +16,65 @@ from localsl.data.splits import SUBSET_SEED
 
 
 class Scenes(Protocol):
-    """A split for detection."""
+    """A split for detection, in memory or on disk."""
 
     @property
     def image_ids(self) -> Sequence[int]:
-        """Of its images in the ground truth, one a scene."""
+        """The ids of the images in the ground truth, one per scene."""
         ...
 
     @property
     def category_ids(self) -> Sequence[int]:
-        """There, of the labels 1, 2, ..."""
+        """The ids of the categories in the ground truth, for labels 1, 2, ..."""
         ...
 
     @property
     def in_memory(self) -> bool:
-        """Whether a scene is there without being read and decoded."""
+        """Whether scenes need no reading and decoding."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Scene | str:
-        """A scene; in words why not, where its file is broken."""
+        """A scene, or a message if its file is broken."""
         ...
 
     def truth(self) -> dict[str, Any]:
-        """What an annotation file of COCO's holds of these images."""
+        """The ground truth in the format of COCO's annotation files."""
         ...
 
 
-def subset(count: int, wanted: int) -> Tensor:
-    """Sorted indices of a fixed subset of so many scenes."""
+def subset(count: int, size: int) -> Tensor:
+    """Sorted indices of a fixed subset of `count` scenes."""
     random = torch.Generator().manual_seed(SUBSET_SEED)
-    return torch.randperm(count, generator=random)[:wanted].sort().values
+    return torch.randperm(count, generator=random)[:size].sort().values
 
 
 @dataclass(frozen=True)
-class MadeScenes:
-    """Scenes of dataset=shapes."""
+class ShapeScenes:
+    """A generated split of `dataset=shapes`."""
 
     scenes: list[Scene]
 
     @property
     def in_memory(self) -> bool:
-        """They are made beforehand."""
+        """True: scenes are generated when the split is built."""
         return True
 
     @classmethod
-    def of(cls, split: str, wanted: int | None) -> MadeScenes:
-        """A split, or a fixed subset of it."""
+    def of(cls, split: str, size: int | None) -> ShapeScenes:
+        """Generate a split, or a fixed subset of `size` scenes."""
         count = shapes.COUNTS[split]
-        return cls([shapes.scene(split, int(index)) for index in subset(count, wanted or count)])
+        return cls([shapes.scene(split, int(index)) for index in subset(count, size or count)])
 
     @property
     def image_ids(self) -> Sequence[int]:
-        """From 1: COCO's tools take an id of 0 for none."""
+        """Ids from 1, since COCO's code treats an id of 0 as no match."""
         return range(1, len(self.scenes) + 1)
 
     @property
     def category_ids(self) -> Sequence[int]:
-        """The labels themselves."""
+        """The labels themselves: 1, 2, 3."""
         return range(1, len(shapes.KINDS) + 1)
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class MadeScenes:
         return self.scenes[index]
 
     def truth(self) -> dict[str, Any]:
-        """Images, objects and kinds; masks are run-length encoded."""
+        """The ground truth in the format of COCO's annotation files, with run-length encoded masks."""
         images, objects = [], []
         for image, scene in zip(self.image_ids, self.scenes, strict=True):
             images.append({"id": image, "height": scene.image.shape[1], "width": scene.image.shape[2]})
@@ -97,13 +97,13 @@ class MadeScenes:
 
 
 def xywh(box: Tensor) -> list[float]:
-    """Left, top, width and height, as COCO has boxes."""
+    """A box in COCO's format: left, top, width and height."""
     left, top, right, bottom = box.tolist()
     return [left, top, right - left, bottom - top]
 
 
 def encoded(mask: Tensor) -> dict[str, Any]:
-    """A mask (H, W) of 0 and 1, run-length encoded."""
-    from pycocotools import mask as coding  # imported only where something is detected
+    """The run-length encoding of a mask (H, W) of 0 and 1."""
+    from pycocotools import mask as coding  # imported late, because only detection needs it
 
     return dict(coding.encode(np.asfortranarray(mask.numpy().astype(np.uint8))))

@@ -13,15 +13,15 @@ class DetectorSettings:
     """Mask R-CNN on a feature pyramid (conf/detector); the defaults are torchvision's.
 
     Attributes:
-        trainable_layers: of the stem and the stages, how many are trained, from the last one on.
-        longest: limit of an image's longer side, in pixels; the shorter one is made `dataset.image_size`.
-        anchors: sizes in pixels, one for each stage of the backbone and one for the level above them.
-        channels: of every level of the pyramid, and of the mask head.
+        trainable_layers: how many of the stem and the stages are trained, counted from the last one.
+        longest: limit of an image's longer side in pixels; the shorter side is resized to `dataset.image_size`.
+        anchors: anchor sizes in pixels, one for each stage of the backbone and one for the level above them.
+        channels: channels of each level of the pyramid and of the mask head.
         box_features: width of the box head.
-        mask_layers: convolutions of the mask head.
-        proposals, test_proposals: kept for each image in training and in evaluation.
-        rois: proposals for each image that the heads are trained on.
-        batch_size, lr: what it is trained with, unless typed.
+        mask_layers: number of convolutions in the mask head.
+        proposals, test_proposals: proposals kept per image in training and in evaluation.
+        rois: proposals per image that the heads are trained on.
+        batch_size, lr: defaults of the run's batch size and learning rate.
     """
 
     name: str = ruled(name(), default="maskrcnn")
@@ -38,7 +38,7 @@ class DetectorSettings:
     lr: float = ruled(number(above=0), affects=Affects.NOTHING, default=1e-4)
 
     def problems(self, stages: int, shortest: int) -> Iterator[Problem]:
-        """What does not fit a backbone of so many stages, and images of this shorter side."""
+        """Settings that do not fit a backbone with this number of stages, or images with this shorter side."""
         if len(self.anchors) != stages + 1 or min(self.anchors, default=0) < 1:
             what = f"one size, at least 1, for each of {stages} stages and one more"
             yield Problem("detector.anchors", self.anchors, what)

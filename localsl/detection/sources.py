@@ -1,4 +1,4 @@
-"""The data sets for detection: COCO, and shapes that are made on the fly."""
+"""The data sets for detection: COCO and generated shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from localsl.core.settings import ConfigError, Problem
 from localsl.data.sources import PUBLISHED
-from localsl.detection.scenes import MadeScenes, Scenes
+from localsl.detection.scenes import Scenes, ShapeScenes
 
 if TYPE_CHECKING:
     from localsl.data.settings import DatasetSettings
@@ -18,17 +18,17 @@ NAMES = ("coco", "shapes")
 
 @dataclass(frozen=True)
 class Data:
-    """What a detector trains on and is tested on."""
+    """The training and the test split of a detector."""
 
     train: Scenes
     test: Scenes
 
 
 def described(dataset: DatasetSettings, data_dir: str) -> DatasetSettings:
-    """The settings with what is told by the files alone, where these are not as published.
+    """The settings, completed by the number of images and a digest if the files are not the published ones.
 
     Raises:
-        ConfigError: if the data set is none for detection, or its annotations are not as they should be.
+        ConfigError: if the data set is not for detection, or its annotations are invalid.
     """
     if dataset.name not in NAMES:
         what = "has no objects' boxes and masks"
@@ -38,7 +38,7 @@ def described(dataset: DatasetSettings, data_dir: str) -> DatasetSettings:
     if dataset.name == "shapes":
         if dataset.root is not None:
             raise ConfigError(
-                [Problem("dataset.root", dataset.root, "shapes are made, not read", "leave it out")]
+                [Problem("dataset.root", dataset.root, "shapes are generated, not read", "leave it out")]
             )
         return dataset
     from localsl.detection import coco
@@ -50,13 +50,13 @@ def described(dataset: DatasetSettings, data_dir: str) -> DatasetSettings:
 
 
 def load(dataset: DatasetSettings, data_dir: str) -> Data:
-    """The scenes of a data set, cut to its subsets.
+    """The scenes of a data set, or of its subsets.
 
     Raises:
-        ConfigError: naming what is missing or wrong.
+        ConfigError: naming what is missing or invalid.
     """
     if dataset.name == "shapes":
-        return Data(MadeScenes.of("train", dataset.train_subset), MadeScenes.of("test", dataset.test_subset))
+        return Data(ShapeScenes.of("train", dataset.train_subset), ShapeScenes.of("test", dataset.test_subset))
     from localsl.detection import coco
 
     return Data(*coco.load(dataset, _root(dataset, data_dir), Path(data_dir).expanduser()))

@@ -1,1 +1,1 @@
-"""How a training step is executed: where, in which memory, compiled, recorded. The same numbers all ways."""
+"""How a training step is executed: devices, compilation, CUDA graphs, recomputation, several processes."""

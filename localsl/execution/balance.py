@@ -1,4 +1,4 @@
-"""Assigns consecutive modules to processes so that the busiest process has as little work as possible."""
+"""Assigning consecutive modules to processes so that the busiest process has as little work as possible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from localsl.core.network import LocalNetwork
 from localsl.core.settings import number, one_of, ruled
 
-# Steps of a measurement: those in which kernels are chosen, and those that count.
+# Steps of a measurement: the first ones, in which kernels are chosen, are not counted.
 WARM_UP, TIMED = 2, 5
 
 
@@ -27,7 +27,7 @@ class ParallelSettings:
     Attributes:
         name: what is divided among processes: the `data` of every batch, or the `modules`.
         balance: the cost that modules are balanced by: counted `operations`, or times `measured` at the start.
-        bandwidth: of the connection between two devices in 10^9 bytes a second; only `measure=pipeline` uses it.
+        bandwidth: bandwidth between two devices, in 10^9 bytes per second; only `measure=pipeline` uses it.
     """
 
     name: str = ruled(one_of("data", "modules"), default="data")
@@ -37,11 +37,11 @@ class ParallelSettings:
 
 @dataclass(frozen=True)
 class Balance:
-    """Modules by process, and what they cost.
+    """An assignment of modules to processes.
 
     Attributes:
         stages: the modules of each process.
-        costs: of each module, in any unit.
+        costs: the cost of each module, in any unit.
     """
 
     stages: list[range]
@@ -49,51 +49,53 @@ class Balance:
 
     @property
     def shares(self) -> list[float]:
-        """Of all work, each process's; they add up to 1."""
+        """The fraction of all work that each process does."""
         return [sum(self.costs[i] for i in stage) / sum(self.costs) for stage in self.stages]
 
     @property
     def limit(self) -> float:
-        """The largest possible speed-up over one process, which the busiest process sets."""
+        """The largest possible speed-up over one process, which the busiest process limits."""
         return 1 / max(self.shares)
 
 
 def balanced(costs: Sequence[float], processes: int, cuts: Sequence[int]) -> Balance:
-    """Consecutive modules for each process, the largest sum of costs as small as can be.
+    """Assign consecutive modules to each process so that the largest sum of costs is minimal.
 
     Args:
-        costs: of each module.
-        cuts: the modules that a process may begin with, 0 apart; at least `processes - 1`.
+        costs: the cost of each module.
+        processes: the number of processes.
+        cuts: the modules that a process may begin with, without 0; at least `processes - 1`.
     """
-    upto = [0.0, *accumulate(costs)]
+    cumulative = [0.0, *accumulate(costs)]
     bounds = [0, *cuts, len(costs)]
-    # best[b]: the largest cost, and the bounds, of the modules before bounds[b] shared among so many processes.
+    # Dynamic programming over the number of processes. For modules before bounds[b], best[b] is the smallest possible
+    # largest cost, and the boundaries between processes that achieve it.
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
     for _ in range(processes):
-        shared = {}
+        extended = {}
         for end in range(1, len(bounds)):
             options = [
-                (max(worst, upto[bounds[end]] - upto[bounds[begin]]), [*taken, bounds[end]])
-                for begin, (worst, taken) in best.items()
+                (max(largest, cumulative[bounds[end]] - cumulative[bounds[begin]]), [*chosen, bounds[end]])
+                for begin, (largest, chosen) in best.items()
                 if begin < end
             ]
             if options:
-                shared[end] = min(options)
-        best = shared
-    _, taken = best[len(bounds) - 1]
-    return Balance([range(begin, end) for begin, end in pairwise(taken)], list(costs))
+                extended[end] = min(options)
+        best = extended
+    _, chosen = best[len(bounds) - 1]
+    return Balance([range(begin, end) for begin, end in pairwise(chosen)], list(costs))
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Seconds of a module's turn in a training step: its forward with its losses, and its backward."""
+    """Seconds that a module takes in a training step: its forward pass with its losses, and its backward pass."""
 
     forward: float
     backward: float
 
     @property
     def total(self) -> float:
-        """Of both."""
+        """Seconds of both passes."""
         return self.forward + self.backward
 
 
@@ -103,9 +105,9 @@ def measured(
     targets: Tensor,
     forward: Callable[[], AbstractContextManager],
 ) -> list[Turn]:
-    """Each module's turn in a training step, the median of a few.
+    """The times of each module in a training step, the medians over a few steps.
 
-    The network is left as it is, and so are torch's random numbers.
+    The network and the state of torch's random generators do not change.
     """
     device, steps = images.device, []
     devices = [device] if device.type == "cuda" else []
@@ -113,19 +115,19 @@ def measured(
         trial = copy.deepcopy(network).train()
         for _ in range(WARM_UP + TIMED):
             turns: dict[int, tuple[float, float]] = {}
-            losses, marks = trial.local_losses(images, targets), [now(device)]
+            losses, marks = trial.local_losses(images, targets), [synchronised_time(device)]
             while True:
                 with forward():
                     loss = next(losses, None)
                 if loss is None:
                     break
-                marks.append(now(device))
+                marks.append(synchronised_time(device))
                 loss.total.backward()
-                marks.append(now(device))
-                # A module without a loss runs in the turn of the next that has one.
-                begun = len(turns)
-                shares = [(b - a) / (loss.module + 1 - begun) for a, b in pairwise(marks[-3:])]
-                turns |= dict.fromkeys(range(begun, loss.module + 1), (shares[0], shares[1]))
+                marks.append(synchronised_time(device))
+                # Modules without a loss run with the next one that has a loss, so they share its time equally.
+                first = len(turns)
+                shares = [(b - a) / (loss.module + 1 - first) for a, b in pairwise(marks[-3:])]
+                turns |= dict.fromkeys(range(first, loss.module + 1), (shares[0], shares[1]))
                 del loss
             trial.zero_grad()
             steps.append([turns[module] for module in range(len(turns))])
@@ -135,8 +137,8 @@ def measured(
     ]
 
 
-def now(device: torch.device) -> float:
-    """The clock's seconds, once the device has done what it was given."""
+def synchronised_time(device: torch.device) -> float:
+    """The time in seconds after the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

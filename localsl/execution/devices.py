@@ -1,4 +1,4 @@
-"""Where and how a configuration runs: device, memory layout, compiled, recorded."""
+"""Preparing a network and the process for a configuration: device, threads, memory layout, compilation, cuDNN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from localsl.execution.processes import started
 
 
 class Execution(Protocol):
-    """How a step is executed; a run's configuration has these values, under the same names."""
+    """The settings of a step's execution; `Config` has them under the same names."""
 
     batch_size: int
     threads: int | None
@@ -31,12 +31,12 @@ class Execution(Protocol):
 
     @property
     def replicas(self) -> int:
-        """How many processes take a part of every batch each."""
+        """The number of processes that share every batch."""
         ...
 
 
 def chosen(name: str) -> torch.device:
-    """The device of `cfg.device`; of several processes each has a GPU of its node."""
+    """The device for `cfg.device`; each of several processes on a node has its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and started().size > 1:
@@ -45,31 +45,31 @@ def chosen(name: str) -> torch.device:
 
 
 @cache
-def _own_threads() -> int:
-    """As many as torch takes by itself: to be asked before it is told another number."""
+def _default_threads() -> int:
+    """torch's own choice, cached before the number of threads is first changed."""
     return torch.get_num_threads()
 
 
 def threads(cfg: Execution) -> int:
-    """How many a configuration's work takes."""
-    own = _own_threads()
-    return cfg.threads or own
+    """The number of CPU threads that a configuration uses."""
+    default = _default_threads()
+    return cfg.threads or default
 
 
 def use_threads(cfg: Execution) -> None:
-    """Take as many: where none are typed torch's own, whatever the process's job before had."""
-    wanted = threads(cfg)
-    if wanted != torch.get_num_threads():
-        torch.set_num_threads(wanted)
+    """Set the number of CPU threads; without `cfg.threads` it is torch's, whatever an earlier job set."""
+    count = threads(cfg)
+    if count != torch.get_num_threads():
+        torch.set_num_threads(count)
 
 
 def layout(cfg: Execution) -> torch.memory_format:
-    """Of images and convolutions."""
+    """The memory format of images and convolutions."""
     return torch.channels_last if cfg.channels_last else torch.contiguous_format
 
 
 def place(network: Learner, cfg: Execution, device: torch.device) -> None:
-    """Bring a network to where and how it is trained."""
+    """Move a network to its device and memory format, and set up its BatchNorm and compilation as configured."""
     network.to(device=device, memory_format=layout(cfg))  # pyright: ignore[reportCallIssue]
     if cfg.sync_batchnorm:
         _synchronise(network)
@@ -78,30 +78,33 @@ def place(network: Learner, cfg: Execution, device: torch.device) -> None:
 
 
 def _synchronise(network: Learner) -> None:
-    """Make every BatchNorm one over all processes, in place: objectives and momentum layers refer to them."""
+    """Turn every BatchNorm into a SyncBatchNorm, in place, since objectives and momentum layers refer to them."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = nn.SyncBatchNorm
-            module.__dict__["process_group"] = None  # all of them
+            module.__dict__["process_group"] = None  # all processes
 
 
 def graphs(cfg: Execution) -> Graphs | None:
-    """What records and replays training steps, if they are to be."""
+    """The recorder of training steps for `cfg.cuda_graph`, else None."""
     return Graphs() if cfg.cuda_graph else None
 
 
 def prepare(device: torch.device, deterministic: bool = False, tf32: bool = True) -> None:
-    """cuDNN as in the released code: the fastest algorithms among the deterministic ones.
+    """Configure cuDNN as the released code does: the fastest among its deterministic algorithms.
 
-    With `deterministic` the same algorithms in every process, cuDNN's and all others; torch warns of operations
-    that have none. Without `tf32` convolutions of fp32 keep all its bits; torch has it on, and so do the papers'
-    codes. Matrix products keep them by torch's default.
+    Args:
+        device: the device of the run; a CPU needs no preparation.
+        deterministic: use the same algorithms in every process, for operations outside cuDNN too; torch warns of
+            operations that have no deterministic algorithm.
+        tf32: let fp32 convolutions round to TF32, as torch and the released code do by default. Matrix products use
+            full fp32, which is torch's default.
     """
     if device.type == "cuda":
         if device.index is not None:
-            torch.cuda.set_device(device)  # streams and graphs are the present device's
+            torch.cuda.set_device(device)  # streams and graphs use the current device
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = tf32
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
         torch.use_deterministic_algorithms(deterministic, warn_only=True)

@@ -1,4 +1,4 @@
-"""A training step recorded as a CUDA graph and replayed: one launch in place of thousands."""
+"""Recording a training step as a CUDA graph and replaying it: one launch instead of thousands."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import Tensor
 
 Step = Callable[[Tensor, Tensor], None]
 
-# Eager steps before the first recording: kernels are chosen in them, and the optimizer's state made.
+# Eager steps before the first recording, in which kernels are chosen and the optimizer's state is created.
 WARM_UP = 3
 
 
 class Recorder(Protocol):
-    """What records a step; `CudaRecorder` but in tests."""
+    """The interface of `CudaRecorder`, which tests replace."""
 
     def eagerly(self, step: Step, images: Tensor, targets: Tensor) -> None:
-        """Take a step that will be recorded later."""
+        """Run a step that will be recorded later."""
         ...
 
     def record(self, step: Step, images: Tensor, targets: Tensor) -> Step:
-        """The step as a recording, to be played on batches of this size; recording does not take it."""
+        """Record the step, without running it, and return a function that replays it on batches of this size."""
         ...
 
 
 class Graphs:
-    """Records a step once for every batch size, an epoch's last included, and replays it from then on.
+    """Records a step once for each batch size, including that of an epoch's last batch, and replays it from then on.
 
-    A size is recorded when its kernels are chosen: in its second batch, after `WARM_UP` steps of any size.
+    The second batch of a size is recorded, when its kernels have been chosen, but not before `WARM_UP` eager steps.
     """
 
     def __init__(self, recorder: Recorder | None = None) -> None:
@@ -39,7 +39,7 @@ class Graphs:
         self._recorded: dict[int, Step] = {}
 
     def replayed(self, step: Step) -> Step:
-        """The same step for all of a run: the tensors that it reads and writes must stay the same ones."""
+        """A step that records and replays `step`, which must read and write the same tensors throughout a run."""
 
         def replay(images: Tensor, targets: Tensor) -> None:
             size = len(targets)
@@ -56,24 +56,24 @@ class Graphs:
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share their memory: they are never replayed at the same time."""
+    """Records CUDA graphs that share a memory pool, since they are never replayed at the same time."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()
 
     def eagerly(self, step: Step, images: Tensor, targets: Tensor) -> None:
-        """On a stream of its own, as steps before a recording have to be."""
+        """Run a step on a side stream, as CUDA requires before a recording."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             step(images, targets)
         torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, step: Step, images: Tensor, targets: Tensor) -> Step:
-        """The step on copies of these, which replaying overwrites."""
+        """Record the step on copies of the batch, which each replay overwrites with its own."""
         static_images, static_targets = images.clone(), targets.clone()
         graph = torch.cuda.CUDAGraph()
-        # Of this thread alone: another that pins memory for batches to come must not break the recording.
+        # Only this thread is captured, so that a thread that pins memory for later batches does not break it.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             step(static_images, static_targets)
 

@@ -1,4 +1,4 @@
-"""How a batch's features travel from one process to the next: their form, sending, receiving ahead."""
+"""Sending a batch's features from one process to the next: their layout, sending, and receiving ahead."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from localsl.core.network import LocalNetwork
-from localsl.execution.processes import lost
+from localsl.execution.processes import connection_errors
 
-IN_FLIGHT = 2  # batches that are on their way between two processes
+IN_FLIGHT = 2  # messages under way between two processes
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """Features as one module hands them to the next: shape and strides without the batch, and type."""
+    """The layout of features between two modules: shape and strides without the batch dimension, and type."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -28,15 +28,15 @@ class Boundary:
 
     @classmethod
     def of(cls, features: Tensor) -> Boundary:
-        """Of features like these, of any number of images."""
+        """The layout of the given features."""
         return cls(tuple(features.shape[1:]), torch.empty_like(features).stride()[1:], features.dtype)
 
     def empty(self, images: int, device: torch.device) -> Tensor:
-        """Room for so many images' features, with the very strides: they decide which kernels run."""
+        """An empty tensor for the features of `images` images; equal strides ensure that the same kernels run."""
         return torch.empty_strided((images, *self.shape), self._strides, dtype=self.dtype, device=device)
 
     def fitted(self, features: Tensor) -> Tensor:
-        """The features, copied if they have other strides."""
+        """The features in this layout, copied if their strides differ."""
         if features.stride() == self._strides:
             return features
         return self.empty(len(features), features.device).copy_(features)
@@ -50,7 +50,7 @@ class Boundary:
 def boundaries(
     network: LocalNetwork, images: Tensor, forward: Callable[[], AbstractContextManager]
 ) -> list[Boundary]:
-    """The images, and what every module makes of them; they train nothing."""
+    """The layouts of the images and of the output of every module, from a forward pass in evaluation mode."""
     network.backbone.refresh()
     training, found, features = network.training, [Boundary.of(images)], images
     network.eval()
@@ -63,21 +63,21 @@ def boundaries(
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """A dense tensor's values in the order of memory."""
+    """The values of a dense tensor as a vector in memory order."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
 class Sender:
-    """Messages of several tensors to another process, a few at a time on their way."""
+    """Sends messages of several tensors to another process; at most `IN_FLIGHT` are under way."""
 
     def __init__(self, to: int, group: Any):
         self._to, self._group = to, group
         self._underway: deque[list[tuple[Any, Tensor]]] = deque()  # tensors must live until they have been sent
 
     def send(self, tensors: Sequence[Tensor]) -> None:
-        """Start to send; first wait for older messages if too many are under way. Nothing may change them then."""
+        """Start to send a message, after waiting for older ones if necessary; its tensors must not change."""
         self.finish(IN_FLIGHT - 1)
-        with lost():
+        with connection_errors():
             self._underway.append(
                 [
                     (dist.isend(_flat(tensor), self._to, group=self._group, tag=tag), tensor)
@@ -86,32 +86,32 @@ class Sender:
             )
 
     def finish(self, left: int = 0) -> None:
-        """Wait until no more than so many messages are under way."""
-        with lost():
+        """Wait until at most `left` messages are under way."""
+        with connection_errors():
             while len(self._underway) > left:
                 for work, _ in self._underway.popleft():
                     work.wait()
 
 
 class Receiver:
-    """Messages from another process, received ahead into the same few buffers."""
+    """Receives messages from another process ahead of their use, into a few buffers that are reused."""
 
     def __init__(self, source: int, group: Any, empty: Callable[[int], list[Tensor]]):
-        """`empty` makes room for the tensors of a message about so many images."""
+        """`empty` allocates the tensors of a message about the given number of images."""
         self._source, self._group, self._empty = source, group, empty
         self._free: dict[int, list[list[Tensor]]] = {}
         self._underway: deque[tuple[int, list[Any], list[Tensor]]] = deque()
 
     def messages(self, sizes: Iterable[int]) -> Iterator[list[Tensor]]:
-        """The next messages, about so many images each; the tensors of one are valid until the next is taken."""
-        coming = iter(sizes)
+        """Yield messages about `sizes` images; the tensors of each are valid until the next one is taken."""
+        remaining = iter(sizes)
         while True:
-            while len(self._underway) < IN_FLIGHT and (size := next(coming, None)) is not None:
+            while len(self._underway) < IN_FLIGHT and (size := next(remaining, None)) is not None:
                 self._post(size)
             if not self._underway:
                 return
             size, works, tensors = self._underway.popleft()
-            with lost():
+            with connection_errors():
                 for work in works:
                     work.wait()
             yield tensors
@@ -120,7 +120,7 @@ class Receiver:
     def _post(self, size: int) -> None:
         free = self._free.setdefault(size, [])
         tensors = free.pop() if free else self._empty(size)
-        with lost():
+        with connection_errors():
             works = [
                 dist.irecv(_flat(tensor), self._source, group=self._group, tag=tag)
                 for tag, tensor in enumerate(tensors)

@@ -1,9 +1,9 @@
 """Recomputing cheap operations in the backward pass instead of keeping their results (`memory=lean`).
 
-A convolution keeps its input for the gradient of its weights, and the BatchNorm before it keeps its own: two
-tensors of one size, of which the one follows from the other by normalisation, an addition perhaps, and a ReLU.
-Here only the convolutions' outputs are kept, and the ReLU's results are made again when they are asked for, by
-the same operations on the same numbers: losses and gradients are equal bit for bit.
+A convolution keeps its input for the gradient of its weights, and the BatchNorm before it keeps its own input. Both
+tensors have the same size, and the first follows from the second by normalisation, possibly an addition, and a ReLU.
+Here only the outputs of convolutions are kept, and the outputs of BatchNorm and ReLU are recomputed in the backward
+pass by the same operations on the same numbers, so losses and gradients are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from torch.overrides import TorchFunctionMode
 
 Form = tuple[torch.dtype, torch.Size, tuple[int, ...], int]
 
-# A chain of residual blocks is made again from its first one: this many additions of it at most.
-LONGEST = 4
+# A chain of residual blocks is recomputed from its first one, through at most this many additions.
+MAX_ADDITIONS = 4
 
 
 @dataclass
 class Recipe:
-    """How to make a tensor again.
+    """How to recompute a tensor.
 
     Attributes:
-        make: from what is kept.
-        additions: how many residual additions that takes.
-        uses: how often it is still to be asked for.
+        make: recomputes it from tensors that are kept.
+        additions: the number of residual additions in `make`.
+        uses: how often the backward pass still needs the tensor.
+        made: the recomputed tensor between its first and its last use.
     """
 
     make: Callable[[], Tensor]
@@ -41,7 +42,7 @@ class Recipe:
     made: Tensor | None = None
 
     def __call__(self) -> Tensor:
-        """The tensor; kept between the first and the last use."""
+        """Recompute the tensor at its first use, and free it at its last."""
         made = self.make() if self.made is None else self.made
         self.uses -= 1
         self.made = made if self.uses > 0 else None
@@ -49,10 +50,10 @@ class Recipe:
 
 
 class Lean(TorchFunctionMode):
-    """Around a forward pass with gradients: what BatchNorm and ReLU make is not kept for the backward pass.
+    """A context for forward passes with gradients in which the outputs of BatchNorm and ReLU are not kept.
 
-    It follows batch_norm -> (+ another tensor ->) relu in place, whatever modules they are called from; all
-    else is kept as ever, and told to `watch`.
+    It recognises batch_norm -> (+ another tensor ->) in-place relu, whichever modules call them. Other tensors are
+    kept as usual, and `watch` is called with each.
     """
 
     def __init__(self, watch: Callable[[Tensor], object] = lambda tensor: None) -> None:
@@ -69,7 +70,7 @@ class Lean(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._hooks.__exit__(*error)
-        self._recipes.clear()  # what is still needed, the graph holds
+        self._recipes.clear()  # the graph holds those that it needs
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -95,18 +96,18 @@ class Lean(TorchFunctionMode):
         normalised, shortcut = self._recipe(one), self._recipe(other)
         if normalised is None:
             return
-        if shortcut is not None and shortcut.additions < LONGEST:
-            additions, again = shortcut.additions + 1, shortcut.make
+        if shortcut is not None and shortcut.additions < MAX_ADDITIONS:
+            additions, make_other = shortcut.additions + 1, shortcut.make
         else:
             kept = other.detach()
-            additions, again = 1, lambda: kept
-        self._remember(out, Recipe(lambda: normalised.make().add_(again()), additions))
+            additions, make_other = 1, lambda: kept
+        self._remember(out, Recipe(lambda: normalised.make().add_(make_other()), additions))
 
     def _rectified(self, x: Tensor) -> None:
         recipe = self._recipe(x)
         if recipe is not None:
             make = recipe.make
-            # Before it happens: the ReLU itself keeps its result.
+            # The recipe is registered before the ReLU runs, since the ReLU itself saves its result.
             self._remember(x, Recipe(lambda: make().relu_(), recipe.additions), changes=1)
 
     def _remember(self, tensor: Tensor, recipe: Recipe, changes: int = 0) -> None:
@@ -114,7 +115,7 @@ class Lean(TorchFunctionMode):
         self._recipes[storage._cdata] = StorageWeakRef(storage), _form(tensor, changes), recipe
 
     def _recipe(self, tensor: Tensor) -> Recipe | None:
-        """Of this very tensor as it is now; an address is not used again while it is weakly referred to."""
+        """The recipe of this version of a tensor. The weak reference keeps its address from being reused."""
         found = self._recipes.get(tensor.untyped_storage()._cdata)
         return found[2] if found is not None and found[1] == _form(tensor) else None
 
@@ -131,12 +132,12 @@ ADDITIONS = (torch.add, Tensor.add, Tensor.__add__)
 
 
 def _alike(arg: Any, out: Tensor) -> bool:
-    """Whether it was added as it is: not a number, not broadcast, not of another precision."""
+    """Whether a summand is a tensor of the output's shape and precision, without broadcasting or casting."""
     return isinstance(arg, Tensor) and (arg.dtype, arg.shape) == (out.dtype, out.shape)
 
 
 def _form(tensor: Tensor, changes: int = 0) -> Form:
-    """What tells a tensor from views of it, and from what it was before `changes` more in place."""
+    """What distinguishes a tensor from its views and from other versions, after `changes` more in-place changes."""
     return tensor.dtype, tensor.shape, tensor.stride(), tensor._version + changes
 
 

@@ -1,4 +1,4 @@
-"""Gradients and statistics averaged over the processes of a run, a module's while the next one runs."""
+"""Averaging gradients and BatchNorm statistics over the processes of a run."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from localsl.execution.processes import Team
 
 
-def begin_average(team: Team, parameters: Sequence[nn.Parameter], poisoned: Tensor) -> Callable[[], Tensor]:
-    """Start to average the gradients of `parameters`, as one message.
+def begin_average(
+    team: Team, parameters: Sequence[nn.Parameter], found_nonfinite: Tensor
+) -> Callable[[], Tensor]:
+    """Start to average the gradients of `parameters`, in one message.
 
     Args:
-        poisoned: scalar, not 0 where this process saw a loss that is not finite.
+        found_nonfinite: scalar; not 0 if this process has found a non-finite loss.
 
     Returns:
-        what waits for it, puts the averages into `grad`, and returns whether any process is poisoned, a scalar.
+        A function that waits for the averages, writes them to `grad`, and returns a scalar: 1 if any process found a
+        non-finite loss, else 0.
     """
     if team.replicas == 1:
-        return lambda: poisoned
+        return lambda: found_nonfinite
     grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([*(grad.flatten() for grad in grads), poisoned.to(parameters[0].dtype).view(1)])
+    flat = torch.cat([*(grad.flatten() for grad in grads), found_nonfinite.to(parameters[0].dtype).view(1)])
     wait = team.begin_sum(flat.div_(team.replicas))
 
     def finish() -> Tensor:
@@ -36,9 +39,9 @@ def begin_average(team: Team, parameters: Sequence[nn.Parameter], poisoned: Tens
 
 
 def average_statistics(team: Team, network: nn.Module) -> None:
-    """BatchNorm's running statistics, each process's of its own images, made the same everywhere: their mean.
+    """Replace BatchNorm's running statistics, which each process computes on its own images, by their mean.
 
-    After every step, so that a checkpoint of any moment holds all there is.
+    This happens after every step, so that the checkpoint of one process is complete at any time.
     """
     if team.replicas == 1:
         return

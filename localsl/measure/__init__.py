@@ -1,1 +1,1 @@
-"""What a run costs: measured, with the definition beside the number."""
+"""The cost of a run: memory, operations and time, each recorded with its definition."""

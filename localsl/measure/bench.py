@@ -1,4 +1,4 @@
-"""Speeds side by side: `show=bench` prints them, and writes them to RESULTS_DIR/bench, a file a device."""
+"""`show=bench`: prints measured speeds in one table, and writes them to RESULTS_DIR/bench, one file per device."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ KEYS = ("method", "aux", "depth", "backbone", "K", "image_size", "batch_size", "
 
 
 def bench(cfg: Command) -> str:
-    """The table of every speed measured in `cfg.output_dir`, and where it is written."""
+    """Write the speeds measured in `cfg.output_dir`; return their table and the names of the files."""
     found = [tracking.read(file) for file in (Path(cfg.output_dir) / "measured").glob("speed-*.json")]
     records = sorted((r for r in found if r is not None), key=_order)
     if not records:
-        return f"no speeds are measured in {cfg.output_dir}: type -m measure=speed method=bp,dgl"
-    told = [display.table([_line(record) for record in records]), ""]
+        return f"{cfg.output_dir} has no measured speeds: type -m measure=speed method=bp,dgl"
+    lines = [display.table([_line(record) for record in records]), ""]
     for device in dict.fromkeys(record["device"] for record in records):
         file = Path(cfg.results_dir) / "bench" / f"{slug(device)}.csv"
         _write(file, [_row(record) for record in records if record["device"] == device])
-        told.append(f"{device}: {file}")
-    return "\n".join([*told, f"times: {records[0]['scope']}"])
+        lines.append(f"{device}: {file}")
+    return "\n".join([*lines, f"times: {records[0]['scope']}"])
 
 
 def slug(device: str) -> str:
-    """A device's name as a file's: nvidia-h100-80gb-hbm3."""
+    """A device's name in a form for file names, such as nvidia-h100-80gb-hbm3."""
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", device.lower())).strip("-")
 
 

@@ -1,4 +1,4 @@
-"""Training steps on tensors without data: any size of batch and network, on any machine, in seconds."""
+"""Training steps on tensors without data (torch's FakeTensor): any network and batch, in seconds, on any machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FakeRun:
-    """A network, its optimizer and a batch, as a training step takes them."""
+    """The arguments of a training step: a network, its optimizer and a batch."""
 
     network: LocalNetwork
     optimizer: Optimizer
@@ -32,32 +32,32 @@ class FakeRun:
     targets: Tensor
 
 
-class _Elsewhere:
-    """The other stages of a network of which one is traced: they take what it hands on, and keep nothing."""
+class _NoNeighbours:
+    """Stands for the other stages while one stage is traced: nothing is sent or received."""
 
     def __init__(self, images: Tensor):
         self._images = images
 
     def images(self) -> Tensor:
-        """The batch's."""
         return self._images
 
     def hand_on(self, features: Tensor) -> None:
-        """Nothing."""
+        pass
 
     def fetch_followed(self) -> None:
-        """Nothing."""
+        pass
 
 
 @contextmanager
 def fake_run(cfg: Config, batch_size: int, stage: range | None = None) -> Iterator[FakeRun]:
-    """What a configuration trains, none of it with data: to be used inside the context only.
+    """The network, optimizer and batch of a configuration without data, valid inside the context only.
 
     Args:
-        stage: these modules alone, as one of several processes has them; `images` are then their input.
+        stage: the modules of one of several processes, if only these are wanted; `images` are then their inputs.
     """
     network, size, mode = build_network(cfg), cfg.dataset.image_size, FakeTensorMode()
-    # Built of real tensors, which can be copied, and faked in place: momentum layers refer to modules.
+    # The network is built of real tensors, since fake ones cannot be copied, and then faked in place, since momentum
+    # layers refer to its modules.
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             fake = mode.from_tensor(parameter.detach())
@@ -68,7 +68,7 @@ def fake_run(cfg: Config, batch_size: int, stage: range | None = None) -> Iterat
         images = torch.zeros(batch_size, 3, size, size)
         if stage is not None:
             ends = handover.boundaries(network, images, autocast(cfg.precision, images.device))
-            network.restrict(stage, _Elsewhere(images))
+            network.restrict(stage, _NoNeighbours(images))
             images = ends[stage.start].empty(batch_size, images.device)
         optimizer = optim.build(network.parameters(), cfg.optimizer)
         yield FakeRun(network, optimizer, images, torch.zeros(batch_size, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Floating-point operations of a network: by torch's counter, and as the papers count them."""
+"""Floating-point operations of a network, counted by torch's counter and as in the papers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ POOLING = nn.AdaptiveAvgPool2d | nn.AvgPool2d
 
 @dataclass(frozen=True)
 class Flops:
-    """Per image, multiplications and additions one each, of convolutions and matrix products.
+    """Operations per image of convolutions and matrix products; a multiplication and an addition count as two.
 
     Attributes:
-        forward: of the network in evaluation.
-        step: of a training step.
-        step_main: of that, one forward and backward of the network itself, each module's input without a
-            gradient; the rest is auxiliary networks, and second forwards of cascades.
-        papers: as AugLocal's tables count, in multiply-adds: `papers_count`.
+        forward: an evaluation of the network.
+        step: a training step.
+        step_main: the part of `step` for one forward and backward pass of the network itself, without gradients of
+            module inputs; the rest is auxiliary networks and repeated forward passes of cascades.
+        papers: multiply-adds as counted in AugLocal's tables, see `papers_count`.
     """
 
     forward: int
@@ -37,13 +37,13 @@ class Flops:
 
     @property
     def step_auxiliary(self) -> int:
-        """What local learning adds to a step."""
+        """The operations that local learning adds to a step."""
         return self.step - self.step_main
 
 
 def flops(cfg: Config) -> Flops:
-    """Counted on tensors without data."""
-    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, half a second
+    """Count the operations of a configuration on tensors without data."""
+    from torch.utils.flop_counter import FlopCounterMode  # imported late: importing Triton takes half a second
 
     batch = 2
     with fake_run(cfg, batch) as run:
@@ -60,7 +60,7 @@ def flops(cfg: Config) -> Flops:
 
 
 def _train_alone(network: LocalNetwork, images: Tensor) -> None:
-    """Forward and backward of each module's layers, from any loss on its output."""
+    """Run the forward and backward pass of each module's layers, with an arbitrary loss on its output."""
     x = images
     for module in network.local_modules:
         for index in module.layers:
@@ -71,16 +71,16 @@ def _train_alone(network: LocalNetwork, images: Tensor) -> None:
 
 
 def training_flops(cfg: Config) -> int:
-    """What a training step costs per image: `Flops.step` within 0.1 %, in a fraction of its time."""
+    """The operations of a training step per image: `Flops.step` within 0.1 %, computed in a fraction of the time."""
     return sum(module_operations(cfg))
 
 
 def papers_count(network: LocalNetwork, size: int, auxiliary: bool = True) -> int:
-    """Multiply-adds per image of the evaluated network with its auxiliary heads, as AugLocal's tables count.
+    """Multiply-adds per image of the evaluated network with its auxiliary heads, counted as in AugLocal's tables.
 
-    Of convolutions and linear layers, and, as that paper's tool adds them, two per value that BatchNorm gives
-    and one per value that pooling takes. Decoders and similarity branches, which run in training only, are
-    left out; without `auxiliary` so is all but the network itself.
+    Convolutions and linear layers count, and, as in that paper's tool, two operations per output value of BatchNorm
+    and one per input value of pooling. Decoders and similarity branches, which run in training only, do not count.
+    Without `auxiliary` only the network itself counts.
     """
     total = 0
 

@@ -1,8 +1,8 @@
-"""What a training step of a configuration needs of memory, and what for: traced on tensors without data.
+"""The memory of a training step and its composition, traced on tensors without data.
 
-Any network, batch and image size is measured in seconds on any machine. The figure is the peak of live bytes
-over the second training step, when momentum exists: every storage once, from the operation that returns it
-until nothing refers to it. Not in it: kernels' workspaces, the allocator's rounding, the data set.
+Any network, batch and image size is measured in seconds on any machine. The figure is the peak of live bytes over the
+second training step, when momentum exists. A storage counts once, from the operation that returns it until nothing
+refers to it. Workspaces of kernels, the allocator's rounding and the data set are not included.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes at the moment of the peak; the parts add up to it.
+    """The composition of the peak in bytes; the parts add up to it.
 
     Attributes:
-        parameters: and buffers.
-        gradients: of parameters, as far as they are there at that moment.
-        optimizer: its state.
-        saved: activations kept for the backward.
-        transient: the rest: the batch, activations on their way, gradients of activations.
-        where: the module whose forward or backward it is, or "update".
+        parameters: parameters and buffers.
+        gradients: gradients of parameters that exist at that moment.
+        optimizer: the state of the optimizer.
+        saved: activations kept for the backward pass.
+        transient: the rest: the batch, temporary activations, gradients of activations.
+        where: the module whose forward or backward pass has the peak, or "update".
     """
 
     parameters: int
@@ -49,18 +49,24 @@ class Footprint:
 
     @property
     def peak(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return self.parameters + self.gradients + self.optimizer + self.saved + self.transient
 
     @classmethod
     def recorded(cls, figures: dict[str, Any]) -> Footprint:
-        """As the figures of a record have it."""
+        """Read a footprint from the figures of a record."""
         parts = {f.name: figures[f"{f.name}_bytes"] for f in fields(cls) if f.name != "where"}
         return cls(**parts, where=figures["where"])
 
 
 class Census(LiveBytes):
-    """Live bytes, and at a given peak what they are."""
+    """Counts live bytes, and at a given peak their composition.
+
+    Attributes:
+        parts: bytes by kind at the peak of `at` bytes.
+        part_of_step: how many modules the step has finished.
+        peak_in: `part_of_step` at the peak.
+    """
 
     def __init__(self, run: FakeRun, at: int | None = None):
         network = run.network
@@ -69,20 +75,20 @@ class Census(LiveBytes):
         self._state = [tensor for state in run.optimizer.state.values() for tensor in state.values()]
         self._at, self._saved, self.parts = at, set[int](), dict[str, int]()
         self.part_of_step = self.peak_in = 0
-        gradients = [p.grad for p in self._trained if p.grad is not None]  # of the step before
+        gradients = [p.grad for p in self._trained if p.grad is not None]  # of the previous step
         super().__init__([*self._parameters, *self._state, *gradients, run.images, run.targets])
 
     def save(self, tensor: Tensor) -> None:
-        """To be told what is kept for the backward passes."""
+        """Note that a tensor is kept for the backward pass."""
         self._saved.add(key(tensor))
 
     def forget(self, this: int) -> None:
-        """A later storage may have its key."""
+        """Stop counting a storage that was freed; a later storage may get its key."""
         super().forget(this)
         self._saved.discard(this)
 
     def at_peak(self) -> None:
-        """Where it was, and, at the one asked for, a count by kind."""
+        """Note where the peak is and, if it is `at` bytes, count the live bytes by kind."""
         self.peak_in = self.part_of_step
         if self.peak != self._at:
             return
@@ -95,10 +101,10 @@ class Census(LiveBytes):
 
 
 def footprint(cfg: Config, stage: range | None = None) -> Footprint:
-    """The memory of a training step on a full batch; of several processes that of one, on its part.
+    """Trace the memory of a training step on a full batch, or on one process's share of it.
 
     Args:
-        stage: of a process that has these modules alone.
+        stage: the modules of one of several processes, if they divide the modules.
     """
     with fake_run(cfg, cfg.batch_size // cfg.replicas, stage) as run:
         _step(cfg, run, None)
@@ -111,7 +117,7 @@ def footprint(cfg: Config, stage: range | None = None) -> Footprint:
 
 
 def _step(cfg: Config, run: FakeRun, census: Census | None) -> list[int]:
-    """A training step; returns the modules that had a loss, in turn."""
+    """Take a training step; return the modules that had a loss, in order."""
     watch, modules = None if census is None else census.save, []
     forward = training_forward(cfg, torch.device("cpu"), watch)
     losses = train_step(run.network, run.optimizer, run.images, run.targets, forward)
@@ -120,19 +126,19 @@ def _step(cfg: Config, run: FakeRun, census: Census | None) -> list[int]:
     with census:
         for loss in losses:
             modules.append(loss.module)
-            del loss  # as in training: its graph is freed, and its losses with it
+            del loss  # frees the loss, as in training
             census.part_of_step += 1
     return modules
 
 
 @dataclass(frozen=True)
 class Allocated:
-    """Peaks of the CUDA allocator in a training step, without what was there before, in bytes.
+    """Peaks of the CUDA allocator in a training step, in bytes, without earlier allocations.
 
     Attributes:
-        peak: all that is handed out, workspaces of cuDNN included.
-        live: what is handed out between operations: the tensors, which `footprint` traces.
-        cublas: the workspace that cuBLAS takes with its first matrix product and keeps, in neither.
+        peak: everything allocated, including cuDNN's workspaces.
+        live: what is allocated between operations: the tensors, which `footprint` traces.
+        cublas: the workspace that cuBLAS allocates at its first matrix product and keeps; not part of the others.
     """
 
     peak: int
@@ -141,7 +147,7 @@ class Allocated:
 
 
 class _BetweenOperations(TorchDispatchMode):
-    """The most that the CUDA allocator has handed out before or after an operation: no kernel's workspace."""
+    """Records the peak of the CUDA allocator between operations, which excludes workspaces of kernels."""
 
     def __init__(self, device: torch.device):
         super().__init__()
@@ -155,7 +161,7 @@ class _BetweenOperations(TorchDispatchMode):
 
 
 def allocated(cfg: Config) -> Allocated:
-    """Peaks of a training step after the first two, in eager mode, of real tensors.
+    """Measure the allocator's peaks in the third training step, eagerly and on real tensors.
 
     By then cuDNN has tried its algorithms, and the optimizer's state exists.
     """
@@ -168,16 +174,16 @@ def allocated(cfg: Config) -> Allocated:
     optimizer = optim.build(network.parameters(), cfg.optimizer)
     images, targets = batch_of_zeros(cfg, device)
     between = _BetweenOperations(device)
-    for around in (nullcontext(), nullcontext(), between):
+    for context in (nullcontext(), nullcontext(), between):
         torch.cuda.reset_peak_memory_stats(device)
-        with around:
+        with context:
             for _ in train_step(network, optimizer, images, targets, training_forward(cfg, device)):
                 pass
     return Allocated(torch.cuda.max_memory_allocated(device) - before, between.live - before, cublas)
 
 
 def _cublas_workspace(device: torch.device) -> int:
-    """Have cuBLAS take its workspace."""
+    """Make cuBLAS allocate its workspace, and return its size in bytes."""
     torch._C._cuda_clearCublasWorkspaces()
     before = torch.cuda.memory_allocated(device)
     _ = torch.ones(16, 16, device=device) @ torch.ones(16, 16, device=device)
@@ -186,8 +192,8 @@ def _cublas_workspace(device: torch.device) -> int:
 
 
 def batch_of_zeros(cfg: Config, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A process's part of a full batch, for what does not depend on what is in it."""
-    number, size = cfg.batch_size // cfg.replicas, cfg.dataset.image_size
-    images = torch.zeros(number, 3, size, size, device=device)
-    targets = torch.zeros(number, dtype=torch.int64, device=device)
+    """One process's share of a full batch, all zeros, for measurements that do not depend on the values."""
+    count, size = cfg.batch_size // cfg.replicas, cfg.dataset.image_size
+    images = torch.zeros(count, 3, size, size, device=device)
+    targets = torch.zeros(count, dtype=torch.int64, device=device)
     return images.contiguous(memory_format=devices.layout(cfg)), targets

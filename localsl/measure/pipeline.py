@@ -1,4 +1,4 @@
-"""`measure=pipeline`: what several devices could make of a rule's step, beside backpropagation's."""
+"""`measure=pipeline`: modelled step times of a rule and of backpropagation on several devices."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ MICROBATCHES = 8
 
 
 def modelled(cfg: Config) -> tuple[dict[str, Any], list[str], torch.device]:
-    """Figures by name, lines to print, and the device whose times they rest on."""
+    """The figures by name, lines to print, and the device whose times they are based on."""
     device = devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic, cfg.tf32)
     network, reference = (build_network(c) for c in (cfg, backpropagation(cfg)))
-    for one in (network, reference):
-        devices.place(one, cfg, device)
+    for each in (network, reference):
+        devices.place(each, cfg, device)
     images, targets = example(cfg, device, cfg.batch_size)
     forward = training_forward(cfg, device)
-    (whole,) = balance.measured(reference, images, targets, forward)
+    (bp,) = balance.measured(reference, images, targets, forward)
     modules = _modules(network, images, targets, forward)
     cuts = open_cuts([module.objective for module in network.local_modules])
     steps = max(1, sources.training_images(cfg.dataset) // cfg.batch_size)
     bandwidth = cfg.parallel.bandwidth * 1e9
-    bytes_of = [4 * count_parameters(n) for n in (network, reference)]
-    alone = [module.alone * whole.total / sum(m.alone for m in modules) for module in modules]
+    gradient_bytes = [4 * count_parameters(n) for n in (network, reference)]
+    alone = [module.alone * bp.total / sum(m.alone for m in modules) for module in modules]
     local = sum(module.turn.total for module in modules)
     rows = []
-    most = len(cuts) + 1
-    for count in [*(count for count in DEVICES if count < most), most]:
+    max_devices = len(cuts) + 1
+    for count in [*(count for count in DEVICES if count < max_devices), max_devices]:
         seconds = {
             "modules": scaling.pipelined(modules, count, cuts, bandwidth, steps),
-            "data": scaling.data_parallel(local, bytes_of[0], count, bandwidth),
-            "bp_data": scaling.data_parallel(whole.total, bytes_of[1], count, bandwidth),
+            "data": scaling.data_parallel(local, gradient_bytes[0], count, bandwidth),
+            "bp_data": scaling.data_parallel(bp.total, gradient_bytes[1], count, bandwidth),
             "bp_pipeline": scaling.pipelined_backpropagation(alone, count, MICROBATCHES),
         }
         limit = balanced([m.turn.total for m in modules], count, cuts).limit
@@ -61,40 +61,37 @@ def modelled(cfg: Config) -> tuple[dict[str, Any], list[str], torch.device]:
     shown = [
         {
             "devices": row["devices"],
-            **{
-                name: f"{whole.total / row[name]:.2f}" for name in ("modules", "data", "bp_data", "bp_pipeline")
-            },
+            **{name: f"{bp.total / row[name]:.2f}" for name in ("modules", "data", "bp_data", "bp_pipeline")},
             "speed-up": f"{rows[0]['modules'] / row['modules']:.2f}",
-            "its limit": f"{row['limit']:.2f}",
+            "limit": f"{row['limit']:.2f}",
         }
         for row in rows
     ]
-    figures: dict[str, Any] = {"bp_seconds": whole.total, "local_seconds": local, "rows": rows}
+    figures: dict[str, Any] = {"bp_seconds": bp.total, "local_seconds": local, "rows": rows}
     figures |= {"bandwidth": bandwidth, "microbatches": MICROBATCHES, "steps_per_epoch": steps}
     figures |= {"module_seconds": [m.turn.total for m in modules], "layers_seconds": alone}
-    told = ["images a second beside backpropagation on one device, by how the devices share the work:"]
-    told += [display.table(shown)]
-    told.append("modules: local modules side by side; data: parts of the batch; bp_pipeline: GPipe with")
-    told.append(f"{MICROBATCHES} microbatches; connections of {cfg.parallel.bandwidth:g} GB/s")
-    return figures, told, device
+    lines = ["images per second relative to backpropagation on one device, by how devices divide the work:"]
+    lines += [display.table(shown)]
+    lines.append("modules: local modules in parallel; data, bp_data: data parallelism; bp_pipeline: GPipe with")
+    lines.append(f"{MICROBATCHES} microbatches; connections of {cfg.parallel.bandwidth:g} GB/s")
+    return figures, lines, device
 
 
 def _modules(network: LocalNetwork, images: Tensor, targets: Tensor, forward: Autocast) -> list[Module]:
-    """What each module costs, timed on the network's device."""
+    """The cost of each module, timed on the network's device."""
     turns = balance.measured(network, images, targets, forward)
     modules, features, device = [], images, images.device
     for module, turn in zip(network.local_modules, turns, strict=True):
         layers = torch.nn.Sequential(*network.layers_of(module))
         seconds, output = [], features
         for _ in range(balance.TIMED):
-            began = balance.now(device)
+            began = balance.synchronised_time(device)
             with forward():
                 output = layers(features)
             output.sum().backward()
-            seconds.append(balance.now(device) - began)
+            seconds.append(balance.synchronised_time(device) - began)
             network.zero_grad()
-        live = [p for layer in network.following([module]) for p in layer.live.parameters()]
-        followed = sum(p.nbytes for p in live)
-        modules.append(Module(turn, median(seconds), output.nbytes, followed))
+        followed = [p for layer in network.following([module]) for p in layer.live.parameters()]
+        modules.append(Module(turn, median(seconds), output.nbytes, sum(p.nbytes for p in followed)))
         features = output.detach()
     return modules

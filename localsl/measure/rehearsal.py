@@ -1,4 +1,4 @@
-"""One configuration rehearsed: a training step and an evaluation of its real network on a few made-up images.
+"""Rehearsing a configuration: a training step and an evaluation of its real network on a few random images.
 
 It needs no data set. Only the batch and the images differ from the run: network, heads, optimizer, learning rate and
 training loop are the run's own.
@@ -30,18 +30,18 @@ from localsl.train.task import Task
 if TYPE_CHECKING:
     from localsl.config.schema import Config
 
-# Of a batch: BatchNorm needs two values for a channel, and a contrastive loss two images of a class.
+# Images in a batch: BatchNorm needs two values per channel, and a contrastive loss two images of a class.
 IMAGES = 2
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What a rehearsal found.
+    """The result of a rehearsal.
 
     Attributes:
-        modules: local modules.
-        network, auxiliary: parameters of the plain backbone, and of what trains it.
-        traced: bytes of a training step that was only traced; None of one that was taken.
+        modules: number of local modules.
+        network, auxiliary: numbers of parameters of the backbone and of the auxiliary networks.
+        traced: peak bytes of a training step that was only traced; None if the step was taken.
     """
 
     modules: int
@@ -58,7 +58,7 @@ def rehearse(overrides: Sequence[str]) -> Rehearsed:
     """
     cfg = reduced(overrides)
     devices.use_threads(cfg)
-    task = made_up_task(cfg)
+    task = synthetic_task(cfg)
     network = task.network
     training = Training(cfg, task, devices.chosen(cfg.device))
     with closing(training.train(Stop())) as rows:
@@ -68,44 +68,44 @@ def rehearse(overrides: Sequence[str]) -> Rehearsed:
         raise LocalslError(f"no gradient in module {', '.join(map(str, idle))}")
     if not row["lr"] > 0:
         raise LocalslError("the first epoch's learning rate is 0")
-    return _counted(network)
+    return _result(network)
 
 
 def trace(overrides: Sequence[str]) -> Rehearsed:
-    """The same on tensors without data, of what does not fit into memory."""
+    """Trace the training step and the evaluation on tensors without data, for networks that do not fit in memory."""
     cfg = reduced(overrides)
     peak = footprint(cfg).peak
     with fake_run(cfg, cfg.batch_size) as run, torch.no_grad():
         run.network.eval()(run.images)
-        return replace(_counted(run.network), traced=peak)
+        return replace(_result(run.network), traced=peak)
 
 
 def reduced(overrides: Sequence[str]) -> Config:
-    """The configuration with a batch of a few images, in one process on one thread of the CPU."""
+    """The configuration with a batch of `IMAGES` images, in one process on one CPU thread."""
     cfg = compose([*overrides, "device=cpu", "threads=1"])
     checkpoint = replace(cfg.checkpoint, every=None)
     return replace(cfg, batch_size=IMAGES, processes=1, checkpoint=checkpoint)
 
 
-def made_up_task(cfg: Config) -> Task:
-    """What the configuration trains, on made-up images; a detector starts from a backbone that was not trained."""
+def synthetic_task(cfg: Config) -> Task:
+    """The task of the configuration on random images; a detector starts from an untrained backbone."""
     if cfg.task.name == "classification":
-        return Classification(cfg, made_up(cfg))
-    from localsl.detection import sources  # imports that classification does not wait for
-    from localsl.detection.scenes import MadeScenes
+        return Classification(cfg, synthetic_data(cfg))
+    from localsl.detection import sources  # imported late, because only detection needs it
+    from localsl.detection.scenes import ShapeScenes
     from localsl.runs.detection import Detection
 
-    class Scenes(MadeScenes):
+    class Scenes(ShapeScenes):
         @property
-        def category_ids(self) -> Sequence[int]:  # the detector's, of which the shapes are the first
+        def category_ids(self) -> Sequence[int]:  # the detector has more classes than there are shapes
             return range(1, cfg.dataset.num_classes + 1)
 
     scenes = sources.Data(Scenes.of("train", IMAGES), Scenes.of("test", IMAGES))
     return Detection(cfg, scenes, cfg.backbone.build(num_classes=1))
 
 
-def made_up(cfg: Config) -> Data:
-    """Random images of the data set's size, of its last class."""
+def synthetic_data(cfg: Config) -> Data:
+    """Random images of the data set's size, all of its last class."""
     size, classes = cfg.dataset.image_size, cfg.dataset.num_classes
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, 3, size, size), dtype=torch.uint8, generator=random)
@@ -114,7 +114,7 @@ def made_up(cfg: Config) -> Data:
 
 
 def without_gradient(network: Learner) -> list[int]:
-    """The modules of which no layer had a gradient other than 0 in the last step."""
+    """The modules whose layers had no non-zero gradient in the last step."""
     idle = []
     for module in network.local_modules:
         layers = network.layers_of(module)
@@ -124,7 +124,7 @@ def without_gradient(network: Learner) -> list[int]:
     return idle
 
 
-def _counted(network: Learner) -> Rehearsed:
-    whole = count_parameters(network)
-    backbone = count_parameters(network.backbone) if isinstance(network, LocalNetwork) else whole
-    return Rehearsed(len(network.local_modules), backbone, whole - backbone)
+def _result(network: Learner) -> Rehearsed:
+    total = count_parameters(network)
+    backbone = count_parameters(network.backbone) if isinstance(network, LocalNetwork) else total
+    return Rehearsed(len(network.local_modules), backbone, total - backbone)

@@ -1,6 +1,6 @@
-"""How long a training step takes, beside one of backpropagation in the same run.
+"""Timing training steps of a rule against backpropagation.
 
-The two take turns, so that whatever else the machine does slows both, and their ratio least.
+The two alternate in one process, so that other load on the machine slows both and hardly changes their ratio.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from localsl.train.step import Totals, counted_step, train_epoch, training_forwa
 SCOPE = "from asking for one batch to asking for the next: augmentation on the device, forward and backward of "
 SCOPE += "every module, momentum layers, update and running totals; without loading, evaluation and records"
 
-SECONDS = 10.0  # that steps are timed for, those of backpropagation included
-TURNS = 5  # at least
+SECONDS = 10.0  # of timed steps, including those of backpropagation
+TURNS = 5  # the minimum number of turns
 
-# Steps before it is the other's turn. On a GPU several, since there the CPU runs ahead of it, as in training.
+# Steps of a turn. On a GPU there are several, so that the CPU runs ahead of the GPU, as in training.
 TURN = {"cpu": 1, "cuda": 10}
-# Steps in which kernels are chosen, momentum is made, code is compiled.
+# Steps before timing, in which kernels are chosen, momentum is created and code is compiled.
 WARM_UP = {"cpu": 3, "cuda": 10}
-STREAMED = 4  # batches of noise that stand for a data set which is decoded from disk
+STREAMED = 4  # the maximum number of batches of noise for a data set that is not held in memory
 
 
 class Clock:
-    """Marks in time: CUDA events, or the processor's clock."""
+    """Measures time by CUDA events, or on a CPU by its clock."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -45,7 +45,7 @@ class Clock:
         self._events: list[torch.cuda.Event] = []
 
     def mark(self) -> None:
-        """Now, in the order of the device's work."""
+        """Mark the present time; on a GPU, the time at which it reaches this point of its work."""
         if self._device.type == "cuda":
             self._events.append(torch.cuda.Event(enable_timing=True))
             self._events[-1].record(torch.cuda.current_stream(self._device))
@@ -61,26 +61,26 @@ class Clock:
 
 
 class Trained:
-    """What a configuration trains, a few steps at a time, by the epoch's own loop."""
+    """A network that is trained a few steps at a time, by the training loop of a run."""
 
     def __init__(self, cfg: Config, batches: TrainBatches, device: torch.device):
         self._network = build_network(cfg)
         devices.place(self._network, cfg, device)
         optimizer = optim.build(self._network.parameters(), cfg.optimizer)
-        optimizer.lr = 1e-6  # noise cannot be learnt: at a run's own rate its loss may overflow
+        optimizer.lr = 1e-6  # at the learning rate of a run the loss may overflow, since noise cannot be learnt
         self._batches = chain.from_iterable(batches.epoch(cfg.seed, epoch) for epoch in count(1))
         self._totals, forward = Totals(self._network), training_forward(cfg, device)
         self._step = counted_step(self._network, optimizer, self._totals, forward, devices.graphs(cfg))
         self._device = device
 
     def steps(self, number: int) -> list[float]:
-        """Take so many; milliseconds of each."""
+        """Take `number` steps; return the milliseconds of each."""
         clock = Clock(self._device)
         train_epoch(self._network, self._step, self._marked(number, clock), self._totals)
         return clock.laps()
 
     def compilations(self) -> dict[str, float]:
-        """What it compiled so far."""
+        """The number of compiled graphs and the seconds this took; empty if nothing is compiled."""
         compiled = self._network.path_losses
         return compiled.compilations() if isinstance(compiled, Compiled) else {}
 
@@ -96,11 +96,11 @@ class Speed:
     """Milliseconds of training steps on one device.
 
     Attributes:
-        steps: of the rule.
-        bp: of backpropagation, in between.
-        warm_up: of the rule's steps before them.
-        ratio: of the rule's time to backpropagation's, the median over turns.
-        compiled: graphs and seconds in the rule's warm-up; empty if nothing is compiled.
+        steps: the steps of the rule.
+        bp: the steps of backpropagation that alternate with them.
+        warm_up: the rule's steps before timing.
+        ratio: the rule's time relative to backpropagation's, the median over turns.
+        compiled: graphs and seconds compiled in the rule's warm-up; empty if nothing is compiled.
     """
 
     steps: list[float]
@@ -111,9 +111,9 @@ class Speed:
 
 
 def speed(cfg: Config) -> Speed:
-    """Train on noise, as much as the data set has of images, a rule and backpropagation in turn; one process.
+    """Time a rule and backpropagation alternately, in one process, on noise of the data set's size.
 
-    The ratio of backpropagation, to a copy of itself, tells how much the machine leaves to chance.
+    The ratio that backpropagation has to a copy of itself shows the noise of the machine.
     """
     cfg, device = replace(cfg, processes=1), devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic, cfg.tf32)
@@ -122,18 +122,18 @@ def speed(cfg: Config) -> Speed:
     warm_up = rule.steps(WARM_UP[device.type])
     compiled = rule.compilations()
     reference.steps(WARM_UP[device.type])
-    steps, others, ratios = [], [], []
+    steps, bp_steps, ratios = [], [], []
     began = time.perf_counter()
     while len(ratios) < TURNS or time.perf_counter() - began < SECONDS:
-        ours, theirs = rule.steps(TURN[device.type]), reference.steps(TURN[device.type])
-        ratios.append(sum(ours) / sum(theirs))
-        steps += ours
-        others += theirs
-    return Speed(steps, others, warm_up, quartiles(ratios)[1], compiled)
+        turn, bp_turn = rule.steps(TURN[device.type]), reference.steps(TURN[device.type])
+        ratios.append(sum(turn) / sum(bp_turn))
+        steps += turn
+        bp_steps += bp_turn
+    return Speed(steps, bp_steps, warm_up, quartiles(ratios)[1], compiled)
 
 
 def timed(rule: Trained, device: torch.device, seconds: float) -> list[float]:
-    """Milliseconds of a rule's steps alone, for at least two turns and so many seconds."""
+    """Milliseconds of a rule's steps without backpropagation in between, for at least two turns and `seconds`."""
     steps: list[float] = []
     began = time.perf_counter()
     while len(steps) < 2 * TURN[device.type] or time.perf_counter() - began < seconds:
@@ -142,13 +142,17 @@ def timed(rule: Trained, device: torch.device, seconds: float) -> list[float]:
 
 
 def backpropagation(cfg: Config) -> Config:
-    """The same network, data and optimizer, trained end to end; one module asks nothing of `aux` and `ema`."""
+    """The configuration of backpropagation with the same network, data and optimizer.
+
+    Its single module ignores `aux` and `ema`.
+    """
     return replace(cfg, method=OwnSettings(name="bp", rule="bp"))
 
 
 def noise(cfg: Config) -> Split:
-    """Random images and classes in whole batches, at least one, of no more images than the data set's; a few of
-    a data set that is not held in memory.
+    """Random images and classes for as many full batches as the data set has, and at least one.
+
+    For a data set that is not held in memory there are at most `STREAMED` batches.
     """
     batches = max(1, sources.training_images(cfg.dataset) // cfg.batch_size)
     images = (min(batches, STREAMED) if cfg.dataset.crop == "resized" else batches) * cfg.batch_size
@@ -161,5 +165,5 @@ def noise(cfg: Config) -> Split:
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """The first quartile, the median and the third."""
+    """The first quartile, the median and the third quartile."""
     return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()

@@ -69,7 +69,7 @@ class Detection(Task):
             for output, index in zip(outputs, indices, strict=True):
                 found += predictions(output, test.image_ids[index], test.category_ids)
         everything = [entry for own in team.gather(found) for entry in own]
-        return Precision(team.tell(lambda: average_precision(test.truth(), everything, test.image_ids)))
+        return Precision(team.broadcast(lambda: average_precision(test.truth(), everything, test.image_ids)))
 
 
 def describe(cfg: Config, network: DetectionNetwork) -> str:

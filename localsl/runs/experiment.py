@@ -51,27 +51,27 @@ def run(cfg: Config, held: str = "wait") -> dict[str, Any]:
     """
     device = devices.chosen(cfg.device)
     devices.prepare(device, cfg.deterministic, cfg.tf32)
-    with processes.joined(cfg.processes, device, cfg.parallel.name) as team, ExitStack() as open_until_done:
-        record = team.tell(lambda: _finished(cfg))
+    with processes.join(cfg.processes, device, cfg.parallel.name) as team, ExitStack() as open_until_done:
+        record = team.broadcast(lambda: _finished(cfg))
         if record is not None:
             return record
         devices.use_threads(cfg)
         images = _loaded(cfg, team)
-        record = team.tell(lambda: _held(cfg, held, open_until_done) or _finished(cfg))
+        record = team.broadcast(lambda: _held(cfg, held, open_until_done) or _finished(cfg))
         return record or _train(cfg, images, device, team)
 
 
 def _loaded(cfg: Config, team: Team) -> tasks.Loaded:
     """The data, in every process that makes batches of its own; how many in those that receive them."""
     if team.replicas == team.size:
-        return team.in_turn(lambda: tasks.load(cfg))
+        return team.leader_first(lambda: tasks.load(cfg))
     loaded: list[tasks.Loaded] = []
 
     def counted() -> Counts:
         loaded.append(tasks.load(cfg))
         return Counts.of(loaded[0])
 
-    counts = team.tell(counted)
+    counts = team.broadcast(counted)
     return loaded[0] if loaded else counts
 
 
@@ -169,7 +169,7 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
     together, stop = False, signals.Stop()  # whether all processes end for the same reason
     try:
         tracker.start(record)
-        with signals.heeded(stop), contextlib.closing(training.train(stop)) as rows:
+        with signals.handled_by(stop), contextlib.closing(training.train(stop)) as rows:
             for row in rows:
                 tracker.row(row)
         record["status"], record["stage_peaks_bytes"] = "done", training.peaks
@@ -199,11 +199,11 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
             record["compiled"] = compiled.compilations()
         _close(tracker, record)
         if together:
-            team.most(0)  # torchrun would end the process that records once another has ended
+            team.max(0)  # torchrun would end the process that records once another has ended
     training.close()
     print(closing(record))
     print(f"written to {identity.run_directory(cfg)}")
-    asked = team.most(stop.asked or 0)  # after the last safe point: the run is done, and nothing is to follow
+    asked = team.max(stop.asked or 0)  # after the last safe point: the run is done, and nothing is to follow
     if asked:
         stop.grant(asked)
     return record

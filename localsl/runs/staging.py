@@ -44,7 +44,7 @@ def staged(cfg: Config, task: Task, team: Team) -> Stage:
     """This process's stage; the task's network is left with its modules only."""
     network = task.network
     assert isinstance(network, LocalNetwork)
-    found = team.tell(lambda: balance_of(cfg, network))
+    found = team.broadcast(lambda: balance_of(cfg, network))
     print("\n".join(stage_lines(found)), flush=True)
     stages = found.stages
     reason = pipeline.inexact(network, stages)

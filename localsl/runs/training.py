@@ -81,7 +81,7 @@ class Training:
         Raises:
             ConfigError: if processes do not find the same.
         """
-        state = self._team.in_turn(lambda: self._checkpoints.newest(set_aside=True))
+        state = self._team.leader_first(lambda: self._checkpoints.newest(set_aside=True))
         found = self._team.gather(None if state is None else (state["epochs"], state["steps"]))
         if len(set(found)) > 1:
             what = "its processes do not see the same checkpoints in it"
@@ -105,7 +105,7 @@ class Training:
             print(
                 f"note: begun on another kind of device than {self._device.type}: equal only but for rounding"
             )
-        self.memory.go_on(self.epochs * len(self._train) + self.steps, self._known_peak(state))
+        self.memory.resume(self.epochs * len(self._train) + self.steps, self._known_peak(state))
         torch.set_rng_state(own["random"])
         if self._device.type == "cuda" and own["cuda_random"] is not None:
             torch.cuda.set_rng_state(own["cuda_random"], self._device)
@@ -140,7 +140,7 @@ class Training:
             "cuda_random": torch.cuda.get_rng_state(self._device) if cuda else None,
         }
         state = {**self._state(own), **self._progress()}
-        self._team.tell(lambda: self._checkpoints.save(state, self.epochs, self.steps))
+        self._team.broadcast(lambda: self._checkpoints.save(state, self.epochs, self.steps))
 
     def _state(self, own: dict[str, Any]) -> dict[str, Any]:
         """Weights, the optimizer's state and what is each process's own, in the form that one process has it in."""
@@ -172,7 +172,7 @@ class Training:
         tensors = [*self._network.held_state().values(), *states]
         # The largest magnitude is not finite where any value is not; one kernel looks at many tensors.
         largest = get_total_norm([t for t in tensors if t.is_floating_point()], math.inf)
-        return not self._team.most(not (bool(largest.isfinite()) and self._totals.finite()))
+        return not self._team.max(not (bool(largest.isfinite()) and self._totals.finite()))
 
     def close(self) -> None:
         """Keep one checkpoint, of the end."""
@@ -260,7 +260,7 @@ class Training:
         warmup = self._cfg.schedule.warmup_steps
         if warmup and not self.epochs:
             steps = min(warmup, len(self._train) - 1)
-            self._optimizer.lr = self._lr * optim.warmed_up(self.steps, steps)
+            self._optimizer.lr = self._lr * optim.warmup_factor(self.steps, steps)
         watched = self._optimizer.per_module and self.steps + 1 == len(self._train)
         with self.memory.step(), health.gradient_norms(self._network) if watched else nullcontext() as norms:
             yield
@@ -282,7 +282,7 @@ class Training:
         votes.close()
 
     def _stop_if_asked(self, stop: Stop, votes: Votes) -> None:
-        asked = votes.most(stop.asked or 0)  # a signal may come in while it waits for the others
+        asked = votes.max(stop.asked or 0)  # a signal may come in while it waits for the others
         if asked:
             with suppress(Diverged):  # the last checkpoint is then from before it broke
                 self.save()

@@ -1,1 +1,1 @@
-"""Training: one step, epochs, evaluation, optimizers, schedules, checkpoints."""
+"""Training: the step, evaluation, optimizers, learning rates, health checks, peak memory and signals."""

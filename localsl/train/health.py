@@ -1,4 +1,4 @@
-"""Modules that do not learn: gradient isolation hides a dead one behind a network that trains."""
+"""Detecting modules that do not learn, which gradient isolation can hide in a network that trains."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ from torch.nn.utils import get_total_norm
 if TYPE_CHECKING:
     from localsl.core.learner import Learner
 
-# Epochs without learning before something is said, and how much above chance is still chance.
-PATIENCE = 3
-MARGIN = 1.1
+PATIENCE = 3  # epochs without learning before a module is reported
+MARGIN = 1.1  # accuracies below this multiple of chance count as chance
+FALLEN = 0.999  # a loss has fallen once it is below this fraction of its first epoch's
 
-# A loss that is not below this part of its first epoch's has not fallen.
-FALLEN = 0.999
-
-# A gradient this much smaller than the weights that it is for moves nothing in float32.
+# A gradient whose norm is below this fraction of the weights' norm changes nothing in float32.
 VANISHED = 1e-9
 
 Norms = Mapping[nn.Parameter, Tensor]
@@ -29,15 +26,15 @@ Norms = Mapping[nn.Parameter, Tensor]
 def complaints(
     network: Learner, rows: list[dict[str, Any]], classes: int, norms: Norms | None = None
 ) -> list[str]:
-    """Modules that do not learn, as far as `PATIENCE` epochs tell, and whose gradients vanish.
+    """Messages on modules that have not learned for `PATIENCE` epochs, and on modules whose gradients vanish.
 
-    A classifier is judged by its accuracy, a module without one by its loss.
+    A module with a classifier is judged by its accuracy, others by their loss.
 
     Args:
-        network: after an epoch's last step, its gradients still there where they are kept.
-        rows: the lines of metrics.csv so far.
-        classes: of the data set.
-        norms: of the gradients that are not kept.
+        network: the network after the last step of an epoch, with the gradients that the step keeps.
+        rows: the rows of metrics.csv so far.
+        classes: the number of classes of the data set.
+        norms: the norms of gradients that the step does not keep.
     """
     found = [text for module in network.local_modules if (text := _stuck(module, rows, classes)) is not None]
     return found + [f"the gradients of module {module} vanish" for module in _vanished(network, norms or {})]
@@ -59,15 +56,15 @@ def _stuck(module: Any, rows: list[dict[str, Any]], classes: int) -> str | None:
 
 @contextmanager
 def gradient_norms(network: nn.Module) -> Iterator[Norms]:
-    """Norms of the gradients that are made inside, for steps that let go of them."""
+    """Record the norms of gradients computed in this context, for steps that free them."""
     norms: dict[nn.Parameter, Tensor] = {}
 
-    def see(parameter: Tensor) -> None:
+    def record(parameter: Tensor) -> None:
         assert isinstance(parameter, nn.Parameter)
         assert parameter.grad is not None
         norms[parameter] = parameter.grad.norm()
 
-    hooks = [p.register_post_accumulate_grad_hook(see) for p in network.parameters() if p.requires_grad]
+    hooks = [p.register_post_accumulate_grad_hook(record) for p in network.parameters() if p.requires_grad]
     try:
         yield norms
     finally:
@@ -76,13 +73,13 @@ def gradient_norms(network: nn.Module) -> Iterator[Norms]:
 
 
 @torch.no_grad()
-def _vanished(network: Learner, seen: Norms) -> list[int]:
-    """Modules whose layers have gradients, all of them nothing beside the weights."""
+def _vanished(network: Learner, freed: Norms) -> list[int]:
+    """Modules whose layers have gradients that are negligible relative to the weights."""
     norms, modules = [], []
     for module in network.local_modules:
         parameters = [p for layer in network.layers_of(module) for p in layer.parameters()]
         kept = [p.grad for p in parameters if p.grad is not None]
-        gradients = kept or [seen[p] for p in parameters if p in seen]
+        gradients = kept or [freed[p] for p in parameters if p in freed]
         if gradients:
             modules.append(module.index)
             norms.append(torch.stack([get_total_norm(gradients), get_total_norm(parameters)]))

@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate of each epoch."""
+"""Optimizers and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class ScheduleSettings:
 
 
 class Optimizer(ABC):
-    """All trainable parameters, weight decay on every one of them, updated by torch's fused kernels.
+    """An optimizer of all trainable parameters, with weight decay on each, by torch's fused kernels.
 
-    The arithmetic is torch's own functions. Its classes are not used because constructing one imports the
-    compiler, which takes about as long as importing torch does.
+    It calls the functions behind torch's optimizers. Constructing their classes would import the compiler, which
+    takes about as long as importing torch.
 
     Attributes:
-        parameters: what it updates.
-        state: by parameter, its running averages by torch's names, from its first gradient on.
+        parameters: the parameters that it updates.
+        state: the running averages of each parameter that has had a gradient, under torch's names.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerSettings):
@@ -64,7 +64,7 @@ class Optimizer(ABC):
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next step."""
+        """The learning rate of the next step."""
         return float(self._lr)
 
     @lr.setter
@@ -75,50 +75,52 @@ class Optimizer(ABC):
             self._lr = value
 
     def read_lr_from(self, device: torch.device) -> None:
-        """Keep the learning rate on the device, in float32: a recorded step then sees every new one."""
+        """Keep the learning rate on the device in float32, so that a recorded step reads its current value."""
         self._lr = torch.tensor(self._lr, dtype=torch.float32, device=device)
 
     @property
     def per_module(self) -> bool:
-        """Whether a module is to be updated as soon as its weights are no longer read in the step."""
+        """Whether to update each module as soon as the step no longer reads its weights."""
         return self._settings.per_module
 
     def zero_grad(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
-        """Let go of the gradients, of these or of all parameters."""
+        """Free the gradients of the given parameters, or of all."""
         for parameter in self.parameters if parameters is None else parameters:
             parameter.grad = None
 
     def state_dict(self) -> list[dict[str, Tensor]]:
-        """The state of every parameter, in order; empty for one without a gradient so far."""
+        """The state of every parameter in order, empty for a parameter that has had no gradient."""
         return [self.state.get(parameter, {}) for parameter in self.parameters]
 
     def load_state_dict(self, states: list[dict[str, Tensor]]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         for parameter, state in zip(self.parameters, states, strict=True):
             if state:
-                fresh = self._fresh(parameter)
-                self.state[parameter] = {name: fresh[name].copy_(value) for name, value in state.items()}
+                initial = self._initial_state(parameter)
+                self.state[parameter] = {name: initial[name].copy_(value) for name, value in state.items()}
 
     @torch.no_grad()
-    def step(self, parameters: Iterable[nn.Parameter] | None = None, poisoned: Tensor | None = None) -> None:
-        """Update every parameter that has a gradient, of these or of all.
+    def step(
+        self, parameters: Iterable[nn.Parameter] | None = None, found_nonfinite: Tensor | None = None
+    ) -> None:
+        """Update the parameters that have a gradient.
 
         Args:
-            parameters: these; None for all.
-            poisoned: float scalar on the device; at 1 nothing is changed, neither parameters nor state.
+            parameters: those to consider; None for all.
+            found_nonfinite: float scalar on the device; if it is 1, neither parameters nor state change.
         """
-        among = self.parameters if parameters is None else parameters
-        stepped = [p for p in among if p.grad is not None]
-        for parameter in stepped:
+        candidates = self.parameters if parameters is None else parameters
+        updated = [p for p in candidates if p.grad is not None]
+        for parameter in updated:
             if parameter not in self.state:
-                self.state[parameter] = self._fresh(parameter)
-        grads = [cast("Tensor", p.grad) for p in stepped]
-        states = [self.state[p] for p in stepped]
-        self._update(cast("list[Tensor]", stepped), grads, states, poisoned)
+                self.state[parameter] = self._initial_state(parameter)
+        grads = [cast("Tensor", p.grad) for p in updated]
+        states = [self.state[p] for p in updated]
+        self._update(cast("list[Tensor]", updated), grads, states, found_nonfinite)
 
     @abstractmethod
-    def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """The state of a parameter that was never updated."""
+    def _initial_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """The state of a parameter before its first update."""
 
     @abstractmethod
     def _update(
@@ -126,25 +128,26 @@ class Optimizer(ABC):
         parameters: list[Tensor],
         grads: list[Tensor],
         states: list[dict[str, Tensor]],
-        poisoned: Tensor | None,
+        found_nonfinite: Tensor | None,
     ) -> None:
-        """Change the parameters and their states in place."""
+        """Update the parameters and their states in place."""
 
 
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum."""
 
-    def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+    def _initial_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         if not self._settings.momentum:
             return {}
-        return {"momentum_buffer": torch.zeros_like(parameter)}  # its first step is that of torch's copy
+        # Zeros give the same first step as torch's buffer, a copy of the first gradient.
+        return {"momentum_buffer": torch.zeros_like(parameter)}
 
     def _update(
         self,
         parameters: list[Tensor],
         grads: list[Tensor],
         states: list[dict[str, Tensor]],
-        poisoned: Tensor | None,
+        found_nonfinite: Tensor | None,
     ) -> None:
         sgd(
             parameters,
@@ -157,16 +160,16 @@ class SGD(Optimizer):
             weight_decay=self._settings.weight_decay,
             dampening=0,
             maximize=False,
-            found_inf=poisoned,
+            found_inf=found_nonfinite,
         )
 
 
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015); `momentum` is its beta1."""
 
-    decoupled = False  # whether weight decay is apart from the gradient
+    decoupled = False  # whether weight decay is decoupled from the gradient
 
-    def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+    def _initial_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         averages = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
         return {"step": torch.zeros((), device=parameter.device), **averages}
 
@@ -175,7 +178,7 @@ class Adam(Optimizer):
         parameters: list[Tensor],
         grads: list[Tensor],
         states: list[dict[str, Tensor]],
-        poisoned: Tensor | None,
+        found_nonfinite: Tensor | None,
     ) -> None:
         adam(
             parameters,
@@ -193,7 +196,7 @@ class Adam(Optimizer):
             decoupled_weight_decay=self.decoupled,
             eps=1e-8,
             maximize=False,
-            found_inf=poisoned,
+            found_inf=found_nonfinite,
         )
 
 
@@ -207,37 +210,37 @@ KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
 def build(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
-    """The optimizer of a configuration over all parameters that train."""
+    """Build the optimizer of a configuration over the parameters that require gradients."""
     return KINDS[settings.name](parameters, settings)
 
 
 def learning_rate(epoch: int, lr: float, schedule: ScheduleSettings) -> float:
-    """The learning rate of `epoch` (from 1): cosine to 0 at the last, blended in from `warmup_lr`.
+    """The learning rate of `epoch`, counted from 1: a warm-up from `warmup_lr`, then a cosine or steps.
 
-    With E epochs, W of them warm-up: cos(e) = lr (1 + cos(pi e / E)) / 2, and for e <= W
-    cos(e) (e - 1) / W + warmup_lr (W + 1 - e) / W. The released code of AugLocal, MAN and MLAAN (W = 10);
-    no paper mentions the warm-up. `zero_based` is cos(e - 1), which begins at lr and ends above 0: the released
-    code of the same three for ImageNet, with W = 0. With milestones it is lr, times `decay` once for each epoch
-    of them that is over, in the cosine's place.
+    With E epochs, W of them warm-up, the cosine is cos(e) = lr (1 + cos(pi e / E)) / 2, and for e <= W the rate is
+    cos(e) (e - 1) / W + warmup_lr (W + 1 - e) / W. The released code of AugLocal, MAN and MLAAN has W = 10; no paper
+    mentions the warm-up. `zero_based` means cos(e - 1), which begins at lr and ends above 0, as in the same code for
+    ImageNet, where W = 0. With `milestones`, lr is multiplied by `decay` after each of these epochs, in place of the
+    cosine.
     """
     if schedule.milestones:
         base = lr * schedule.decay ** sum(epoch > milestone for milestone in schedule.milestones)
     else:
-        along = epoch - schedule.zero_based
-        base = 0.5 * lr * (1 + math.cos(math.pi * along / schedule.epochs))
+        e = epoch - schedule.zero_based
+        base = 0.5 * lr * (1 + math.cos(math.pi * e / schedule.epochs))
     warmup = schedule.warmup_epochs
     if epoch > warmup:
         return base
-    start = min(schedule.warmup_lr, lr)  # 0.01 there, which would not warm up Adam
+    start = min(schedule.warmup_lr, lr)  # the released 0.01 is above Adam's learning rate
     return (base * (epoch - 1) + start * (warmup + 1 - epoch)) / warmup
 
 
-WARMUP_FACTOR = 1e-3  # of the learning rate, at the first step
+WARMUP_FACTOR = 1e-3  # the factor on the learning rate at the first step
 
 
-def warmed_up(step: int, steps: int) -> float:
-    """The factor by which a run's step (from 0) has less than its learning rate: linear over the first `steps`.
+def warmup_factor(step: int, steps: int) -> float:
+    """The factor on the learning rate at a run's step (from 0): linear over the first `steps`, then 1.
 
-    torchvision's reference for detection.
+    This is the warm-up of torchvision's detection reference.
     """
     return 1.0 if step >= steps else WARMUP_FACTOR + (1 - WARMUP_FACTOR) * step / steps

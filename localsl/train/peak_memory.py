@@ -1,4 +1,4 @@
-"""Peak memory of training: the allocator's on a GPU, counted live tensors on a CPU."""
+"""Peak memory of training: reported by the allocator on a GPU, counted from live tensors on a CPU."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from localsl.train.optim import Optimizer
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors alive while it is active, those handed to it at the start included.
+    """Counts the bytes of all tensors that are alive while it is active, including the given ones.
 
-    A storage counts once, however many tensors view it, from the operation that returns it until nothing
-    refers to it: activations saved for backward count, a kernel's own workspace does not.
+    A storage counts once, however many tensors view it, from the operation that returns it until nothing refers to
+    it. Activations saved for the backward pass count; the workspace of a kernel does not.
 
     Attributes:
-        peak: bytes.
+        peak: the peak so far, in bytes.
     """
 
     def __init__(self, tensors: Iterable[Tensor] = ()):
         super().__init__()
         self.peak = 0
-        self._bytes = 0  # of storages not yet found dead
+        self._bytes = 0  # of storages that are not known to be freed
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
         for tensor in tensors:
             self._count(tensor)
@@ -47,7 +47,9 @@ class LiveBytes(TorchDispatchMode):
     def _count(self, tensor: Tensor) -> None:
         this, storage = key(tensor), tensor.untyped_storage()
         size = storage.nbytes()
-        if this in self._alive or not size:  # an address is not used again while it is weakly referred to
+        if (
+            this in self._alive or not size
+        ):  # a key is unique, since a weak reference keeps it from being reused
             return
         self._alive[this] = StorageWeakRef(storage), size
         self._bytes += size
@@ -57,42 +59,43 @@ class LiveBytes(TorchDispatchMode):
 
     @property
     def now(self) -> int:
-        """Bytes alive. Weak references are asked: their callbacks would run inside the garbage collector."""
+        """Bytes alive. Weak references are polled, since callbacks would run inside the garbage collector."""
         for this in [this for this, (reference, _) in self._alive.items() if reference.expired()]:
             self.forget(this)
         return self._bytes
 
     def forget(self, this: int) -> None:
-        """Called for a storage that is found dead."""
+        """Stop counting a storage that was freed."""
         self._bytes -= self._alive.pop(this)[1]
 
     def at_peak(self) -> None:
-        """Called whenever the peak rises."""
+        """A hook for subclasses, called whenever the peak rises."""
 
     def alive(self) -> dict[int, int]:
-        """Bytes of every storage alive, by `key`; to be asked in `at_peak`, when none is dead."""
+        """The bytes of every live storage by `key`; exact inside `at_peak`, where freed storages are removed."""
         return {this: size for this, (_, size) in self._alive.items()}
 
 
 def key(tensor: Tensor) -> int:
-    """What tensors share that view one storage, as long as it lives."""
+    """An identifier that tensors share if they view the same storage, unique while it is alive."""
     return tensor.untyped_storage()._cdata
 
 
-# Steps after which a shape's algorithms are chosen, and the optimizer's state is made.
+# Steps after which cuDNN has chosen its algorithms for a shape, and the optimizer's state exists.
 TRIALS = 3
 
 
 class PeakMemory:
-    """The peak of a run's training steps, data set left out: it lies on the device beside them.
+    """The peak memory of a run's training steps, without the data set, which may lie on the same device.
 
-    On CUDA the allocator's `max_memory_allocated`, less the data set, of a process's steps from its second
-    epoch on: in the first cuDNN tries its algorithms on every new shape, in workspaces that no later step needs.
-    Where no second epoch follows it is of the steps after the first three, or of all where there are no more.
-    So it is of all where steps are replayed: a recording's memory is allocated once.
+    On CUDA it is the allocator's `max_memory_allocated` minus the data set, from the second epoch of a process on.
+    In the first epoch cuDNN tries its algorithms on every new shape, with workspaces that no later step needs. If no
+    second epoch follows, the first three steps are left out instead, unless there are no others. All steps count if
+    they are replayed, because a recording allocates its memory only once.
 
-    On a CPU the live tensors of one step on a full batch, the second step where it can be, when the optimizer's
-    state exists: parameters, gradients, momentum and activations, without kernels' workspaces. `scope` says which.
+    On a CPU it is the size of the live tensors in one step on a full batch: parameters, gradients, momentum and
+    activations, without the workspaces of kernels. This is the second step, if there is one, because the optimizer's
+    state exists by then. `scope` says what `bytes` counts.
     """
 
     def __init__(
@@ -104,10 +107,14 @@ class PeakMemory:
         compiled: bool = False,
         replayed: bool = False,
     ):
-        """`steps` is an epoch's, of which the last may be of a smaller batch; of compiled ones, whose kernels
-        have tensors of their own, a CPU's are not counted; `replayed` ones are recorded as a CUDA graph.
+        """Prepare for a run from its first step.
+
+        Args:
+            steps: steps per epoch, the last of which may have a smaller batch.
+            compiled: whether steps are compiled; a CPU's peak is then unknown, since kernels allocate tensors too.
+            replayed: whether steps are recorded as CUDA graphs.
         """
-        self._before: int | None = None if compiled else 0
+        self._previous: int | None = None if compiled else 0  # the peak of earlier steps
         self._network, self._optimizer = network, optimizer
         self._device = next(p.device for p in network.parameters() if p.device.type != "meta")
         self._steps, self._all_steps, self._replayed = steps, steps * epochs, replayed
@@ -115,35 +122,37 @@ class PeakMemory:
         self._step = 0
         self._live: LiveBytes | None = None
         self._resident = 0
-        self._settles = self._settled(0)  # the step before which the allocator's peak is counted anew
-        self._pending, self._clean = self._settles is not None, False
+        # The allocator's peak is reset before step `_reset_at`, and `_pending` until then. `_clean` says whether
+        # `_previous` was measured after cuDNN's trials, so that it still counts.
+        self._reset_at = self._tuned_at(0)
+        self._pending, self._clean = self._reset_at is not None, False
         if self._device.type == "cuda":
             state = sum(t.nbytes for t in self._state())
             torch.cuda.reset_peak_memory_stats(self._device)
             self._resident = torch.cuda.memory_allocated(self._device) - state
 
     def step(self) -> AbstractContextManager:
-        """Wraps one training step."""
+        """The context of one training step."""
         step, self._step = self._step, self._step + 1
         if self._device.type == "cuda":
-            if self._pending and step == self._settles:
+            if self._pending and step == self._reset_at:
                 torch.cuda.reset_peak_memory_stats(self._device)
-                self._before, self._pending = self._before if self._clean else None, False
+                self._previous, self._pending = self._previous if self._clean else None, False
         elif step == self._trace_at:
             self._live = LiveBytes(self._state())
             return self._live
         return nullcontext()
 
-    def go_on(self, steps: int, peak: int | None) -> None:
-        """Count from a peak that was measured over the run's first `steps` steps; anew where it is None."""
-        first = self._settled(0)
-        self._step, self._before = steps, peak
-        # A new process tries the algorithms anew: what was counted after that counts, what before does not.
+    def resume(self, steps: int, peak: int | None) -> None:
+        """Continue after the run's first `steps` steps with the peak measured over them; None starts anew."""
+        first = self._tuned_at(0)
+        self._step, self._previous = steps, peak
+        # Every process tries cuDNN's algorithms again. The peak so far is valid if it was measured after such trials.
         self._clean = peak is not None and first is not None and steps > first
-        self._settles = self._settled(steps)
-        self._pending = self._clean or self._settles is not None
+        self._reset_at = self._tuned_at(steps)
+        self._pending = self._clean or self._reset_at is not None
         if peak is None and self._trace_at is not None:
-            smaller = self._steps > 1 and steps % self._steps == self._steps - 1  # an epoch's last batch
+            smaller = self._steps > 1 and steps % self._steps == self._steps - 1  # the last batch of an epoch
             self._trace_at = max(self._trace_at, steps + smaller)
 
     @property
@@ -155,16 +164,20 @@ class PeakMemory:
 
     @property
     def bytes(self) -> int | None:
-        """The peak so far; None where it is not counted."""
+        """The peak so far; None if it is unknown."""
         if self._device.type == "cuda":
             if self._pending and self._clean:
-                return self._before
-            return max(self._before or 0, torch.cuda.max_memory_allocated(self._device) - self._resident)
-        return self._live.peak if self._live else self._before
+                return self._previous
+            return max(self._previous or 0, torch.cuda.max_memory_allocated(self._device) - self._resident)
+        return self._live.peak if self._live else self._previous
 
-    def _settled(self, begun: int) -> int | None:
-        """The step before which a process that began with another has tried cuDNN's algorithms; None if none is."""
-        ends = (begun + self._steps, begun + TRIALS)
+    def _tuned_at(self, start: int) -> int | None:
+        """The first step of a process after its trials of cuDNN's algorithms; None if all its steps count.
+
+        Args:
+            start: the first step of the process.
+        """
+        ends = (start + self._steps, start + TRIALS)
         return None if self._replayed else next((end for end in ends if end < self._all_steps), None)
 
     def _state(self) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as requests that training grants at the next safe point."""
+"""Graceful stop: SIGTERM and SIGINT become requests that training grants at the next safe point."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Whether somebody asked the process to stop.
+    """A request to stop, and whether it is granted.
 
     Attributes:
-        asked: the signal's number, or None.
-        granted: whether training has come to its safe point, and ends.
+        asked: the number of the signal that asked for it; None so far.
+        granted: whether training has reached a safe point and ends.
     """
 
     def __init__(self) -> None:
@@ -26,19 +26,20 @@ class Stop:
         self.granted = False
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        """The handler: nothing is written in it, since it may interrupt anything. The second signal acts."""
+        """The signal handler: the first signal is only noted, since it may interrupt anything; a second one ends."""
         if self.asked is not None:
-            self.obey()
+            self.end()
         self.asked = number
-        os.write(2, b"\nstopping after this step (again: at once)\n")  # print is not for signal handlers
+        # print is not safe in a signal handler.
+        os.write(2, b"\nstopping after this step (a second signal stops at once)\n")
 
     def grant(self, number: int) -> None:
-        """End at a safe point, as this signal asks: of several processes another may have got it."""
+        """End at a safe point because of signal `number`, which may have reached another process."""
         self.asked, self.granted = number, True
-        self.obey()
+        self.end()
 
-    def obey(self) -> None:
-        """End as the signal asks: KeyboardInterrupt for SIGINT, exit code 143 for SIGTERM."""
+    def end(self) -> None:
+        """End as the signal demands: by KeyboardInterrupt for SIGINT, with exit code 143 for SIGTERM."""
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         if self.asked is not None:
@@ -46,9 +47,11 @@ class Stop:
 
 
 @contextmanager
-def heeded(stop: Stop) -> Iterator[Stop]:
-    """It hears both signals inside; in a thread, where Python hears none, nothing."""
-    if threading.current_thread() is not threading.main_thread():
+def handled_by(stop: Stop) -> Iterator[Stop]:
+    """Let `stop` handle both signals in this context."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # Python sets handlers in the main thread only
         yield stop
         return
     before = [signal.signal(number, stop.ask) for number in SIGNALS]

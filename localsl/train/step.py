@@ -1,4 +1,4 @@
-"""The training step, the epoch and the evaluation: the same for every rule, none of which is named here."""
+"""The training step, the training epoch and the evaluation, which are the same for every rule."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Autocast = Callable[[], AbstractContextManager]
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:
-    """What forward passes run in: nothing for fp32, bfloat16 autocast for bf16."""
+    """The context of forward passes: bfloat16 autocast for bf16, none for fp32."""
     if precision == "fp32":
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
@@ -36,9 +36,9 @@ def autocast(precision: str, device: torch.device) -> Autocast:
 def training_forward(
     cfg: Execution, device: torch.device, watch: Callable[[Tensor], object] | None = None
 ) -> Autocast:
-    """What the forward passes of a training step run in: autocast, and `memory=lean`.
+    """The context of a training step's forward passes: autocast, and recomputation for `memory=lean`.
 
-    `watch` is told every tensor that is kept for the backward pass.
+    `watch` is called with every tensor that is kept for the backward pass.
     """
 
     def keep(tensor: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def training_forward(
 
 
 class Totals:
-    """Per-module sums over an epoch, kept on the device: reading them is the epoch's only synchronisation."""
+    """Per-module sums over an epoch, kept on the device so that an epoch synchronises only when they are read."""
 
     def __init__(self, network: Learner):
         modules, device = len(network.local_modules), network.device
@@ -70,13 +70,16 @@ class Totals:
         self._images = 0
 
     def clear(self) -> None:
-        """Begin another epoch, in place: a recorded step adds to these very tensors."""
+        """Reset the sums for another epoch, in place, since a recorded step adds to the same tensors."""
         self._loss.zero_()
         self._correct.zero_()
         self._images = 0
 
     def add(self, losses: Iterable[LocalLoss], images: int) -> None:
-        """Count a step's losses on a batch, whose graphs are freed one after another: all modules in one addition."""
+        """Add the losses of a step on a batch of `images` images.
+
+        Each loss is dropped before the next one is computed, and all modules are added in one operation.
+        """
         totals, correct = ([none] * len(self._has_loss) for none in self._none)
         for loss in losses:
             totals[loss.module] = loss.total.detach()
@@ -88,26 +91,26 @@ class Totals:
         self._correct += torch.stack(correct)
 
     def batch(self, images: int) -> None:
-        """Count a batch's images, once for all modules."""
+        """Count the images of a batch."""
         self._images += images
 
     def state(self) -> dict[str, Any]:
-        """All of it, on the CPU, for `restore`."""
-        has = {"has_loss": self._has_loss, "classifies": self._classifies, "images": self._images}
-        return {"loss": self._loss.cpu(), "correct": self._correct.cpu()} | has
+        """The state for `restore`, on the CPU."""
+        flags = {"has_loss": self._has_loss, "classifies": self._classifies, "images": self._images}
+        return {"loss": self._loss.cpu(), "correct": self._correct.cpu()} | flags
 
     @staticmethod
     def merged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The state of one process, of those of several that hold some of the modules each."""
+        """Merge the states of processes that hold different modules into the state of a single process."""
         sums = {name: torch.stack([state[name] for state in states]).sum(0) for name in ("loss", "correct")}
         flags = {
-            name: [any(has) for has in zip(*(state[name] for state in states), strict=True)]
+            name: [any(flags) for flags in zip(*(state[name] for state in states), strict=True)]
             for name in ("has_loss", "classifies")
         }
         return sums | flags | {"images": states[0]["images"]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned; of modules that are held elsewhere nothing is taken."""
+        """Continue from what `state` returned, without the sums of modules that other processes hold."""
         held = torch.tensor(self._held)
         self._loss.copy_(torch.where(held, state["loss"], 0.0))
         self._correct.copy_(torch.where(held, state["correct"], 0))
@@ -115,27 +118,25 @@ class Totals:
         self._images = state["images"]
 
     def finite(self) -> bool:
-        """Whether every loss so far was; reads the device."""
+        """Whether all losses so far are finite; synchronises with the device."""
         return bool(self._loss.isfinite().all())
 
     def means(self, team: Team = ALONE) -> list[ModuleMeans]:
-        """Of all processes' images and per module: mean loss per image where it has one, accuracy in per cent
-        where it classifies.
-        """
+        """The means of each module over the images of all processes."""
         images = self._images * team.replicas
         loss = (team.sum(self._loss.clone()) / images).tolist()
         accuracy = (100 * team.sum(self._correct.clone()) / images).tolist()
-        has = torch.tensor([self._has_loss, self._classifies], dtype=torch.int64, device=self._loss.device)
-        has_loss, classifies = team.sum(has).tolist()
+        flags = torch.tensor([self._has_loss, self._classifies], dtype=torch.int64, device=self._loss.device)
+        has_loss, classifies = team.sum(flags).tolist()
         return [
-            ModuleMeans(x if trained else None, a if known else None)
-            for x, trained, a, known in zip(loss, has_loss, accuracy, classifies, strict=True)
+            ModuleMeans(x if trained else None, a if classified else None)
+            for x, trained, a, classified in zip(loss, has_loss, accuracy, classifies, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class ModuleMeans:
-    """A module's mean loss per image and its classifier's accuracy in per cent, each if it has one."""
+    """A module's mean loss per image and the accuracy of its classifier in per cent; None if it has none."""
 
     loss: float | None
     accuracy: float | None
@@ -149,30 +150,30 @@ def train_step(
     forward: Autocast = nullcontext,
     team: Team = ALONE,
 ) -> Iterator[LocalLoss]:
-    """One step on one batch; yields each module's loss after its backward, the graph already freed.
+    """Take one step on one batch; yield each module's loss after its backward pass, with its graph already freed.
 
-    All modules are updated together, from losses of the old weights, or each as soon as that comes to the same
-    (`optimizer.per_module`). A loss that is not finite keeps every update after it from being applied, without
-    the device being asked. The step is complete only when the iterator is exhausted.
+    All modules are updated together, or with `optimizer.per_module` each as soon as this gives the same result. A
+    non-finite loss masks all updates after it on the device, without a synchronisation. The step is complete when the
+    iterator is exhausted.
 
-    Of several processes each has its part of the batch. Gradients are averaged between them while the modules
-    that follow run, those of a module as soon as nothing reads its weights any more in the step.
+    With several processes each takes its share of the batch. The gradients of a module are averaged as soon as the
+    step no longer reads its weights, while the next modules run.
     """
     optimizer.zero_grad()
-    seen: list[Tensor] = []
+    losses_so_far: list[Tensor] = []
     updates = per_module(network) if optimizer.per_module or team.replicas > 1 else {}
-    begun: deque[tuple[Update, Callable[[], Tensor]]] = deque()
-    ahead = 1 if team.replicas > 1 else 0  # modules whose averages are on their way while others are computed
-    poisoned: Tensor | None = None
+    pending: deque[tuple[Update, Callable[[], Tensor]]] = deque()
+    in_flight = 1 if team.replicas > 1 else 0  # averages that are communicated while other modules run
+    found_nonfinite: Tensor | None = None
 
     def finish(count: int) -> None:
-        nonlocal poisoned
+        nonlocal found_nonfinite
         for _ in range(count):
-            update, averaged = begun.popleft()
-            poisoned = averaged()
+            update, wait = pending.popleft()
+            found_nonfinite = wait()
             if optimizer.per_module:
                 network.update_ema(update.momentum_layers)
-                optimizer.step(update.parameters, poisoned)
+                optimizer.step(update.parameters, found_nonfinite)
                 optimizer.zero_grad(update.parameters)
 
     losses = network.local_losses(images, targets)
@@ -182,21 +183,21 @@ def train_step(
         if loss is None:
             break
         loss.total.backward()
-        seen.append(loss.total.detach())
+        losses_so_far.append(loss.total.detach())
         yield loss
         update = updates.get(loss.module)
         if update is not None:
-            begun.append((update, begin_average(team, update.parameters, _poisoned(seen))))
-            finish(len(begun) - ahead)
-    finish(len(begun))
+            pending.append((update, begin_average(team, update.parameters, _any_nonfinite(losses_so_far))))
+            finish(len(pending) - in_flight)
+    finish(len(pending))
     if not optimizer.per_module:
         network.update_ema()
-        optimizer.step(None, _poisoned(seen) if poisoned is None else poisoned)
+        optimizer.step(None, _any_nonfinite(losses_so_far) if found_nonfinite is None else found_nonfinite)
     average_statistics(team, network)
 
 
-def _poisoned(losses: list[Tensor]) -> Tensor:
-    """1 if any of them is not finite, else 0: a scalar left on the device."""
+def _any_nonfinite(losses: list[Tensor]) -> Tensor:
+    """A float scalar on the device: 1 if any of the losses is not finite, else 0."""
     return (~torch.stack(losses).isfinite().all()).float()
 
 
@@ -208,9 +209,9 @@ def counted_step(
     graphs: Graphs | None = None,
     team: Team = ALONE,
 ) -> Step:
-    """A training step on normalised images and targets that is added up in `totals`.
+    """A training step on a batch of normalised images and targets that adds its losses to `totals`.
 
-    With `graphs` it is recorded, and replayed with the optimizer's learning rate of the day.
+    With `graphs` the step is recorded and replayed, and reads the optimizer's learning rate from the device.
     """
 
     def step(images: Any, targets: Any) -> None:
@@ -229,9 +230,9 @@ def train_epoch(
     totals: Totals,
     around_step: Callable[[], AbstractContextManager] = nullcontext,
 ) -> None:
-    """One pass of `counted_step` over batches.
+    """Take a step, made by `counted_step`, on every batch.
 
-    `around_step` may raise at its end: the step is then complete, and counted.
+    If `around_step` raises on exit, the step is complete and counted.
     """
     network.train()
     for images, targets in batches:
@@ -242,10 +243,10 @@ def train_epoch(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network does on test images: mean cross-entropy, and accuracies in per cent.
+    """Mean cross-entropy on test images, and accuracies in per cent.
 
     Attributes:
-        top5_accuracy: how often the class is among the five likeliest; None if not asked for.
+        top5_accuracy: share of images whose class is among the five highest outputs; None if not computed.
     """
 
     loss: float
@@ -254,7 +255,7 @@ class Evaluation:
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """By their names in metrics.csv."""
+        """The accuracies by their names in metrics.csv."""
         top5 = {} if self.top5_accuracy is None else {"test_top5_accuracy": self.top5_accuracy}
         return {"test_accuracy": self.accuracy, **top5}
 
@@ -267,12 +268,12 @@ def evaluate(
     top5: bool = False,
     team: Team = ALONE,
 ) -> Evaluation:
-    """Figures of the plain backbone, over all processes' batches; no auxiliary network runs."""
+    """Evaluate the backbone, without auxiliary networks, on the batches of all processes."""
     network.eval()
     device = network.device
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    among = torch.zeros((), dtype=torch.int64, device=device)
+    correct5 = torch.zeros((), dtype=torch.int64, device=device)
     images_seen = torch.zeros((), dtype=torch.int64, device=device)
     for images, targets in batches:
         with forward():
@@ -282,10 +283,10 @@ def evaluate(
         loss += F.cross_entropy(logits.float(), targets, reduction="sum")
         correct += (logits.argmax(1) == targets).sum()
         if top5:
-            among += (logits.topk(min(5, logits.shape[1]), 1).indices == targets[:, None]).sum()
+            correct5 += (logits.topk(min(5, logits.shape[1]), 1).indices == targets[:, None]).sum()
         images_seen += len(targets)
-    for figure in (loss, correct, among, images_seen):
+    for figure in (loss, correct, correct5, images_seen):
         team.sum(figure)
     count = int(images_seen)
-    accuracy, within = 100 * int(correct) / count, 100 * int(among) / count
-    return Evaluation(float(loss) / count, accuracy, within if top5 else None)
+    accuracy, top5_accuracy = 100 * int(correct) / count, 100 * int(correct5) / count
+    return Evaluation(float(loss) / count, accuracy, top5_accuracy if top5 else None)

@@ -1,4 +1,4 @@
-"""What a network is trained for: its batches, its test figures, and what a record says of them."""
+"""The interface of a task, classification or detection, to the training loop."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from localsl.train import health
 from localsl.train.health import Norms
 from localsl.train.step import Autocast
 
-# Figures by which the best epoch of a run is chosen, in per cent; each task has one of them.
+# Figures, in per cent, that choose the best epoch of a run, and their printed names; each task has one of them.
 SCORES = {"test_accuracy": "test", "ap_box": "box AP"}
 
 
 def score(figures: Mapping[str, Any]) -> float:
-    """The figure by which epochs are compared, of those of a test, a line of metrics.csv or a record's part."""
+    """The figure that epochs are compared by, from the figures of a test, a row of metrics.csv or a record."""
     return next(figures[name] for name in SCORES if name in figures)
 
 
 class TrainingBatches(Protocol):
-    """Batches of whatever `Learner.local_losses` takes; targets have a length, the number of images."""
+    """Batches of the inputs of `Learner.local_losses`; the length of the targets is the number of images."""
 
     def __len__(self) -> int: ...
 
     def epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[tuple[Any, Any]]:
-        """One epoch, in the order of (seed, epoch), without the first `skip`."""
+        """Batches of one epoch in the order that (seed, epoch) determine, without the first `skip`."""
         ...
 
     def close(self) -> None:
-        """Let go of what makes them."""
+        """Stop the worker processes, if there are any."""
         ...
 
 
 class TestBatches(Protocol):
-    """Batches of whatever `Task.evaluate` takes."""
+    """Batches of the inputs of `Task.evaluate`."""
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]: ...
 
     def close(self) -> None:
-        """Let go of what makes them."""
+        """Stop the worker processes, if there are any."""
         ...
 
 
 @dataclass(frozen=True)
 class Batches:
-    """All batches of a run, or of one of its processes."""
+    """The batches of a run, or of one of its processes."""
 
     train: TrainingBatches
     test: TestBatches
@@ -58,16 +58,16 @@ class Batches:
 
 
 class Figures(Protocol):
-    """What a test found."""
+    """The figures of an evaluation."""
 
     @property
     def loss(self) -> float | None:
-        """The mean over images; None where the test has none."""
+        """The mean loss per image; None for a task whose evaluation has no loss."""
         ...
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """In per cent, by their names in metrics.csv; one of them is in SCORES."""
+        """Accuracies in per cent by their names in metrics.csv; one of them is in SCORES."""
         ...
 
 
@@ -75,10 +75,10 @@ class Task(ABC):
     """A network and the data that it is trained and tested on.
 
     Attributes:
-        network: with its initial weights.
-        images: how many an epoch has (`train`), a `test`, and those held out of training (`validation`), if any.
-        classes: of the data set.
-        record: what its record says beside what all records say.
+        network: the network with its initial weights.
+        images: the numbers of images for `train`, `test` and, if some are held out of training, `validation`.
+        classes: the number of classes of the data set.
+        record: fields of a run's record that are specific to the task.
     """
 
     network: Learner
@@ -88,16 +88,16 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """What is worth knowing before a run starts."""
+        """Describe the network and the data, to be printed before a run starts."""
 
     @abstractmethod
     def batches(self, device: torch.device, layout: torch.memory_format, part: Part) -> Batches:
-        """This process's part of the batches."""
+        """The batches of this process, whose share of the images is `part`."""
 
     @abstractmethod
     def evaluate(self, batches: Iterable[tuple[Any, Any]], forward: Autocast, team: Team) -> Figures:
-        """Test the network on all processes' batches."""
+        """Evaluate the network on the batches of all processes."""
 
     def complaints(self, rows: list[dict[str, Any]], norms: Norms | None) -> list[str]:
-        """What keeps modules from learning, as far as it can be seen after an epoch."""
+        """Messages on modules that do not learn, after an epoch."""
         return health.complaints(self.network, rows, self.classes, norms)

@@ -1,1 +1,1 @@
-"""What a machine with a GPU is asked, in minutes: `python -m localsl.measure.gpu`, `make gpu`."""
+"""Tests and measurements for minutes on a machine with a GPU: `python -m localsl.measure.gpu`, `make gpu`."""

@@ -1,4 +1,4 @@
-"""`python -m localsl.measure.gpu`: tests, memory, speed and training on a GPU, in a time that is given."""
+"""`python -m localsl.measure.gpu`: tests, memory, speed and training on a GPU within a time limit."""
 
 from __future__ import annotations
 
@@ -18,62 +18,62 @@ from localsl.execution import devices
 from localsl.measure.gpu.archive import ARCHIVE, SUMMARY, Report
 from localsl.measure.gpu.groups import ROOT
 from localsl.measure.gpu.queue import Places, Queue, lines
-from localsl.measure.gpu.stages import Stage, Tell, command, in_turn
+from localsl.measure.gpu.stages import Stage, Write, command, run_stages
 
-# A stage's part of the time left, and the seconds that it has at least: those before it leave them.
+# For each stage, its share of the remaining time and the seconds that earlier stages leave to it at least.
 SHARES = {"tests": (45, 85), "memory": (20, 25), "speed": (60, 60), "train": (240, 60)}
-KEPT = 12.0  # seconds at the end for processes to stop in and for the archive
+RESERVED = 12.0  # seconds at the end for stopping processes and writing the archive
 
 
-def stages(typed: argparse.Namespace) -> list[Stage]:
-    """Those that were asked for, in this order."""
-    common = ["--work", str(typed.work), "--device", typed.device, "--setting", typed.setting]
-    common += ["--rules", typed.rules]
+def stages(args: argparse.Namespace) -> list[Stage]:
+    """The requested stages, in order."""
+    common = ["--work", str(args.work), "--device", args.device, "--setting", args.setting]
+    common += ["--rules", args.rules]
     python = [sys.executable, "-m"]
-    parallel = ["-n", str(typed.test_workers), "--dist", "load", "--maxschedchunk", "1"]
+    parallel = ["-n", str(args.test_workers), "--dist", "load", "--maxschedchunk", "1"]
     tests = [*python, "pytest", "tests/test_cuda.py", "-q", "-rf", "--durations=15", "-p", "no:cacheprovider"]
-    tests += parallel if importlib.util.find_spec("xdist") and typed.test_workers > 1 else []
+    tests += parallel if importlib.util.find_spec("xdist") and args.test_workers > 1 else []
     memory = [*python, "localsl.measure.gpu.peaks", *common]
-    speed = [*python, "localsl.measure.gpu.speeds", *common, "--seconds", str(typed.rule_seconds)]
-    speed += ["--columns", typed.columns] if typed.columns else []
+    speed = [*python, "localsl.measure.gpu.speeds", *common, "--seconds", str(args.rule_seconds)]
+    speed += ["--columns", args.columns] if args.columns else []
 
-    def train(deadline: float, tell: Tell) -> str:
-        places = Places(typed.work, typed.data, "cuda" if typed.device == "auto" else typed.device)
-        return Queue(lines(typed.queue), places, typed.workers).work(deadline, tell)
+    def train(deadline: float, write: Write) -> str:
+        places = Places(args.work, args.data, "cuda" if args.device == "auto" else args.device)
+        return Queue(lines(args.queue), places, args.workers).work(deadline, write)
 
     work = {
-        "tests": command(tests, typed.work / "tests.txt"),
-        "memory": command(memory, typed.work / "memory.txt"),
-        "speed": command(speed, typed.work / "speed.txt", again=["--go-on"]),
+        "tests": command(tests, args.work / "tests.txt"),
+        "memory": command(memory, args.work / "memory.txt"),
+        "speed": command(speed, args.work / "speed.txt", again=["--go-on"]),
         "train": train,
     }
-    return [Stage(name, *SHARES[name], work[name]) for name in typed.stages]
+    return [Stage(name, *SHARES[name], work[name]) for name in args.stages]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """What was asked for; 1 if a stage failed, 2 without a GPU."""
+    """Run the requested stages; return 1 if a stage failed, 2 without a GPU, else 0."""
     began = time.monotonic()
-    typed = _parsed(arguments)
-    if typed.device != "cpu" and not torch.cuda.is_available():
+    args = _parse(arguments)
+    if args.device != "cpu" and not torch.cuda.is_available():
         what = "torch finds no CUDA device: make gpu is for a machine that has one"
-        print(f"{what}; --device cpu tries it without", file=sys.stderr)
+        print(f"{what}; --device cpu runs it without a GPU", file=sys.stderr)
         return 2
-    report = Report(typed.work, typed.out, devices.chosen(typed.device))
-    deadline = began + typed.seconds - min(KEPT, typed.seconds / 5)
+    report = Report(args.work, args.out, devices.chosen(args.device))
+    deadline = began + args.seconds - min(RESERVED, args.seconds / 5)
     try:
         with _stopped_by_signals():
-            well = in_turn(stages(typed), deadline, report)
+            succeeded = run_stages(stages(args), deadline, report)
     except KeyboardInterrupt:
-        well = False
-    print(f"{typed.out / SUMMARY}, {typed.out / ARCHIVE}")
-    return 0 if well else 1
+        succeeded = False
+    print(f"{args.out / SUMMARY}, {args.out / ARCHIVE}")
+    return 0 if succeeded else 1
 
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does, all that was started with it.
+    """Let SIGTERM end this process and its children as Ctrl-C does.
 
-    SIGINT is set too: a shell has what it runs in the background ignore it, and so would what is started here.
+    SIGINT gets a handler too: a shell starts background processes with SIGINT ignored, which children would inherit.
     """
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -87,32 +87,41 @@ def _stop(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(prog="python -m localsl.measure.gpu", description=__doc__)
-    made.add_argument(
-        "--stages", type=_names, default=["tests", "memory", "speed"], help=f"of {','.join(SHARES)}"
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m localsl.measure.gpu", description=__doc__)
+    parser.add_argument(
+        "--stages", type=_names, default=["tests", "memory", "speed"], help=f"some of {','.join(SHARES)}"
     )
-    made.add_argument("--seconds", type=float, default=300, help="for all of it")
-    made.add_argument("--work", type=Path, default=ROOT / "outputs" / "gpu", help="written to meanwhile")
-    made.add_argument("--out", type=Path, default=os.environ.get("OUT") or ROOT / "results" / "bench")
-    made.add_argument("--data", help="the folder of data sets, for runs (data_dir)")
-    made.add_argument("--device", default="auto", help="auto, cuda, cuda:1, or cpu to try it without a GPU")
-    made.add_argument("--queue", type=Path, help="a run a line: overrides of run.py, the most important first")
-    made.add_argument("--workers", type=int, default=2, help="runs at a time")
-    made.add_argument("--test-workers", type=int, default=min(8, os.cpu_count() or 1))
-    made.add_argument("--rule-seconds", type=float, default=1.5, help="that a rule's steps are timed for")
-    made.add_argument("--columns", default="", help="ways to execute steps, of speed: fp32,bf16")
-    made.add_argument("--rules", default="", help="of memory and speed: bp,auglocal d=3")
-    made.add_argument("--setting", default="", help="overrides for every cell of memory and speed")
-    typed = made.parse_args(arguments)
-    typed.work, typed.out = typed.work.resolve(), Path(typed.out).resolve()
-    typed.data = typed.data and str(Path(typed.data).expanduser().resolve())
-    typed.queue = typed.queue and typed.queue.resolve()
-    return typed
+    parser.add_argument("--seconds", type=float, default=300, help="time limit for all stages")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "outputs" / "gpu", help="folder for intermediate results"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=os.environ.get("OUT") or ROOT / "results" / "bench",
+        help="folder for the summary and the archive",
+    )
+    parser.add_argument("--data", help="folder of data sets for training runs (data_dir)")
+    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, or cpu to run without a GPU")
+    parser.add_argument("--queue", type=Path, help="file of training runs: overrides of run.py, by priority")
+    parser.add_argument("--workers", type=int, default=2, help="number of training runs at a time")
+    parser.add_argument(
+        "--test-workers", type=int, default=min(8, os.cpu_count() or 1), help="processes of the tests"
+    )
+    parser.add_argument("--rule-seconds", type=float, default=1.5, help="seconds for which each rule is timed")
+    parser.add_argument("--columns", default="", help="ways of execution to time, such as fp32,bf16")
+    parser.add_argument("--rules", default="", help="rules for memory and speed, such as bp,auglocal d=3")
+    parser.add_argument("--setting", default="", help="overrides of run.py for all of memory and speed")
+    args = parser.parse_args(arguments)
+    args.work, args.out = args.work.resolve(), Path(args.out).resolve()
+    args.data = args.data and str(Path(args.data).expanduser().resolve())
+    args.queue = args.queue and args.queue.resolve()
+    return args
 
 
-def _names(typed: str) -> list[str]:
-    names = typed.split(",")
+def _names(text: str) -> list[str]:
+    names = text.split(",")
     unknown = [name for name in names if name not in SHARES]
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {','.join(SHARES)}")

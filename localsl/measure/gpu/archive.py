@@ -1,7 +1,7 @@
-"""The two files that are left of it all: an archive to unpack into a clone, and a summary to read.
+"""The two result files: an archive to unpack into a clone, and a summary to read.
 
-Both are written whole after every stage and every run, and every few seconds in between: of a machine that is
-taken away, what had ended is in them.
+Both are rewritten atomically after every stage and every run, and every few seconds in between. If the machine is
+taken away, they contain everything that had ended.
 """
 
 from __future__ import annotations
@@ -22,16 +22,13 @@ import torch
 from localsl.runs import display, provenance, tracking
 
 ARCHIVE, SUMMARY = "gpu.tar.gz", "gpu.md"
-OUTPUT_KEPT = 2**20  # bytes of what a stage or run printed, its end
-SHOWN = 12  # lines of it in the summary
-ENDED = ("done", "diverged")  # runs that unpack among a clone's; what is left of others is kept apart
+MAX_OUTPUT = 2**20  # bytes kept of the end of a stage's or run's output
+SHOWN_LINES = 12  # lines of output in the summary
+ENDED = ("done", "diverged")  # states of runs that are unpacked into a clone's outputs; others are kept apart
 
 
 class Report:
-    """What is known so far of a folder of work, and how its stages went.
-
-    Of stages before it in the same folder too.
-    """
+    """The results in a work folder and the states of its stages, including stages of earlier commands."""
 
     def __init__(self, work: Path, out: Path, device: torch.device):
         self._work, self._out = work, out
@@ -40,18 +37,21 @@ class Report:
         self._head = _head(device)
         work.mkdir(parents=True, exist_ok=True)
         out.mkdir(parents=True, exist_ok=True)
-        for left in (*out.glob(f".{ARCHIVE}.*"), *out.glob(f".{SUMMARY}.*")):  # of one killed as it wrote
-            left.unlink()
+        for partial in (
+            *out.glob(f".{ARCHIVE}.*"),
+            *out.glob(f".{SUMMARY}.*"),
+        ):  # of a process killed while writing
+            partial.unlink()
 
     def stage(self, name: str, state: str, seconds: float | None = None) -> None:
-        """Note how a stage goes, and write both files."""
+        """Record and print the state of a stage, and write both files."""
         self._stages[name] = {"stage": name, "state": state, "seconds": round(seconds or 0, 1)}
         tracking.write_atomically(self._file, json.dumps(self._stages, indent=2) + "\n")
         print(f"{name:<8} {state}" + (f", {seconds:.1f} s" if seconds is not None else ""), flush=True)
-        self.tell()
+        self.write()
 
-    def tell(self) -> None:
-        """Write both files anew."""
+    def write(self) -> None:
+        """Rewrite both files."""
         summary = self.summary()
         tracking.write_atomically(self._out / SUMMARY, summary)
         packed = io.BytesIO()
@@ -59,27 +59,27 @@ class Report:
             _add(archive, f"gpu/{SUMMARY}", summary.encode())
             for name, file in sorted(contents(self._work)):
                 _add(archive, name, _end(file))
-        beside = self._out / f".{ARCHIVE}.{os.getpid()}"
-        beside.write_bytes(packed.getvalue())
-        beside.replace(self._out / ARCHIVE)
+        temporary = self._out / f".{ARCHIVE}.{os.getpid()}"
+        temporary.write_bytes(packed.getvalue())
+        temporary.replace(self._out / ARCHIVE)
 
     def summary(self) -> str:
-        """Device, versions, stages, their figures, and the end of what they printed unless they ended well."""
-        told = [*self._head, "", _block(display.table(list(self._stages.values())))]
+        """Device, versions, stages and their tables, and the end of the output of stages without success or table."""
+        lines = [*self._head, "", _block(display.table(list(self._stages.values())))]
         for name, stage in self._stages.items():
             rows, output = read(self._work / f"{name}.json"), self._work / f"{name}.txt"
-            ended_well = rows and stage["state"].startswith(("done", "running"))
-            told += ["", f"## {name}"]
+            rows_suffice = rows and stage["state"].startswith(("done", "running"))
+            lines += ["", f"## {name}"]
             if rows:
-                told += ["", _block(display.table(rows))]
-            if output.exists() and not ended_well:
-                lines = _end(output).decode(errors="replace").splitlines()
-                told += ["", _block("\n".join(line[:200] for line in lines[-SHOWN:]))]
-        return "\n".join(told) + "\n"
+                lines += ["", _block(display.table(rows))]
+            if output.exists() and not rows_suffice:
+                printed = _end(output).decode(errors="replace").splitlines()
+                lines += ["", _block("\n".join(line[:200] for line in printed[-SHOWN_LINES:]))]
+        return "\n".join(lines) + "\n"
 
 
 def contents(work: Path) -> Iterator[tuple[str, Path]]:
-    """What of a folder of work goes into the archive, under which names: no checkpoints."""
+    """The archive's names and files: outputs, tables, measurements and the folders of runs, without checkpoints."""
     for file in (*work.glob("*.txt"), *work.glob("*.json")):
         yield f"gpu/{file.name}", file
     outputs = work / "outputs"
@@ -96,7 +96,7 @@ def contents(work: Path) -> Iterator[tuple[str, Path]]:
 
 
 def read(file: Path) -> Any:
-    """What a file of JSON holds, or None if it is not there or not whole."""
+    """The content of a JSON file, or None if it is missing or incomplete."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError):
@@ -109,7 +109,7 @@ def _head(device: torch.device) -> list[str]:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     commit = provenance.short(provenance.environment(device)["commit"]) or "unknown"
     began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    return [f"# {name}", "", f"{versions}, {cores} cores, commit {commit}, begun {began}"]
+    return [f"# {name}", "", f"{versions}, {cores} cores, commit {commit}, started {began}"]
 
 
 def _block(text: str) -> str:
@@ -117,9 +117,9 @@ def _block(text: str) -> str:
 
 
 def _end(file: Path) -> bytes:
-    """A file's contents, of a long output its end; empty if it has just gone."""
+    """The content of a file, or the end of a long output; empty if the file has been removed meanwhile."""
     try:
-        return file.read_bytes()[-OUTPUT_KEPT if file.suffix == ".txt" else 0 :]
+        return file.read_bytes()[-MAX_OUTPUT if file.suffix == ".txt" else 0 :]
     except OSError:
         return b""
 

@@ -1,4 +1,4 @@
-"""A command in a process group of its own, so that it can be ended with all that it started."""
+"""Commands in process groups of their own, so that each can be ended with all of its children."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-KILLED = 1.0  # seconds in which the kernel takes away what was killed
+KILL_TIMEOUT = 1.0  # seconds to wait for the kernel to remove killed processes
 
 
 class Group:
-    """A command that runs at the root of the checkout, its output in a file."""
+    """A command that runs at the root of the checkout and appends its output to a file."""
 
     def __init__(self, command: Sequence[str], output: Path):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -35,19 +35,19 @@ class Group:
         return self._process.poll()
 
     def interrupt(self) -> None:
-        """SIGINT to all of it, as Ctrl-C."""
+        """Send SIGINT to all processes of the group, as Ctrl-C does."""
         self._send(signal.SIGINT)
 
     def alive(self) -> bool:
-        """Whether any process of it is left."""
+        """Whether any process of the group is left."""
         self.poll()
         return self._send(0)
 
     def kill(self) -> None:
-        """SIGKILL to whatever is left of it."""
+        """Send SIGKILL to the processes of the group that are left."""
         if self._send(signal.SIGKILL):
             self._process.wait()
-            _until(lambda: not self.alive(), KILLED)
+            _wait_until(lambda: not self.alive(), KILL_TIMEOUT)
 
     def _send(self, number: int) -> bool:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -57,15 +57,15 @@ class Group:
 
 
 def end(groups: Sequence[Group], grace: float) -> None:
-    """Interrupt them all, and kill what is left after the grace."""
+    """Interrupt the groups, and kill what is left of them after `grace` seconds."""
     for group in groups:
         group.interrupt()
-    _until(lambda: not any(group.alive() for group in groups), grace)
+    _wait_until(lambda: not any(group.alive() for group in groups), grace)
     for group in groups:
         group.kill()
 
 
-def _until(holds: Callable[[], bool], seconds: float) -> None:
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
     limit = time.monotonic() + seconds
-    while not holds() and time.monotonic() < limit:
+    while not condition() and time.monotonic() < limit:
         time.sleep(0.05)

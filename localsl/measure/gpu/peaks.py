@@ -1,7 +1,7 @@
-"""The stage `memory`: the CUDA allocator's peaks beside the traced ones, written as `measure=memory` does.
+"""The stage `memory`: the CUDA allocator's peaks and the traced ones, recorded as by `measure=memory`.
 
-The allocator's peaks come first, in seconds. A trace, which takes up to a minute of a processor, is made only
-where none is known: `-m measure=memory` makes them beforehand, on any machine.
+The allocator's peaks are measured first, in seconds. A trace takes up to a minute on a CPU and is made only for cells
+without a recorded one: `-m measure=memory` can record them beforehand on any machine.
 """
 
 from __future__ import annotations
@@ -11,22 +11,33 @@ from collections.abc import Sequence
 
 from localsl.execution import devices
 from localsl.measure.footprint import Allocated, Footprint, allocated, footprint
-from localsl.measure.gpu.cells import NETWORKS, PEAKS, Cells, Rows, chosen, clear, label, lost, parser, reason
-from localsl.measure.gpu.stages import LOST
+from localsl.measure.gpu.cells import (
+    NETWORKS,
+    PEAKS,
+    Cells,
+    Rows,
+    clear,
+    device_lost,
+    label,
+    reason,
+    select,
+    stage_parser,
+)
+from localsl.measure.gpu.stages import DEVICE_LOST
 from localsl.measure.kinds import GIB, memory_of
 from localsl.measure.records import measured
 from localsl.measure.runner import keep
 
 
 def main(arguments: Sequence[str]) -> int:
-    """All cells; 1 if one failed."""
-    typed = parser("peaks of training steps").parse_args(arguments)
-    cells, rows = Cells(typed.work, typed.device, typed.setting), Rows(typed.work / "memory.json")
-    device, well = devices.chosen(typed.device), True
-    networks = [""] if "backbone=" in typed.setting else NETWORKS
+    """Measure all cells; return 1 if one failed, DEVICE_LOST if the device is unusable, else 0."""
+    args = stage_parser("peak memory of training steps").parse_args(arguments)
+    cells, rows = Cells(args.work, args.device, args.setting), Rows(args.work / "memory.json")
+    device, succeeded = devices.chosen(args.device), True
+    networks = [""] if "backbone=" in args.setting else NETWORKS
     untraced = []
     for network in networks:
-        for rule in chosen(PEAKS, typed.rules):
+        for rule in select(PEAKS, args.rules):
             name = f"{label(rule)}  {label(network)}".strip()
             try:
                 cfg = cells.config("memory", rule, network)
@@ -35,33 +46,33 @@ def main(arguments: Sequence[str]) -> int:
                 known = measured(cfg)
                 if known is None:
                     untraced.append((name, cfg, peak))
-                    _tell(rows, name, None, peak)
+                    _report(rows, name, None, peak)
                 else:
                     found = Footprint.recorded(known["figures"])
                     keep(cfg, memory_of(cfg, found, peak))
-                    _tell(rows, name, found, peak)
-            except Exception as error:  # of any kind: the other cells are measured all the same
-                well = _failed(rows, name, "allocator", error)
-                if lost(device):
-                    return LOST
+                    _report(rows, name, found, peak)
+            except Exception as error:  # no error may stop the other cells
+                succeeded = False
+                _report_error(rows, name, "allocator", error)
+                if device_lost(device):
+                    return DEVICE_LOST
     for name, cfg, peak in untraced:
         try:
             found = footprint(cfg)
             keep(cfg, memory_of(cfg, found, peak))
-            _tell(rows, name, found, peak)
+            _report(rows, name, found, peak)
         except Exception as error:
-            well = _failed(rows, name, "traced", error)
-    return 0 if well else 1
+            succeeded = False
+            _report_error(rows, name, "traced", error)
+    return 0 if succeeded else 1
 
 
-def _failed(rows: Rows, name: str, column: str, error: Exception) -> bool:
-    """Say so in the cell; false."""
+def _report_error(rows: Rows, name: str, column: str, error: Exception) -> None:
     rows.set(name, **{column: reason(error)})
     print(f"{name}: {reason(error)}", flush=True)
-    return False
 
 
-def _tell(rows: Rows, name: str, found: Footprint | None, peak: Allocated | None) -> None:
+def _report(rows: Rows, name: str, found: Footprint | None, peak: Allocated | None) -> None:
     figures = {"allocator": "" if peak is None else f"{peak.peak / GIB:.3f} GiB"}
     figures["tensors"] = "" if peak is None else f"{peak.live / GIB:.3f} GiB"
     if found is not None:

@@ -1,4 +1,4 @@
-"""The stage `train`: runs by their priority, as many as fit into the time that is left."""
+"""The stage `train`: training runs in the order of their priority, as many as fit into the remaining time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from localsl.core.settings import ConfigError
 from localsl.data import sources
 from localsl.measure.gpu.cells import label, reason
 from localsl.measure.gpu.groups import ROOT, Group, end
-from localsl.measure.gpu.stages import TELL_EVERY, Tell
+from localsl.measure.gpu.stages import WRITE_INTERVAL, Write
 from localsl.measure.records import measured
 from localsl.runs import identity, tracking
 from localsl.train.task import score
@@ -25,9 +25,9 @@ from localsl.train.task import score
 if TYPE_CHECKING:
     from localsl.config.command import Command
 
-GRACE = 10.0  # seconds in which a run that is interrupted writes its checkpoint and record
+GRACE = 10.0  # seconds for an interrupted run to write its checkpoint and record
 START = 15.0  # seconds until a run's first step
-UNKNOWN = 40.0  # milliseconds a step where none were measured
+UNKNOWN = 40.0  # assumed milliseconds per step of runs whose speed was not measured
 
 SETTING = "dataset=cifar10 backbone=resnet32 K=16 batch_size=1024 schedule=short seed=0"
 RULES = ["method=bp", "method=dgl", "method=auglocal aux.depth=2", "method=auglocal aux.depth=6"]
@@ -37,19 +37,22 @@ DEFAULT = [f"{rule} {SETTING}" for rule in RULES]
 
 
 def lines(file: Path | None) -> list[str]:
-    """The runs of a file, one a line, what follows a # left out; by default those of this module."""
+    """The runs in a file, one per line with comments after #; without a file, DEFAULT."""
     if file is None:
         return DEFAULT
-    typed = (line.partition("#")[0].strip() for line in file.read_text().splitlines())
-    return [line for line in typed if line]
+    stripped = (line.partition("#")[0].strip() for line in file.read_text().splitlines())
+    return [line for line in stripped if line]
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where runs find and write things.
+    """The folders and the device of runs.
 
     Attributes:
-        results: what is known of speeds beside what is measured in `work`.
+        work: the folder that runs write to.
+        data: the folder of data sets; None for the default.
+        device: the device of all runs.
+        results: a folder with recorded speeds, besides those in `work`.
     """
 
     work: Path
@@ -58,19 +61,22 @@ class Places:
     results: Path = ROOT / "results"
 
     def overrides(self) -> list[str]:
-        """For every run: results that are not the checkout's, so that a run of them is done again here."""
-        told = [f"output_dir={self.work}/outputs", f"results_dir={self.work}/results", f"device={self.device}"]
-        return [*told, *([f"data_dir={self.data}"] if self.data else []), "held=skip"]
+        """Overrides for every run; its results folder is not the checkout's, so that known runs are repeated."""
+        folders = [f"output_dir={self.work}/outputs", f"results_dir={self.work}/results"]
+        folders += [f"data_dir={self.data}"] if self.data else []
+        return [*folders, f"device={self.device}", "held=skip"]
 
 
 @dataclass
 class Run:
-    """A line of the queue.
+    """A run of the queue.
 
     Attributes:
-        name: what tells it from the others.
-        state: waiting, running, done, or why it is neither.
-        estimate: seconds that it takes beside the other workers' runs.
+        line: its overrides of run.py.
+        name: the overrides that distinguish it from other runs.
+        state: waiting, running, done, or why it is none of these.
+        estimate: expected seconds, while other workers run too.
+        seconds: the time that it took.
     """
 
     line: str
@@ -84,11 +90,11 @@ class Run:
 
     @property
     def ended_well(self) -> bool:
-        """Whether nothing went wrong; a run that time did not allow has not failed."""
+        """Whether it did not fail; a run for which there was no time has not failed."""
         return self.state in ("done", "held") or self.state.startswith(("does not fit", "stopped"))
 
     def row(self) -> dict[str, Any]:
-        """Of the stage's table."""
+        """The row of the run in the stage's table."""
         record = (self.folder and tracking.read(self.folder / "record.json")) or {}
         last, best = record.get("last") or {}, record.get("best") or {}
         return {
@@ -103,12 +109,12 @@ class Run:
 
 
 class Queue:
-    """Runs in the order of their priority, each a process, some at a time."""
+    """Runs in the order of their priority, each in its own process, `workers` at a time."""
 
-    def __init__(self, typed: Sequence[str], places: Places, workers: int):
+    def __init__(self, lines: Sequence[str], places: Places, workers: int):
         self._places, self._workers = places, workers
-        shared = set.intersection(*(set(line.split()) for line in typed)) if len(typed) > 1 else set()
-        self.runs = [Run(line, _without(line, shared)) for line in typed]
+        shared = set.intersection(*(set(line.split()) for line in lines)) if len(lines) > 1 else set()
+        self.runs = [Run(line, _without(line, shared)) for line in lines]
         composition = Composition()
         for run in self.runs:
             try:
@@ -118,33 +124,33 @@ class Queue:
             else:
                 run.folder, run.estimate = identity.run_directory(cfg), self._estimate(cfg)
 
-    def work(self, deadline: float, tell: Tell) -> str:
-        """Train until the deadline (of `time.monotonic`); those that are not done then are interrupted."""
+    def work(self, deadline: float, write: Write) -> str:
+        """Train until the deadline (of `time.monotonic`), then interrupt the runs that are not done."""
         running: list[Run] = []
-        told = time.monotonic()
+        written = time.monotonic()
         try:
             while time.monotonic() < deadline:
                 ended = [run for run in running if self._ended(run)]
                 running = [run for run in running if run not in ended]
-                begun = self._fill(running, deadline)
+                changed = self._fill(running, deadline)
                 if not running:
                     break
-                if ended or begun or time.monotonic() - told > TELL_EVERY:
-                    self._note()
-                    tell()
-                    told = time.monotonic()
+                if ended or changed or time.monotonic() - written > WRITE_INTERVAL:
+                    self._write_table()
+                    write()
+                    written = time.monotonic()
                 time.sleep(0.05)
-        finally:  # of Ctrl-C and SIGTERM too
+        finally:  # also after Ctrl-C and SIGTERM
             end([run.group for run in running if run.group is not None], GRACE)
             for run in running:
                 self._ended(run, stopped=True)
-            self._note()
+            self._write_table()
         done = sum(run.state == "done" for run in self.runs)
-        well = all(run.ended_well for run in self.runs)
-        return f"{'done' if well else 'failed'}: {done} of {len(self.runs)} runs are done"
+        succeeded = all(run.ended_well for run in self.runs)
+        return f"{'done' if succeeded else 'failed'}: {done} of {len(self.runs)} runs are done"
 
     def _fill(self, running: list[Run], deadline: float) -> bool:
-        """Start what fits; whether something was started or passed over."""
+        """Start waiting runs that fit; return whether the state of any run changed."""
         changed = False
         for number, run in enumerate(self.runs, 1):
             if len(running) >= self._workers:
@@ -152,9 +158,9 @@ class Queue:
             if run.state != "waiting":
                 continue
             changed, left = True, deadline - time.monotonic()
-            if run.estimate > left:  # nor will it later
+            if run.estimate > left:
                 run.state = f"does not fit into {left:.0f} s"
-                self._say(run)
+                self._print(run)
                 continue
             command = [sys.executable, str(ROOT / "run.py"), *run.line.split(), *self._places.overrides()]
             output = self._places.work / f"train-{number:02}.txt"
@@ -164,12 +170,12 @@ class Queue:
         return changed
 
     def _ended(self, run: Run, stopped: bool = False) -> bool:
-        """Note how a run ended, if it has."""
+        """Whether a run has ended; if so, its state is updated."""
         assert run.group is not None
         code = run.group.poll()
         if code is None:
             return False
-        run.group.kill()  # what it may have left behind
+        run.group.kill()  # ends children that the run may have left behind
         run.seconds = time.monotonic() - run.began
         record = tracking.read(run.folder / "record.json") if run.folder else None
         status = record["status"] if record is not None else "held" if code == 0 else "failed"
@@ -177,7 +183,7 @@ class Queue:
             run.state = "stopped at the deadline"
         else:
             run.state = status if code == 0 else f"{status} ({code})"
-        self._say(run)
+        self._print(run)
         return True
 
     def _estimate(self, cfg: Command) -> float:
@@ -186,14 +192,14 @@ class Queue:
         steps = math.ceil(sources.training_images(cfg.dataset) / cfg.batch_size) * cfg.schedule.epochs
         return steps * milliseconds / 1e3 * self._workers + START
 
-    def _note(self) -> None:
+    def _write_table(self) -> None:
         rows = [run.row() for run in self.runs]
         tracking.write_atomically(self._places.work / "train.json", json.dumps(rows, indent=2) + "\n")
 
-    def _say(self, run: Run) -> None:
+    def _print(self, run: Run) -> None:
         print(f"{run.name}: {run.state}, {run.seconds:.0f} s", flush=True)
 
 
 def _without(line: str, shared: set[str]) -> str:
-    """A line's words but those that all lines have."""
+    """A short name from the words of a line that are not in all lines."""
     return label(" ".join(word for word in line.split() if word not in shared)) or label(line)

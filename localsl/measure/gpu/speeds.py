@@ -1,6 +1,6 @@
-"""The stage `speed`: every rule, executed in every way, on one network; written as `measure=speed` does.
+"""The stage `speed`: step times of every rule on one network, in several ways of execution, as `measure=speed`.
 
-Backpropagation is timed first and last in each way, and not in turn with every rule: a GPU's speed keeps still.
+In each way backpropagation is timed first and last instead of alternating with every rule: a GPU's speed is stable.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from localsl.measure.gpu.cells import (
     SPEEDS,
     Cells,
     Rows,
-    chosen,
     clear,
+    device_lost,
     label,
-    lost,
-    parser,
     reason,
+    select,
+    stage_parser,
 )
-from localsl.measure.gpu.stages import LOST
+from localsl.measure.gpu.stages import DEVICE_LOST
 from localsl.measure.kinds import time_of
 from localsl.measure.runner import keep
 from localsl.measure.speed import WARM_UP, Speed, Trained, backpropagation, noise, quartiles, timed
@@ -37,13 +37,13 @@ from localsl.measure.speed import WARM_UP, Speed, Trained, backpropagation, nois
 BP = SPEEDS[0]
 
 
-class Lost(Exception):
-    """The device answers no more."""
+class DeviceLost(Exception):
+    """The device is unusable for this process."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Backpropagation, kept to be timed again at a column's end."""
+    """Backpropagation, which is timed again at the end of a column."""
 
     cfg: Command
     trained: Trained
@@ -52,24 +52,25 @@ class Reference:
 
 
 class Column:
-    """One way to execute steps: cells down the rules."""
+    """One way to execute steps, with a cell for each rule."""
 
     def __init__(self, name: str, cells: Cells, rows: Rows, device: torch.device, seconds: float):
         self._name, self._cells, self._rows = name, cells, rows
         self._device, self._seconds = device, seconds
         self._reference: Reference | None = None
-        self.well = True
+        self.succeeded = True
 
     def measure(self, rules: Sequence[str], batches: Batches) -> None:
-        """Every rule, backpropagation before them and after.
+        """Time every rule, and backpropagation before and after them.
 
         Raises:
-            Lost: if an error leaves the device of no use.
+            DeviceLost: if an error makes the device unusable.
         """
         known = {rule: self._rows.text(label(rule), self._name) for rule in (BP, *rules)}
-        if all(known.values()):  # by a process before
+        if all(known.values()):  # measured by an earlier process
             return
-        if not known[BP] or " ms (" in known[BP]:  # not what failed there: it may be what lost the device
+        # Backpropagation is needed again as the reference, unless it failed before and may have lost the device.
+        if not known[BP] or " ms (" in known[BP]:
             self._cell(BP, lambda: self._first(batches))
         for rule in rules:
             if rule != BP and not known[rule]:
@@ -77,17 +78,17 @@ class Column:
         if self._reference is not None and not self._reference.cfg.compile:
             self._cell(BP, self._last)
 
-    def _cell(self, rule: str, measured: Callable[[], str]) -> None:
+    def _cell(self, rule: str, measure: Callable[[], str]) -> None:
         try:
-            text = measured()
-        except ConfigError as error:  # a rule that cannot be executed so, and is not meant to
+            text = measure()
+        except ConfigError as error:  # this rule does not support this way of execution, which is no failure
             text = reason(error)
-        except Exception as error:  # of any kind: the other cells are measured all the same
-            text, self.well = reason(error), False
+        except Exception as error:  # no error may stop the other cells
+            text, self.succeeded = reason(error), False
         self._rows.set(label(rule), **{self._name: text})
         print(f"{self._name:<10} {label(rule):<16} {text}", flush=True)
-        if not self.well and lost(self._device):
-            raise Lost
+        if not self.succeeded and device_lost(self._device):
+            raise DeviceLost
         clear(self._device)
 
     def _config(self, rule: str) -> Command:
@@ -102,18 +103,18 @@ class Column:
         warm_up = bp.steps(WARM_UP[self._device.type])
         steps = timed(bp, self._device, self._seconds)
         self._reference = Reference(cfg, bp, warm_up, steps)
-        return self._told(cfg, Speed(steps, steps, warm_up, 1.0, bp.compilations()))
+        return self._record(cfg, Speed(steps, steps, warm_up, 1.0, bp.compilations()))
 
     def _rule(self, rule: str, batches: Batches) -> str:
         cfg = self._config(rule)
         trained = Trained(cfg, batches.of(cfg), self._device)
         warm_up = trained.steps(WARM_UP[self._device.type])
         steps = timed(trained, self._device, self._seconds)
-        if self._reference is None:  # a `speed` record has a ratio
+        if self._reference is None:  # not recorded, since a record needs the ratio to backpropagation
             return f"{quartiles(steps)[1]:.2f} ms"
         bp = self._reference.steps
         ratio = quartiles(steps)[1] / quartiles(bp)[1]
-        return self._told(cfg, Speed(steps, bp, warm_up, ratio, trained.compilations()))
+        return self._record(cfg, Speed(steps, bp, warm_up, ratio, trained.compilations()))
 
     def _last(self) -> str:
         first = self._reference
@@ -122,24 +123,26 @@ class Column:
         steps = timed(first.trained, self._device, self._seconds)
         ratio = quartiles(first.steps)[1] / quartiles(steps)[1]
         compiled = first.trained.compilations()
-        return self._told(first.cfg, Speed(first.steps, steps, first.warm_up, ratio, compiled))
+        return self._record(first.cfg, Speed(first.steps, steps, first.warm_up, ratio, compiled))
 
-    def _told(self, cfg: Command, found: Speed) -> str:
+    def _record(self, cfg: Command, found: Speed) -> str:
         measurement = time_of(cfg, found)
-        measurement.figures["in_turn"] = False  # as those of `measure=speed` are
+        measurement.figures["in_turn"] = (
+            False  # unlike `measure=speed`, steps do not alternate with backpropagation
+        )
         keep(cfg, measurement)
         return f"{measurement.figures['ms_median']:.2f} ms ({found.ratio:.2f})"
 
 
 class Batches:
-    """Noise on the device, made once for each memory layout."""
+    """Batches of noise on the device, created once for each memory layout."""
 
     def __init__(self, device: torch.device):
         self._device = device
         self._made: dict[torch.memory_format, TrainBatches] = {}
 
     def of(self, cfg: Command) -> TrainBatches:
-        """Of a configuration."""
+        """The batches for a configuration."""
         layout = devices.layout(cfg)
         if layout not in self._made:
             self._made[layout] = TrainBatches(noise(cfg), cfg.dataset, cfg.batch_size, self._device, layout)
@@ -147,30 +150,32 @@ class Batches:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """All columns; 1 if a cell failed."""
-    made = parser("milliseconds a step")
-    made.add_argument("--columns", default=",".join(COLUMNS))
-    made.add_argument("--seconds", type=float, default=1.5, help="that a rule is timed for, its warm-up apart")
-    made.add_argument("--go-on", action="store_true", help="with what an earlier process has not measured")
-    typed = made.parse_args(arguments)
-    rules = chosen(SPEEDS, typed.rules)
-    file = typed.work / "speed.json"
+    """Measure all columns; return 1 if a cell failed, DEVICE_LOST if the device is unusable, else 0."""
+    parser = stage_parser("milliseconds per training step")
+    parser.add_argument("--columns", default=",".join(COLUMNS), help="ways of execution, such as fp32,bf16")
+    parser.add_argument("--seconds", type=float, default=1.5, help="seconds for which each rule is timed")
+    parser.add_argument(
+        "--go-on", action="store_true", help="measure only what an earlier process has not measured"
+    )
+    args = parser.parse_args(arguments)
+    rules = select(SPEEDS, args.rules)
+    file = args.work / "speed.json"
     rows = Rows(file, map(label, dict.fromkeys([BP, *rules])))
-    if typed.go_on:
+    if args.go_on:
         rows.resume(read(file) or [])
-    device = devices.chosen(typed.device)
-    cells, batches, well = Cells(typed.work, typed.device, typed.setting), Batches(device), True
-    for name in typed.columns.split(","):
-        column = Column(name, cells, rows, device, typed.seconds)
+    device = devices.chosen(args.device)
+    cells, batches, succeeded = Cells(args.work, args.device, args.setting), Batches(device), True
+    for name in args.columns.split(","):
+        column = Column(name, cells, rows, device, args.seconds)
         try:
             column.measure(rules, batches)
-        except Lost:
-            print("the device answers no more", flush=True)
-            return LOST
-        well = well and column.well
+        except DeviceLost:
+            print("the device no longer responds", flush=True)
+            return DEVICE_LOST
+        succeeded = succeeded and column.succeeded
         del column
         clear(device)
-    return 0 if well else 1
+    return 0 if succeeded else 1
 
 
 if __name__ == "__main__":

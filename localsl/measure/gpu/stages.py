@@ -1,4 +1,4 @@
-"""Stages in turn, each with a share of the time that is left; none can lose another's result."""
+"""Stages that run one after another, each with a share of the remaining time; a failure stops no other stage."""
 
 from __future__ import annotations
 
@@ -12,98 +12,94 @@ from typing import Protocol
 from localsl.measure.gpu.groups import Group, end
 
 GRACE = 5.0  # seconds from SIGINT to SIGKILL
-TELL_EVERY = 10.0  # seconds after which figures are written while a stage goes on
-LOST = 4  # the exit code of a stage whose device answers no more in its process, but may in another
+WRITE_INTERVAL = 10.0  # seconds between writing the results while a stage runs
+DEVICE_LOST = (
+    4  # the exit code of a stage whose device is unusable for its process, but may be usable for another
+)
 
-
-class Tell(Protocol):
-    """Writes what is known so far to where it outlasts the machine."""
-
-    def __call__(self) -> None:
-        """Now."""
-        ...
+Write = Callable[[], None]  # writes the results so far to where they outlast the machine
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Something to do before a deadline.
+    """Work to be done before a deadline.
 
     Attributes:
-        share: of the time left, in proportion to the shares of the stages after it.
-        minimum: seconds that the stages before leave it.
-        work: does it until the deadline that it is given (of `time.monotonic`), and says how it ended, with
-            `done` as the first word if it ended well.
+        share: its share of the remaining time, relative to the shares of the stages after it.
+        minimum: seconds that earlier stages leave to it.
+        work: works until the given deadline (of `time.monotonic`), and returns how it ended, with `done` as the first
+            word if it succeeded.
     """
 
     name: str
     share: float
     minimum: float
-    work: Callable[[float, Tell], str]
+    work: Callable[[float, Write], str]
 
 
 class Log(Protocol):
-    """Is told of the stages."""
+    """Records the states of stages, and writes results."""
 
     def stage(self, name: str, state: str, seconds: float | None = None) -> None:
-        """A stage's state has changed."""
+        """Record that a stage's state has changed."""
         ...
 
-    def tell(self) -> None:
-        """As `Tell`."""
+    def write(self) -> None:
+        """Write the results so far."""
         ...
 
 
 def limit(stages: Sequence[Stage], left: float) -> float:
-    """Seconds of those left for the first of these stages."""
+    """The time limit of the first of these stages, of `left` remaining seconds."""
     first, *later = stages
-    kept = sum(stage.minimum for stage in later)
-    scale = min(1.0, left / (first.minimum + kept))  # where there is too little for all minima
+    reserved = sum(stage.minimum for stage in later)
+    scale = min(1.0, left / (first.minimum + reserved))  # below 1 if there is not enough time for all minima
     share = left * first.share / sum(stage.share for stage in stages)
-    return min(max(share, first.minimum * scale), left - kept * scale)
+    return min(max(share, first.minimum * scale), left - reserved * scale)
 
 
-def in_turn(stages: Sequence[Stage], deadline: float, log: Log) -> bool:
-    """Do them all; whether all ended well."""
-    well = True
+def run_stages(stages: Sequence[Stage], deadline: float, log: Log) -> bool:
+    """Run the stages until the deadline; return whether all succeeded."""
+    succeeded = True
     for index, stage in enumerate(stages):
         began = time.monotonic()
         seconds = limit(stages[index:], max(0.0, deadline - began))
         log.stage(stage.name, f"running, for at most {seconds:.0f} s")
         state = "stopped"
         try:
-            state = stage.work(began + seconds, log.tell)
+            state = stage.work(began + seconds, log.write)
         except Exception as error:
             traceback.print_exc()
             state = f"failed ({type(error).__name__}: {error})"
-        finally:  # of Ctrl-C and SIGTERM too
+        finally:  # also after Ctrl-C and SIGTERM
             log.stage(stage.name, state, time.monotonic() - began)
-        well = well and state.startswith("done")
-    return well
+        succeeded = succeeded and state.startswith("done")
+    return succeeded
 
 
-def command(words: Sequence[str], output: Path, again: Sequence[str] = ()) -> Callable[[float, Tell], str]:
-    """The work of a command; where its device is lost it is begun again, with the words `again` added."""
+def command(words: Sequence[str], output: Path, again: Sequence[str] = ()) -> Callable[[float, Write], str]:
+    """The work of running a command; if it loses its device, it is restarted with the arguments `again` added."""
 
-    def work(deadline: float, tell: Tell) -> str:
+    def work(deadline: float, write: Write) -> str:
         output.unlink(missing_ok=True)
-        code = _run(words, output, deadline, tell)
-        while code == LOST and again:
-            code = _run([*words, *again], output, deadline, tell)
+        code = _run(words, output, deadline, write)
+        while code == DEVICE_LOST and again:
+            code = _run([*words, *again], output, deadline, write)
         return "stopped at its deadline" if code is None else "done" if code == 0 else f"failed ({code})"
 
     return work
 
 
-def _run(words: Sequence[str], output: Path, deadline: float, tell: Tell) -> int | None:
-    """The exit code, or None if it was ended at its deadline."""
-    group, told = Group(words, output), time.monotonic()
+def _run(words: Sequence[str], output: Path, deadline: float, write: Write) -> int | None:
+    """Run a command; return its exit code, or None if it was ended at the deadline."""
+    group, written = Group(words, output), time.monotonic()
     try:
         while time.monotonic() < deadline:
             if (code := group.poll()) is not None:
                 return code
-            if time.monotonic() - told > TELL_EVERY:
-                tell()
-                told = time.monotonic()
+            if time.monotonic() - written > WRITE_INTERVAL:
+                write()
+                written = time.monotonic()
             time.sleep(0.05)
         return None
     finally:
