@@ -216,7 +216,7 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("localsl.measure.runner.MEASURES", {})
     assert typed(monkeypatch, *line, "output_dir=b") == 0
-    told = "CUDA allocator's peak of such a step: 7.00 GiB, of tensors alone 6.00; cuBLAS's 32 MiB"
+    told = "peak of the CUDA allocator: 7.00 GiB, 6.00 of it tensors; cuBLAS's workspace of 32 MiB"
     assert told in capsys.readouterr().out
     without = json.loads(recorded(cfg, Path("a")).read_text())
     without["figures"]["cuda_allocator_peak_bytes"] = None

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from localsl.config.building import build_network
 from localsl.core.network import LocalNetwork
+from localsl.core.operations import ShapesOnly
 from localsl.execution import handover
 from localsl.train import optim
 from localsl.train.optim import Optimizer
@@ -20,6 +21,13 @@ from localsl.train.step import autocast
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
+
+# torch 2.11 has no kernel of these for tensors without data, and would run them on real tensors of zeros.
+UPDATES = ("_fused_sgd_", "_fused_sgd_.tensor_lr", "_fused_adam_.tensor_lr", "_fused_adamw_.tensor_lr")
+_LIBRARY = torch.library.Library("aten", "IMPL", "Meta")
+for _update in UPDATES:
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{_update}", "Meta"):
+        _LIBRARY.impl(_update, lambda *_, **__: None)
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,17 @@ def fake_run(cfg: Config, batch_size: int, stage: range | None = None) -> Iterat
     Args:
         stage: the modules of one of several processes, if only these are wanted; `images` are then their inputs.
     """
-    network, size, mode = build_network(cfg), cfg.dataset.image_size, FakeTensorMode()
-    # The network is built of real tensors, since fake ones cannot be copied, and then faked in place, since momentum
+    size, mode = cfg.dataset.image_size, FakeTensorMode()
+    # The network is built of meta tensors, since fake ones cannot be copied, and then faked in place, since momentum
     # layers refer to its modules.
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            fake = mode.from_tensor(parameter.detach())
-            module._parameters[name] = nn.Parameter(fake, parameter.requires_grad)
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = mode.from_tensor(buffer)
+    with torch.device("meta"), ShapesOnly():
+        network = build_network(cfg)
     with mode:
+        for module in network.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                module._parameters[name] = nn.Parameter(_empty_like(parameter), parameter.requires_grad)
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = _empty_like(buffer)
         images = torch.zeros(batch_size, 3, size, size)
         if stage is not None:
             ends = handover.boundaries(network, images, autocast(cfg.precision, images.device))
@@ -72,3 +81,7 @@ def fake_run(cfg: Config, batch_size: int, stage: range | None = None) -> Iterat
             images = ends[stage.start].empty(batch_size, images.device)
         optimizer = optim.build(network.parameters(), cfg.optimizer)
         yield FakeRun(network, optimizer, images, torch.zeros(batch_size, dtype=torch.int64))
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from localsl.config.validation import compose
 from localsl.core.learner import Learner
@@ -60,6 +61,9 @@ def rehearse(overrides: Sequence[str]) -> Rehearsed:
     devices.use_threads(cfg)
     task = synthetic_task(cfg)
     network = task.network
+    for layer in network.modules():
+        if isinstance(layer, BatchNorm):
+            layer.momentum = 1.0  # with its initial statistics, evaluation can overflow in a deep network
     training = Training(cfg, task, devices.chosen(cfg.device))
     with closing(training.train(Stop())) as rows:
         row = next(rows)
