@@ -202,10 +202,10 @@ def test_no_process_begins_inside_a_cascade():
     ("overrides", "key", "words"),
     [
         (["method=bp"], "parallel", "bp trains one module"),
-        (["method=mlaan"], "parallel", "could be parted nowhere"),
+        (["method=mlaan"], "parallel", "can be separated nowhere"),
         (["method=dgl", "K=1"], "parallel", "one module"),
-        (["method=dgl", "cuda_graph=true"], "cuda_graph", "one process"),
-        (["method=dgl", "sync_batchnorm=true"], "sync_batchnorm", "whole ones"),
+        (["method=dgl", "cuda_graph=true"], "cuda_graph", "single process"),
+        (["method=dgl", "sync_batchnorm=true"], "sync_batchnorm", "the whole batch"),
     ],
 )
 def test_what_cannot_be_shared_out(overrides, key, words, monkeypatch):

@@ -192,7 +192,7 @@ def test_wandbs_mode_may_be_written_large(monkeypatch):
 
 @pytest.mark.parametrize("tag", ["", "x" * 65])
 def test_tags_that_wandb_would_refuse(tag):
-    with pytest.raises(ConfigError, match="1 to 64 letters"):
+    with pytest.raises(ConfigError, match="1 to 64 characters"):
         compose([f"logger.tags=['{tag}']"])
     assert compose([f"logger.tags=['{'x' * 64}']"])
 

@@ -228,7 +228,7 @@ class Request:
     def varied(self) -> bool:
         """Whether what was typed changes what the cells train: then they are not the papers' any more."""
         names = {field_of(override) for typed in self.typed for override in typed}
-        return not all(effect(name).aside or name.startswith("hydra") for name in names)
+        return not all(effect(name).keeps_table or name.startswith("hydra") for name in names)
 
 
 @dataclass(frozen=True)
