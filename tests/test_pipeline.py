@@ -162,7 +162,7 @@ def test_a_run_goes_on_with_as_many_processes_or_others(number, sizes):
     run = started(sizes[1], "output_dir=broken")
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
-    assert "going on after" in out
+    assert "resuming after" in out
     (state, metrics, _), (wanted, metrics_wanted, _) = left_by(broken), left_by(straight)
     for one in (state, wanted):
         one["network"] = dict(one["network"])

@@ -99,7 +99,9 @@ def found_folder(text: str, config: Config) -> Path:
         if (place / "config.yaml").is_file():
             return place
     what = "is not a run"
-    instead = "type an id listed by python run.py show=runs (with its output_dir=), a folder, or the overrides of a run"
+    instead = (
+        "type an id listed by python run.py show=runs (with its output_dir=), a folder, or a run's overrides"
+    )
     raise ConfigError([Problem("backbone_run", text, what, instead)])
 
 
