@@ -62,7 +62,7 @@ def resolved(
         return config, [
             p if p.key == "backbone_run" else replace(p, key=f"backbone_run: {p.key}") for p in error.problems
         ]
-    except ValueError as error:  # shlex: a quotation without an end
+    except ValueError as error:  # shlex: unbalanced quotes
         return config, [Problem("backbone_run", text, f"cannot be read ({first_line(error)})")]
     taken = {name: getattr(trained, name) for name in TAKEN}
     own = {"backbone_run": run_id(trained), "backbone_folder": None if folder is None else str(folder)}

@@ -109,7 +109,7 @@ class Config:
     logger: LoggerConfig = ruled(affects=Affects.NOTHING)
     partition: PartitionSettings
     checkpoint: CheckpointConfig = ruled(affects=Affects.NOTHING)
-    # A recipe only sets fields of the schedule, the optimizer and the batch size, which are counted themselves.
+    # A recipe only sets the schedule, learning rate and batch size, whose own fields state what they affect.
     recipe: RecipeConfig = ruled(affects=Affects.NOTHING, default_factory=RecipeConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
@@ -126,7 +126,8 @@ class Config:
     memory: str = ruled(one_of("plain", "lean"), affects=Affects.COST, default="plain")
     compile: bool = ruled(affects=Affects.TIME)
     cuda_graph: bool = ruled(affects=Affects.TIME)
-    fast: bool = ruled(affects=Affects.NOTHING, default=False)  # counted as the two fields that it sets
+    # The two fields that `fast` sets state what they affect.
+    fast: bool = ruled(affects=Affects.NOTHING, default=False)
     deterministic: bool = ruled(affects=Affects.TIME, default=False)
     tf32: bool = ruled(affects=Affects.TIME, default=True)
     device: str = ruled(affects=Affects.NOTHING)

@@ -31,8 +31,8 @@ from localsl.train.task import score
 if TYPE_CHECKING:
     from localsl.config.schema import Config
 
-# Errors without a file name come from writing to a file, except for these: resources that the system refused,
-# and pipes or connections whose other end is gone.
+# Errors without a file name come from writing to a file, except for these, which are of exhausted resources and of
+# closed pipes or connections.
 NOT_WRITES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EPIPE, errno.ECONNRESET)
 
 
@@ -228,7 +228,7 @@ def _memory(training: Training, peaks: list[int | None] | None) -> dict[str, Any
 
 
 def _mention_other_lengths(cfg: Config) -> None:
-    """Name runs that differ from this one in the number of epochs only, and say why they are not resumed."""
+    """Print a note on runs that differ only in the number of epochs, and why they are not resumed."""
     for file in sorted(identity.run_directory(cfg).parent.glob(f"seed={cfg.seed}-*/config.yaml")):
         try:
             values: Any = OmegaConf.to_container(OmegaConf.load(file))
@@ -251,7 +251,7 @@ def _with_advice(error: BaseException, cfg: Config) -> LocalslError | None:
         return LocalslError(f"a process that decodes images died ({error}): {lower}; {resumes}")
     if isinstance(error, OSError):
         what, file = error.strerror or error, error.filename
-        # A failed write has no file name; another operation is of the run if its file is in the run's folder.
+        # An error without a file name comes from a write to the run's folder, as does one with a file in it.
         writing = error.errno not in NOT_WRITES if file is None else folder in Path(os.fsdecode(file)).parents
         if writing:
             what = f"the run's folder {folder} cannot be written ({what}); make room, and {resumes}"

@@ -29,9 +29,7 @@ BatchIterator = Iterator[tuple[Tensor, Tensor]]
 
 
 def balance_of(cfg: Config, network: LocalNetwork) -> Balance:
-    """Distribute the modules over `cfg.processes` processes, by times measured on the network's device or by
-    operations.
-    """
+    """Distribute modules over `cfg.processes` processes, by times on the network's device or by operations."""
     if cfg.parallel.balance == "measured":
         images, targets = example(cfg, network.device, cfg.batch_size)
         turns = balance.measured(network, images, targets, training_forward(cfg, network.device))
@@ -142,7 +140,7 @@ def collected(
         for position, value in zip(state["positions"], state["optimizer"], strict=True)
     }
     owns = [state["own"] for state in states]
-    # A process that draws random numbers draws all of them, as a single process would.
+    # If a layer inside a module draws random numbers, only its process knows how many: its random state is kept.
     random = next((own for state, own in zip(states, owns, strict=True) if state["draws"]), owns[0])
     merged = {name: value for state in states for name, value in state["network"].items()}
     return {

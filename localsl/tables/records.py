@@ -97,9 +97,8 @@ def state(cfg: Command) -> str:
     if tracking.finished(cfg) is not None:
         return "done"
     record = tracking.read_record(cfg)
-    if (
-        record is None or record["status"] == "done"
-    ):  # a finished run that lacks its required checkpoint is missing
+    # A finished run that gets here lacks its required checkpoint.
+    if record is None or record["status"] == "done":
         return "missing"
     return tracking.present(identity.run_directory(cfg), record)["status"]
 

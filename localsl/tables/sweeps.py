@@ -233,7 +233,7 @@ class Request:
 
     @property
     def varied(self) -> bool:
-        """Whether the typed overrides change what the cells train, so that they no longer measure the paper's."""
+        """Whether the typed overrides change what the cells train, so that the table is no longer the paper's."""
         names = {field_of(override) for typed in self.typed for override in typed}
         return not all(effect(name).keeps_table or name.startswith("hydra") for name in names)
 

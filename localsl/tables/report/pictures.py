@@ -10,7 +10,7 @@ from pathlib import Path
 from localsl.tables import sweeps
 from localsl.tables.sweeps import Table
 
-# The figures shown first: the accuracy of all rules, and its cost.
+# The figures shown first: the accuracy of all rules, and error against memory.
 FIRST = ("ours/fig4", "ours/fig5")
 
 
