@@ -1,8 +1,7 @@
-"""Choices of groups without a file in conf: `backbone=timm/NAME` for every network of timm, `method=NAME` for a
-registered rule. Hydra asks here for what conf lacks.
+"""Hydra choices without a file in conf/: `backbone=timm/NAME` for networks of timm, `method=NAME` for other rules.
 
-Whether timm has a network of that name is checked with the rest of the configuration, so that nothing here
-imports timm.
+Whether timm has a network of that name is checked together with the rest of the configuration, so that this file need
+not import timm.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ METHOD = "method/"
 
 
 class FurtherChoices(ConfigSource):
-    """What would be conf/backbone/timm/NAME.yaml, and conf/method/NAME.yaml of a rule that is not of this package."""
+    """A source of the choices backbone/timm/NAME, and method/NAME for rules registered by other packages."""
 
     @staticmethod
     def scheme() -> str:
-        """Under which it stands in Hydra's search path."""
+        """The scheme of this source in Hydra's search path."""
         return "localsl"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The values of one."""
+        """The configuration of a choice."""
         if config_path.startswith(TIMM):
             model = config_path.removeprefix(TIMM)
             header: dict[str, str | None] = {"package": None}
@@ -46,29 +45,29 @@ class FurtherChoices(ConfigSource):
         return ConfigResult(self.provider, self.full_path(), OmegaConf.create(values), header)
 
     def available(self) -> bool:
-        """Always."""
+        """The source is always available."""
         return True
 
     def is_group(self, config_path: str) -> bool:
-        """It adds to the backbones and the methods."""
+        """Whether the path is a group with choices of this source: backbone or method."""
         return f"{config_path.rstrip('/')}/" in ("backbone/", METHOD)
 
     def is_config(self, config_path: str) -> bool:
-        """Any name that could be timm's, and the names of registered rules."""
+        """Whether the path is a choice: a possible name in timm, or the name of a registered rule."""
         if config_path.startswith(METHOD):
             return config_path.removeprefix(METHOD).removesuffix(".yaml") in methods.registered()
         return config_path.startswith(TIMM) and "/" not in config_path.removeprefix(TIMM)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """What `--help` and the message on an unknown choice tell of it."""
+        """The choices listed by `--help` and by the message about an unknown choice."""
         if results_filter == ObjectType.GROUP:
             return []
-        told = {"backbone": ["timm/<name>"], "method": sorted(methods.registered())}
-        return told.get(config_path.rstrip("/"), [])
+        choices = {"backbone": ["timm/<name>"], "method": sorted(methods.registered())}
+        return choices.get(config_path.rstrip("/"), [])
 
 
 def _method(name: str) -> dict[str, Any]:
-    """A rule with the defaults of its fields."""
+    """The configuration of a rule with the defaults of its fields."""
     rule = methods.find(name)
     own = {field.name: _default(field) for field in rule.own_fields()}
     groups = [{"override /aux_net": rule.aux_net}, {"override /ema": rule.ema}]
@@ -82,8 +81,8 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 class FurtherSearchPath(SearchPathPlugin):
-    """Puts it into Hydra's search path."""
+    """Adds the source to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """After conf, so that a file there would win."""
+        """Append the source, so that files in conf/ take precedence."""
         search_path.append("localsl", f"{FurtherChoices.scheme()}://")

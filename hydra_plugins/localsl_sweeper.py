@@ -1,4 +1,4 @@
-"""Hydra's sweeper for this project: tables by `sweep=`, comma lists as ever, a plain word on what failed."""
+"""Hydra's sweeper for this project: tables with `sweep=`, lists of values, and a plain report of failed jobs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from localsl.tables.sweeps import Job
 
 
 class LocalslSweeper(Sweeper):
-    """Expands a command line to jobs and gives them to whichever launcher was chosen.
+    """Expands a command line to jobs and passes them to the chosen launcher.
 
-    A job that another process is at is left to it, and looked at again at the end. A job that fails does not
-    stop the others; the process then ends with 1.
+    A job that another process is running is skipped, and started again at the end. A failed job does not stop the
+    others, but the process then ends with exit code 1.
     """
 
     def __init__(self, max_batch_size: int | None = None):
@@ -30,24 +30,24 @@ class LocalslSweeper(Sweeper):
         self._batch = max_batch_size
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `sweep`."""
+        """Create the launcher. Hydra calls this before `sweep`."""
         self._launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         self._hydra = config.hydra
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run every job of these overrides."""
+        """Run all jobs that the overrides describe."""
         jobs = sweeps.jobs(arguments)
         self._machine = launching.machine(self._hydra, len(jobs))
         if self._machine is not None:
             self._batch = self._machine.batch
-        first = sum(job.needed for job in jobs)  # others start from these, which come before them
+        first = sum(job.needed for job in jobs)  # jobs whose results other jobs need come first
         typed = [[*self._typed(job, index), "held=skip"] for index, job in enumerate(jobs)]
         returns = [
             r for begin, end in ((0, first), (first, len(jobs))) for r in self._launch(typed[begin:end], begin)
         ]
-        held = [job for job, r in zip(jobs, returns, strict=True) if _ended(r) and r.return_value == "held"]
+        held = [job for job, r in zip(jobs, returns, strict=True) if _completed(r) and r.return_value == "held"]
         returns += self._launch([self._typed(job, index) for index, job in enumerate(held)], len(jobs))
         failed = [(r, e) for r in returns if (e := _error(r)) is not None]
         for job, error in failed:
@@ -64,16 +64,14 @@ class LocalslSweeper(Sweeper):
         try:
             for start in range(0, len(jobs), batch):
                 returns += self._launcher.launch(jobs[start : start + batch], initial_job_idx=first + start)
-        except (
-            Exception
-        ) as error:  # a job that was killed from outside takes joblib's or submitit's launch with it
-            print(f"the launcher ended: {type(error).__name__}: {error}", file=sys.stderr)
-            print("the same command goes on with what is not done", file=sys.stderr)
+        except Exception as error:  # a killed job makes the launch call of joblib or submitit fail
+            print(f"the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
+            print("the same command continues with the unfinished jobs", file=sys.stderr)
             sys.exit(1)
         return returns
 
     def _typed(self, job: Job, index: int) -> list[str]:
-        """A job's overrides, with its tables as tags and, where several run at once, a share of the machine."""
+        """The overrides of a job, with its tables as tags and, if jobs run concurrently, its share of the machine."""
         typed = job.typed
         if job.tables and not any(override.startswith("logger.tags=") for override in typed):
             papers = sorted({table.split("/")[0] for table in job.tables})
@@ -81,15 +79,15 @@ class LocalslSweeper(Sweeper):
         return typed + (self._machine.share(typed, index) if self._machine else [])
 
 
-def _ended(job: JobReturn) -> bool:
+def _completed(job: JobReturn) -> bool:
     return job.status == JobStatus.COMPLETED
 
 
 def _error(job: JobReturn) -> Exception | None:
-    return None if _ended(job) else job._return_value  # the public property would raise it
+    return None if _completed(job) else job._return_value  # the public property would raise the error
 
 
-# `max_batch_size` is that of Hydra's own sweeper: jobs that are given to the launcher at a time.
+# `max_batch_size`, as in Hydra's own sweeper, is the number of jobs that are passed to the launcher at a time.
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="localsl",

@@ -83,7 +83,7 @@ def test_a_run_that_was_begun_on_another_kind_of_device_says_so(monkeypatch, cap
         patch.setattr(PeakMemory, "scope", scope)
         terminated(cfg, TrainBatches, "augmented", 5)
     record = experiment.run(cfg)
-    assert "begun on another kind of device than cpu" in capsys.readouterr().out
+    assert "began on another kind of device than cpu" in capsys.readouterr().out
     assert record is not None
     straight = experiment.run(compose([*TINY, "output_dir=other"]))
     assert straight is not None
@@ -138,8 +138,8 @@ def test_a_checkpoint_of_another_run_is_not_taken(capsys):
     newest.rename(folder / newest.name)
     assert Checkpoints(other).newest() is None
     told = capsys.readouterr().err
-    assert "optimizer.lr is 0.1 there and 0.2 here" in told
-    assert "seed is 1234 there and 3 here" in told
+    assert "optimizer.lr is 0.1 there, but 0.2 in this run" in told
+    assert "seed is 1234 there, but 3 in this run" in told
     assert "schedule" not in told
     assert [file.suffix for file in folder.iterdir()] == [".pt"]  # who only looks at it leaves it
     assert Checkpoints(other).newest(set_aside=True) is None

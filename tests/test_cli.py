@@ -52,7 +52,7 @@ def test_show_modules_prints_the_table_and_trains_nothing(monkeypatch, capsys):
 
 def test_bp_says_that_it_is_one_module(monkeypatch, capsys):
     assert typed(monkeypatch, "show=modules", "method=bp", "K=8") == 0
-    assert "bp trains one module whatever K says" in capsys.readouterr().out
+    assert "bp trains the network as one module, whatever the value of K" in capsys.readouterr().out
 
 
 def test_hydras_own_flags_work(monkeypatch, capsys):

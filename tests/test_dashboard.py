@@ -80,7 +80,7 @@ def test_a_section_groups_by_what_differs_between_cells():
     [
         (["localsl"], "'localsl' is not ENTITY/PROJECT"),
         (["me/localsl", "man/table9"], "did you mean sweep=man/table"),
-        (["me/localsl", "auglocal/table6"], "no run measures auglocal/table6"),
+        (["me/localsl", "auglocal/table6"], "no training runs belong to auglocal/table6"),
         (["me/localsl", "man/table4"], "pip install wandb-workspaces"),
     ],
 )

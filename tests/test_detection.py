@@ -142,14 +142,14 @@ def test_the_backbones_run_is_named_by_its_id_its_folder_or_what_is_typed(output
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ([], "detection starts from the backbone of a run"),
-        (["backbone_run='0badc0de'"], "is no run"),
-        (["method=dgl"], "method=dgl: the run .* is of bp, resnet10"),
-        (["backbone=resnet20"], "backbone=resnet20: the run"),
+        ([], "detection needs the run of a trained backbone"),
+        (["backbone_run='0badc0de'"], "is not a run"),
+        (["method=dgl"], "method=dgl: run .* trained resnet10 with bp"),
+        (["backbone=resnet20"], "backbone=resnet20: run"),
         (["dataset=digits"], "has no objects' boxes and masks"),
-        (["compile=true"], "compile=True: is not for detection"),
-        (["memory=lean"], "memory=lean: is not for detection"),
-        (["measure=memory"], "measure=memory: is not for detection"),
+        (["compile=true"], "compile=True: does not apply to detection"),
+        (["memory=lean"], "memory=lean: does not apply to detection"),
+        (["measure=memory"], "measure=memory: does not apply to detection"),
         (["optimizer.per_module=true"], "a detector is one module"),
         (["detector.anchors=[8,16]"], "one size, at least 1, for each of 4 stages and one more"),
         (["detector.trainable_layers=6"], "at most 5"),
@@ -157,7 +157,7 @@ def test_the_backbones_run_is_named_by_its_id_its_folder_or_what_is_typed(output
         (["backbone_run='dataset=shapes optimizer.lr=-1'"], "backbone_run: optimizer.lr=-1"),
         pytest.param(
             ["backbone_run='dataset=digits backbone=timm/resnet18 K=4'"],
-            "no stages to build a feature pyramid on",
+            "no stages, which a feature pyramid needs",
             marks=pytest.mark.slow,
         ),
     ],
@@ -171,7 +171,7 @@ def test_what_a_detector_cannot_be_is_told(typed, told, outputs):
 def test_classification_refuses_what_is_of_detection():
     with pytest.raises(ConfigError, match="type task=detection backbone_run=ID"):
         compose(["dataset=coco"])
-    with pytest.raises(ConfigError, match="is what detection starts from; type task=detection too"):
+    with pytest.raises(ConfigError, match="applies to detection only; type task=detection too"):
         compose(["backbone_run='0badc0de'"])
 
 

@@ -34,11 +34,11 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(monkeypatch, 
         failing(patch, os, "fsync", 3, OSError(28, "No space left on device"))
         assert typed(patch, *TINY) == 1
     told = capsys.readouterr().err
-    assert "cannot be written (No space left on device); make room, and the same command goes on" in told
+    assert "cannot be written (No space left on device); make room, and the same command resumes" in told
     assert "Traceback" not in told
     assert [r["status"] for r in records()] == ["failed"]
     assert typed(monkeypatch, *TINY) == 0
-    assert "going on after 1 of 3 epochs" in capsys.readouterr().out
+    assert "resuming after 1 of 3 epochs" in capsys.readouterr().out
     straight = compose([*TINY, "output_dir=straight"])
     experiment.run(straight)
     assert left_by(compose(TINY))[1] == left_by(straight)[1]
@@ -51,8 +51,8 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(monkeypatch, 
             OSError(28, "No space left on device", "/elsewhere/1"),
             "/elsewhere/1: No space left on device; the same",
         ),
-        (OSError(12, "Cannot allocate memory"), "Cannot allocate memory; the same command goes on"),
-        (BrokenPipeError(32, "Broken pipe"), "Broken pipe; the same command goes on"),
+        (OSError(12, "Cannot allocate memory"), "Cannot allocate memory; the same command resumes"),
+        (BrokenPipeError(32, "Broken pipe"), "Broken pipe; the same command resumes"),
         (OSError(5, "Input/output error"), "cannot be written (Input/output error); make room"),
     ],
 )
@@ -76,7 +76,7 @@ def test_out_of_memory_says_what_to_lower(monkeypatch, capsys):
     failing(monkeypatch, TrainBatches, "augmented", 2, torch.OutOfMemoryError("CUDA out of memory"))
     assert typed(monkeypatch, *TINY) == 1
     told = capsys.readouterr().err
-    assert "GiB, the data set and workspaces apart): lower batch_size=20, or type memory=lean" in told
+    assert "GiB, without data set and workspaces): lower batch_size=20, or type memory=lean" in told
     assert "Traceback" not in told
 
 
@@ -85,8 +85,8 @@ def test_another_number_of_epochs_is_another_run_and_says_why(capsys):
     experiment.run(compose([*TINY, "schedule.epochs=2"]))
     printed = capsys.readouterr().out
     assert "is this run with 3 epochs" in printed
-    assert "starts afresh" in printed
-    assert "going on" not in printed
+    assert "starts from the beginning" in printed
+    assert "resuming" not in printed
 
 
 class Trap:
@@ -105,7 +105,7 @@ def test_a_strangers_checkpoint_executes_nothing(capsys):
         (folder / f"epoch=1-step=0-{_digest(data)}.pt").write_bytes(data)
         assert Checkpoints(cfg).newest() is None
     assert not os.path.exists("executed")
-    assert "is no checkpoint and passed over" in capsys.readouterr().err
+    assert "is not a checkpoint and is skipped" in capsys.readouterr().err
 
 
 def test_a_strangers_configuration_executes_nothing(monkeypatch):
@@ -170,7 +170,7 @@ def test_a_logger_that_breaks_is_let_go_of(monkeypatch, capsys):
     record = experiment.run(compose(TINY))
     assert record is not None
     assert record["status"] == "done"
-    assert capsys.readouterr().err.count("nothing more goes to csv: the server is gone") == 1
+    assert capsys.readouterr().err.count("csv failed and is no longer used: the server is gone") == 1
 
 
 def test_a_neighbours_broken_configuration_does_no_harm():

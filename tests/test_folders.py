@@ -199,4 +199,4 @@ def test_a_run_of_another_fold_does_not_go_on_from_the_first(folder, capsys):
     experiment.run(typed(folder, *more))
     told = capsys.readouterr().out
     assert "This run is done" not in told
-    assert "going on after" not in told
+    assert "resuming after" not in told

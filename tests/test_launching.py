@@ -78,7 +78,11 @@ def test_cores_are_those_of_the_processs_affinity():
     ("typed", "key", "words"),
     [
         (["hydra/launcher=submitit_slurm"], "hydra/launcher", "no srun"),
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs", "-1 is one a core"),
+        (
+            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"],
+            "hydra.launcher.n_jobs",
+            "-1 starts one job per core",
+        ),
         (["hydra.sweeper.max_batch_size=0"], "hydra.sweeper.max_batch_size", "at least 1"),
         (["hydra.sweeper.max_batch_size=x"], "hydra.sweeper.max_batch_size", "whole number"),
         (["processes=2"], "processes", "tasks_per_node=2"),

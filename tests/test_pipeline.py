@@ -162,7 +162,7 @@ def test_a_run_goes_on_with_as_many_processes_or_others(number, sizes):
     run = started(sizes[1], "output_dir=broken")
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
-    assert "going on after" in out
+    assert "resuming after" in out
     (state, metrics, _), (wanted, metrics_wanted, _) = left_by(broken), left_by(straight)
     for one in (state, wanted):
         one["network"] = dict(one["network"])
@@ -202,10 +202,10 @@ def test_no_process_begins_inside_a_cascade():
     ("overrides", "key", "words"),
     [
         (["method=bp"], "parallel", "bp trains one module"),
-        (["method=mlaan"], "parallel", "could be parted nowhere"),
+        (["method=mlaan"], "parallel", "can be separated nowhere"),
         (["method=dgl", "K=1"], "parallel", "one module"),
-        (["method=dgl", "cuda_graph=true"], "cuda_graph", "one process"),
-        (["method=dgl", "sync_batchnorm=true"], "sync_batchnorm", "whole ones"),
+        (["method=dgl", "cuda_graph=true"], "cuda_graph", "single process"),
+        (["method=dgl", "sync_batchnorm=true"], "sync_batchnorm", "the whole batch"),
     ],
 )
 def test_what_cannot_be_shared_out(overrides, key, words, monkeypatch):

@@ -245,7 +245,7 @@ def test_a_table_of_runs_and_times_takes_several_processes():
 
 def test_a_sweep_under_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="torchrun is for one run"):
+    with pytest.raises(ConfigError, match="torchrun starts a single run"):
         check_command_line(["-m", "seed=0,1"])
 
 
@@ -294,12 +294,12 @@ def test_a_run_of_two_processes_that_one_leaves_goes_on(tmp_path):
     assert time.monotonic() - killed < 30
     assert run.returncode != 0
     assert "another process of this run has ended" in err
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
 
     run = torchrun("output_dir=broken")
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
-    assert "going on after" in out
+    assert "resuming after" in out
     assert_same(left_by(broken), (state, metrics, record))
 
     run = torchrun("output_dir=broken")  # a finished run is told by both, and trained by none

@@ -105,7 +105,7 @@ def test_a_job_that_is_requeued_goes_on(slurm):
     subprocess.run(["scontrol", "requeue", job], env=slurm, check=True)
     done(process)
     (log,) = Path("outputs/.submitit").glob("*/*_log.out")
-    assert "going on after" in log.read_text()
+    assert "resuming after" in log.read_text()
     assert_same(left_by(cfg), undisturbed(slurm, *typed))
 
 
@@ -123,7 +123,7 @@ def test_a_time_limit_in_the_middle_of_a_run(slurm):
     assert 0 < epochs(cfg) < cfg.schedule.epochs
     done(started(slurm, *SLURM, *typed))
     logs = "".join(log.read_text() for log in Path("outputs/.submitit").glob("*/*_log.out"))
-    assert "going on after" in logs
+    assert "resuming after" in logs
     assert_same(left_by(cfg), undisturbed(slurm, *typed))
 
 

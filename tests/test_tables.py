@@ -232,11 +232,11 @@ def test_an_error_in_rendering_never_hides_that_of_the_runs(ends, monkeypatch, c
     monkeypatch.setattr(command.render, "write", no_rendering)
     line = check_command_line([*ABLATION, "seed=0", "results_dir=there"])
     monkeypatch.setattr(command, "_before", lambda _: "")
-    with pytest.raises(type(ends)) as error, command.around(line):
+    with pytest.raises(type(ends)) as error, command.reporting(line):
         raise ends
     assert error.value is ends
-    assert "nothing was rendered: OSError: no space left" in capsys.readouterr().err
-    with pytest.raises(OSError, match="no space left"), command.around(line):
+    assert "the results cannot be rendered: OSError: no space left" in capsys.readouterr().err
+    with pytest.raises(OSError, match="no space left"), command.reporting(line):
         pass
 
 

@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written_is_told():
 def test_wandb_that_does_not_start_is_told(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "garbage")
     cfg = compose([*TINY, "logger=wandb"])
-    with pytest.raises(ConfigError, match="W&B does not start"):
+    with pytest.raises(ConfigError, match="W&B cannot start"):
         experiment.run(cfg)
     record = tracking.read_record(cfg)
     assert record is not None
@@ -181,7 +181,7 @@ def test_a_wandb_server_that_is_down_is_told_at_once(monkeypatch):
         with pytest.raises(ConfigError, match=f"{url} does not answer"):
             experiment.run(compose([*TINY, "logger=wandb", "logger.mode=online"]))
         monkeypatch.setenv("https_proxy", "http://proxy:1")
-        tracking._reach(url)
+        tracking._check_reachable(url)
 
 
 def test_wandbs_mode_may_be_written_large(monkeypatch):
@@ -192,7 +192,7 @@ def test_wandbs_mode_may_be_written_large(monkeypatch):
 
 @pytest.mark.parametrize("tag", ["", "x" * 65])
 def test_tags_that_wandb_would_refuse(tag):
-    with pytest.raises(ConfigError, match="1 to 64 letters"):
+    with pytest.raises(ConfigError, match="1 to 64 characters"):
         compose([f"logger.tags=['{tag}']"])
     assert compose([f"logger.tags=['{'x' * 64}']"])
 
@@ -200,13 +200,13 @@ def test_tags_that_wandb_would_refuse(tag):
 def test_runs_of_one_rule_are_told_apart_by_what_differs():
     configs = [compose([*TINY, "seed=1", f"optimizer.lr={lr}"]) for lr in (0.05, 0.2)]
     configs += [compose([*TINY, "seed=1", "method=bp"])]
-    told = tracking.told_apart(tracking.planned_runs(configs), configs)
+    told = tracking.distinctions(tracking.planned_runs(configs), configs)
     assert told == [{"optimizer.lr": "0.05"}, {"optimizer.lr": "0.2"}, {"optimizer.lr": ""}]
     for cfg in configs:
         experiment.run(cfg)
-    found = tracking.told_apart(tracking.found_runs("outputs"))
+    found = tracking.distinctions(tracking.found_runs("outputs"))
     assert sorted(row["optimizer.lr"] for row in found) == ["", "0.05", "0.2"]
-    assert tracking.told_apart(tracking.planned_runs(configs[1:]), configs[1:]) == [{}, {}]
+    assert tracking.distinctions(tracking.planned_runs(configs[1:]), configs[1:]) == [{}, {}]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_run_records_the_epoch_that_the_split_chooses(capsys):
     assert selected["epoch"] == chosen + 1
     assert selected["test_accuracy"] == float(rows["test_accuracy"][chosen])
     assert selected["validation_loss"] == float(rows["validation_loss"][chosen])
-    assert f"that the validation images choose ({chosen + 1}, " in capsys.readouterr().out
+    assert f"at the epoch with the best validation accuracy ({chosen + 1}, " in capsys.readouterr().out
 
 
 def test_the_earlier_of_equal_epochs_is_chosen():

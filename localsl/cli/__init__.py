@@ -1,1 +1,1 @@
-"""The command line: what was typed, the jobs it stands for, and what it prints."""
+"""The command line: parsing, the jobs that it describes, and the printed output."""

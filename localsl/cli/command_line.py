@@ -1,4 +1,4 @@
-"""What a command line stands for: its jobs, all checked before the first starts."""
+"""Expands a command line to its jobs, all checked before the first starts."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.tables import sweeps
 from localsl.tables.sweeps import Job, Line
 
-MANY = 40  # configurations that take longer to check than a user waits without wondering
+MANY = 40  # configurations whose check takes long enough to be announced
 
 
-# A folder that begins at home. Shells leave its `~` alone, Hydra cannot read it or makes a folder of that name.
+# A folder that starts with `~`. Shells do not expand it after an equals sign; Hydra cannot parse it, or takes it for
+# the name of a folder.
 AT_HOME = re.compile(r"""(\+*(?:data_dir|output_dir|results_dir|dataset\.root)=)(["']?)(~(?:/[^,"']*)?)\2""")
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """The same command line as Hydra reads it: flags before overrides, folders at home by their whole path.
+    """Rewrite a command line for Hydra's parser: flags come first, and `~` in folders is expanded.
 
-    The runs of `runs=[...]` and `backbone_run=` come in quotes: Hydra would stumble over the equals sign in a
-    folder's name, and take some ids for numbers.
+    The values of `runs=[...]` and `backbone_run=` are quoted, because Hydra cannot parse the equals sign in a
+    folder's name, and would convert some ids to numbers.
     """
     typed = [_quoted(a) if re.fullmatch(r"runs=[^'\"]*", a) else a for a in _flags_first(arguments)]
     typed = [re.sub(r"^(\+?backbone_run=)(?!null$)([^'\"]+)$", r"\1'\2'", a) for a in typed]
@@ -40,7 +41,10 @@ def quoted(arguments: Sequence[str]) -> list[str]:
 
 
 def _flags_first(arguments: Sequence[str]) -> list[str]:
-    """Hydra's parser takes overrides in one piece only: `K=4 -m seed=1,2` would leave `seed=1,2` over."""
+    """Move flags before overrides, because Hydra's parser needs the overrides in one piece.
+
+    Of `K=4 -m seed=1,2` it would not parse `seed=1,2`.
+    """
     options = {text: action for action in get_args_parser()._actions for text in action.option_strings}
     flags: list[str] = []
     overrides: list[str] = []
@@ -64,10 +68,10 @@ def _quoted(runs: str) -> str:
 
 
 def check_command_line(arguments: Sequence[str]) -> Line:
-    """Every job that a command line stands for, all checked before the first starts.
+    """Expand a command line to its jobs, and check all of them before the first starts.
 
     Raises:
-        ConfigError: with the problems of all jobs together.
+        ConfigError: with the problems of all jobs.
     """
     flags = get_args_parser().parse_args(list(arguments))
     if flags.cfg or flags.help or flags.hydra_help or flags.info or flags.shell_completion:
@@ -79,7 +83,7 @@ def check_command_line(arguments: Sequence[str]) -> Line:
             request = sweeps.requested(flags.overrides)
             jobs = request.jobs if request else sweeps.jobs(flags.overrides)
         except OverrideParseException:
-            pass  # told as single problems below
+            pass  # reported below as the problem of a single override
         except REFUSED as error:
             what = f"this sweep cannot be expanded ({first_line(error)})"
             raise ConfigError([Problem("-m", "", what, "list the values: key=a,b,c")]) from None
@@ -92,7 +96,7 @@ def check_command_line(arguments: Sequence[str]) -> Line:
     shows = {"status", "tables", "figures", "report", "rehearsal"}
     about_sweeps = {cfg.show for cfg in composed.values()} & shows
     if request is None and about_sweeps:
-        what = "is about the runs of a table"
+        what = "needs a sweep"
         problems.append(Problem("show", about_sweeps.pop(), what, "type -m sweep=table1 too"))
     if problems:
         raise ConfigError(problems)
@@ -102,16 +106,19 @@ def check_command_line(arguments: Sequence[str]) -> Line:
 
 
 def _check_places(flags: Any) -> None:
-    """Refuse what would have Hydra compose something else than is checked.
+    """Refuse flags with which Hydra would compose another configuration than the checked one.
 
     Raises:
-        ConfigError: naming the flag.
+        ConfigError: if such a flag is given, or the folder of --config-dir does not exist.
     """
     problems = []
     for key in ("config_path", "config_name", "package"):
         if getattr(flags, key) is not None:
-            flag, what = f"--{key.replace('_', '-')}", "configurations are composed from conf/config.yaml alone"
-            instead = "type --config-dir FOLDER for choices of your own, such as FOLDER/dataset/mine.yaml"
+            flag, what = (
+                f"--{key.replace('_', '-')}",
+                "the configuration is always composed from conf/config.yaml",
+            )
+            instead = "type --config-dir FOLDER to add choices of your own, such as FOLDER/dataset/mine.yaml"
             problems.append(Problem(flag, getattr(flags, key), what, instead))
     if flags.config_dir is not None and not os.path.isdir(flags.config_dir):
         problems.append(Problem("--config-dir", flags.config_dir, "there is no such folder"))
@@ -122,7 +129,11 @@ def _check_places(flags: Any) -> None:
 def _all_composed(
     wanted: list[tuple[str, ...]], composition: Composition
 ) -> tuple[dict[tuple[str, ...], Command], list[Problem]]:
-    """The configurations that compose, by their overrides, and the problems of the others, each once."""
+    """Compose all configurations.
+
+    Returns:
+        The valid configurations by their overrides, and the problems of the others without duplicates.
+    """
     if len(wanted) >= MANY:
         print(f"checking {len(wanted)} configurations ...", file=sys.stderr, flush=True)
     composed: dict[tuple[str, ...], Command] = {}
@@ -137,8 +148,8 @@ def _all_composed(
 
 def _launch_problems(overrides: Sequence[str], configs: Iterable[Command]) -> list[Problem]:
     own = [override for override in overrides if field_of(override).startswith(("hydra/", "hydra."))]
-    # What a run on several processes costs is measured by one.
+    # A measurement uses one process, whatever the number of processes of the run.
     sizes = {cfg.processes for cfg in configs if cfg.measure is None}
-    with contextlib.suppress(*REFUSED):  # told with the configurations
+    with contextlib.suppress(*REFUSED):  # reported with the configurations
         return list(launching.problems(hydras_own(own), sizes)) if own or sizes - {1} else []
     return []

@@ -1,4 +1,4 @@
-"""What one configuration asks for: a training run, or in its place something shown, measured or analysed."""
+"""Executes a configuration: trains a run, or shows, measures or analyses something in its place."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from localsl.runs import display, experiment, tasks, tracking
 
 
 def run(cfg: Command) -> dict[str, Any] | None:
-    """Do what a configuration asks for.
+    """Execute a configuration.
 
     Returns:
-        The record of a run or of a measurement; None if something was only shown, and of the processes beside the
-        one that measures.
+        The record of a run or of a measurement; None if something was only shown, and in all processes but the one
+        that measures.
 
     Raises:
-        ConfigError: if the data set, or what an analysis is of, is not available, or the network does not take
-            images of this size.
+        ConfigError: if the data set or an analysed run is not available, or the network cannot process images of this
+            size.
         Diverged: if a module's loss stops being finite.
     """
     if cfg.show == "runs":
         runs = tracking.found_runs(cfg.output_dir)
-        print(display.summary(runs, tracking.told_apart(runs)))
+        print(display.summary(runs, tracking.distinctions(runs)))
         return None
     if cfg.show == "bench":
-        from localsl.measure.bench import bench  # imports that a training run does not wait for
+        from localsl.measure.bench import bench  # imported here because a training run does not need it
 
         print(bench(cfg))
         return None
@@ -49,7 +49,7 @@ def run(cfg: Command) -> dict[str, Any] | None:
     if cfg.measure is not None:
         from localsl.measure import runner
 
-        # Of the processes that a launcher started for each of its jobs, one measures.
+        # If a launcher started several processes for this job, only one of them measures.
         return runner.run(cfg) if processes.started().rank == 0 else None
     if cfg.analysis.kind != "none":
         from localsl.analysis import runner
@@ -62,16 +62,16 @@ def run(cfg: Command) -> dict[str, Any] | None:
 
 
 def _out_of_memory(cfg: Config) -> LocalslError:
-    """What a step needs, and what needs less."""
+    """An error that states the memory needed by a step, and the settings that reduce it."""
     if cfg.task.name == "detection":
         return LocalslError(
             f"out of memory in a training step: lower batch_size={cfg.batch_size} or detector.rois"
         )
     from localsl.measure.footprint import footprint
 
-    need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, the data set and workspaces apart"
-    whole = cfg.compile or cfg.sync_batchnorm or method_of(cfg).checkpoint_segments(1)
-    left = [] if cfg.memory == "lean" or whole else ["memory=lean"]
-    left += [] if cfg.optimizer.per_module else ["optimizer.per_module=true"]
-    lower = f"lower batch_size={cfg.batch_size}" + (f", or type {', '.join(left)}" if left else "")
+    need = f"a step needs {footprint(cfg).peak / 2**30:.2f} GiB, without data set and workspaces"
+    excludes_lean = cfg.compile or cfg.sync_batchnorm or method_of(cfg).checkpoint_segments(1)
+    savings = [] if cfg.memory == "lean" or excludes_lean else ["memory=lean"]
+    savings += [] if cfg.optimizer.per_module else ["optimizer.per_module=true"]
+    lower = f"lower batch_size={cfg.batch_size}" + (f", or type {', '.join(savings)}" if savings else "")
     return LocalslError(f"out of memory in a training step ({need}): {lower}")

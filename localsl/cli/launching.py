@@ -1,4 +1,4 @@
-"""Hydra's launchers: what is wrong with a choice, how many jobs run at once, and what share each gets."""
+"""Hydra's launchers: checks of the choice, the number of concurrent jobs, and each job's share of the machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from localsl.execution.processes import started
 
 @dataclass(frozen=True)
 class Machine:
-    """What jobs that run beside each other on this machine share.
+    """The resources that concurrent jobs share on this machine.
 
     Attributes:
-        cores: as many as this process may use, by its affinity and its container's quota.
-        gpus: as many as jobs see.
-        at_once: jobs that run at the same time.
-        processes: of a job.
-        batch: jobs that are given to the launcher at a time; None is all of them.
+        cores: CPU cores that this process may use, by its affinity and its container's quota.
+        gpus: GPUs that are visible to jobs.
+        at_once: the number of jobs that run at the same time.
+        processes: the number of processes of each job.
+        batch: the number of jobs submitted to the launcher at a time; None for all of them.
     """
 
     cores: int
@@ -34,7 +34,7 @@ class Machine:
     processes: int = 1
 
     def share(self, typed: Sequence[str], index: int) -> list[str]:
-        """Threads and GPU of the job with this index, unless typed."""
+        """The overrides for the threads and the GPU of the job with this index, unless they are typed."""
         keys = {field_of(override) for override in typed}
         running = self.at_once * self.processes
         threads = [] if "threads" in keys else [f"threads={max(1, self.cores // running)}"]
@@ -43,33 +43,39 @@ class Machine:
 
 
 def machine(hydra: DictConfig, jobs: int) -> Machine | None:
-    """How this many jobs share the machine; None where the launcher runs one at a time, or runs them elsewhere.
+    """How `jobs` jobs share this machine; None if the launcher runs one at a time, or on other machines.
 
     Args:
-        hydra: Hydra's own configuration.
+        hydra: the configuration of Hydra itself.
     """
     cores, batch = joblib.cpu_count(), hydra.sweeper.get("max_batch_size")
     launcher, chosen = hydra.launcher, hydra.runtime.choices["hydra/launcher"]
     if chosen == "joblib":
         at_once = joblib.effective_n_jobs(launcher.n_jobs)
         return Machine(cores, torch.cuda.device_count(), min(at_once, batch or jobs, jobs), batch)
-    if chosen == "submitit_local":  # it has no queue, and starts all that it is given
+    if chosen == "submitit_local":  # it has no queue, and starts all jobs that are submitted at once
         several = processes(hydra)
-        batch = batch or (cores if several == 1 else 1)  # several have all GPUs of the machine
+        batch = batch or (
+            cores if several == 1 else 1
+        )  # a job of several processes uses all GPUs of the machine
         return Machine(cores, launcher.gpus_per_node or 0, min(batch, jobs), batch, several)
     return None
 
 
 def processes(hydra: DictConfig) -> int:
-    """How many processes the launcher starts for each job."""
+    """The number of processes that the launcher starts for each job."""
     return (hydra.launcher.get("nodes") or 1) * (hydra.launcher.get("tasks_per_node") or 1)
 
 
 def problems(hydra: DictConfig, sizes: Iterable[int | None] = ()) -> Iterator[Problem]:
-    """What would end the launcher, leave jobs without one, or start other numbers of processes than theirs."""
+    """Yield the settings with which the launcher fails, starts no jobs, or starts a wrong number of processes.
+
+    Args:
+        sizes: the values of `processes` in the configurations of the jobs.
+    """
     if started().size > 1:
         instead = "type python run.py -m hydra/launcher=submitit_local"
-        yield Problem("-m", "", "torchrun is for one run", instead)
+        yield Problem("-m", "", "torchrun starts a single run", instead)
     several = processes(hydra)
     for size in sorted({size or 1 for size in sizes} - {several}):
         what = f"the launcher starts {several} for each job"
@@ -78,10 +84,12 @@ def problems(hydra: DictConfig, sizes: Iterable[int | None] = ()) -> Iterator[Pr
     batch = hydra.sweeper.get("max_batch_size")
     if batch is not None and not (isinstance(batch, int) and batch >= 1):
         what = "must be a whole number of at least 1"
-        yield Problem("hydra.sweeper.max_batch_size", batch, what, "null leaves it to the launcher")
+        yield Problem("hydra.sweeper.max_batch_size", batch, what, "null leaves the choice to the launcher")
     if hydra.launcher.get("n_jobs") == 0:
-        what = "no job would ever start"
-        yield Problem("hydra.launcher.n_jobs", 0, what, "-1 is one a core, -2 one fewer")
+        what = "no job would start"
+        yield Problem("hydra.launcher.n_jobs", 0, what, "-1 starts one job per core, -2 one fewer")
     if hydra.runtime.choices["hydra/launcher"] == "submitit_slurm" and shutil.which("srun") is None:
-        what = "this machine has no srun, and so no slurm"
-        yield Problem("hydra/launcher", "submitit_slurm", what, "type it on a cluster's login node")
+        what = "this machine has no srun, and so no SLURM"
+        yield Problem(
+            "hydra/launcher", "submitit_slurm", what, "run the command on the login node of a cluster"
+        )

@@ -1,8 +1,8 @@
-"""What `python run.py` and the installed command `localsl` do.
+"""The entry point of `python run.py` and of the installed command `localsl`.
 
-The configuration is composed and checked before Hydra takes over, so that all mistakes are reported at once,
-without a traceback. Exit codes: 0 done, 2 wrong configuration, 3 diverged, 130 interrupted,
-143 terminated, 1 anything else.
+The configuration is composed and checked before Hydra takes over, so that all mistakes are reported at once and
+without a traceback. Exit codes: 0 done, 2 wrong configuration, 3 diverged, 130 interrupted, 143 terminated,
+1 any other error.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from localsl.core.settings import LocalslError
 from localsl.data.sources import Known
 from localsl.execution.processes import fail
 
-# What the check of the command line found in folders of pictures. A sweep's jobs look again, as time passes.
+# The contents of image folders, read when the command line was checked. The jobs of a sweep start later, and read
+# them again.
 KNOWN: Known = {}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> str | None:
-    """One run; returns how it ended. In a sweep its error goes to the sweeper, which goes on."""
+    """Execute one job, and return its status. In a sweep errors are passed to the sweeper, which continues."""
     try:
         record = commands.run(validate(cfg, known=KNOWN or None))
         sys.stdout.flush()
@@ -42,36 +43,36 @@ def job(cfg: DictConfig) -> str | None:
             raise
         sys.exit(fail(error))
     except BrokenPipeError:
-        unread()
+        exit_unread()
     return record["status"] if record else None
 
 
-def unread() -> NoReturn:
-    """End where the reader of what is printed has gone, as `show=runs | head` does."""
-    with contextlib.suppress(OSError, ValueError):  # Python would complain of what it could not print
+def exit_unread() -> NoReturn:
+    """Exit when nobody reads the output any more, as with `show=runs | head`."""
+    with contextlib.suppress(OSError, ValueError):  # otherwise Python reports unwritten output at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
 
 
 def main() -> None:
-    """Check, run, and after a sweep compare its runs or render its tables."""
+    """Check the command line and run its jobs; after a sweep, compare its runs or render its tables."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.argv[1:] = quoted(sys.argv[1:])
     try:
         resources.check()
         line = check_command_line(sys.argv[1:])
-        told = command.shown(line)
-        if told is not None:
-            print(told, flush=True)
+        text = command.shown(line)
+        if text is not None:
+            print(text, flush=True)
             return
         KNOWN.clear()
         if len(line.jobs) == 1:
             KNOWN.update(line.known)
-        with command.around(line):
+        with command.reporting(line):
             job()
         sys.stdout.flush()
     except BrokenPipeError:
-        unread()
+        exit_unread()
     except LocalslError as error:
         sys.exit(fail(error))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What a command line with `sweep=` prints before and after its runs, and the tables and figures it renders."""
+"""The output of a sweep before and after its runs, and the rendering of its tables and figures."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from localsl.tables.sweeps import Line, Table
 
 
 def shown(line: Line) -> str | None:
-    """What `show=` asks of a sweep, which then runs nothing; None where it is to be run."""
+    """The output for `show=` of a sweep, which is then not run; None if the command line is to be run."""
     show = line.base.show if line.base else None
     if show == "jobs":
         return _work(line)
     if line.request is None or show not in ("status", "tables", "figures", "report", "rehearsal"):
         return None
     if show == "rehearsal":
-        from localsl.tables import rehearsal  # imports that no other command line waits for
+        from localsl.tables import rehearsal  # imported here because no other command line needs it
 
         return rehearsal.rehearse(line)
     if show == "figures":
         return _redrawn(line)
     if show == "report" and any(table.analysis for table in line.request.tables):
-        raise ConfigError([Problem("show", "report", "is a page of tables", "type sweep=all, or show=tables")])
+        raise ConfigError([Problem("show", "report", "covers tables only", "type sweep=all, or show=tables")])
     if show in ("tables", "report"):
-        return _told(_rendered(line)) if show == "tables" else str(_rendered(line).report())
+        return _summary(_rendered(line)) if show == "tables" else str(_rendered(line).report())
     return overview.status(line.request, line.jobs, line.configs)
 
 
 @contextmanager
-def around(line: Line) -> Iterator[None]:
-    """Prints what is about to be run and, however that ends, how it ended.
+def reporting(line: Line) -> Iterator[None]:
+    """Print the planned work before the runs, and their results after them, however they end.
 
-    An error on the way out never takes the place of the one that the runs ended with, nor of its exit code.
+    An error while results are printed never replaces the error of the runs, nor its exit code.
     """
     print(_before(line), end="", flush=True)
     try:
@@ -52,7 +52,7 @@ def around(line: Line) -> Iterator[None]:
         try:
             print(_after(line), end="")
         except Exception as error:
-            print(f"and nothing was rendered: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"the results cannot be rendered: {type(error).__name__}: {error}", file=sys.stderr)
         raise
     print(_after(line), end="")
 
@@ -64,26 +64,26 @@ def _before(line: Line) -> str:
 
 
 def _work(line: Line) -> str:
-    """Prints what there is to run, as soon as it is known; returns what it costs in all."""
+    """Print the list of runs at once, then the estimated work; return its total cost."""
     if line.request is None:
-        asked, told = set(line.jobs), overview.runs(line.jobs, line.configs)
+        selected, text = set(line.jobs), overview.runs(line.jobs, line.configs)
     else:
-        asked, told = set(line.request.to_run), overview.status(line.request, line.jobs, line.configs)
-    print(told, flush=True)
-    from localsl.tables import estimate  # imports that no other command line waits for
+        selected, text = set(line.request.to_run), overview.status(line.request, line.jobs, line.configs)
+    print(text, flush=True)
+    from localsl.tables import estimate  # imported here because no other command line needs it
 
-    configs = [cfg for job, cfg in zip(line.jobs, line.configs, strict=True) if job in asked]
+    configs = [cfg for job, cfg in zip(line.jobs, line.configs, strict=True) if job in selected]
     *lines, cost = estimate.work(configs)
     print("\n".join(lines), end="\n" if lines else "")
     return cost
 
 
 def _after(line: Line) -> str:
-    """How several runs ended: their tables rendered, or the runs side by side."""
+    """The results of several runs: their tables if they belong to a sweep, otherwise a comparison."""
     if _shows(line):
         return ""
     if line.request is not None:
-        return f"\n{_told(_rendered(line))}\n"
+        return f"\n{_summary(_rendered(line))}\n"
     first = line.configs[0] if line.configs else None
     if first is None or len(line.configs) < 2 or first.analysis.kind != "none":
         return ""
@@ -92,16 +92,16 @@ def _after(line: Line) -> str:
 
         return compared(line.configs)
     runs = tracking.planned_runs(line.configs)
-    told = tracking.told_apart(runs, line.configs)
-    return f"\n{display.summary(runs, told)}\n{_over_seeds(line, runs, told)}"
+    distinctions = tracking.distinctions(runs, line.configs)
+    return f"\n{display.summary(runs, distinctions)}\n{_over_seeds(line, runs, distinctions)}"
 
 
-def _over_seeds(line: Line, runs: list[tuple[Path, dict[str, Any]]], told: list[dict[str, str]]) -> str:
-    """Figures of the runs that differ in the seed alone."""
+def _over_seeds(line: Line, runs: list[tuple[Path, dict[str, Any]]], distinctions: list[dict[str, str]]) -> str:
+    """The mean and standard deviation over runs that differ in the seed only."""
     cells = {identity.run_id(cfg): identity.cell_id(cfg) for cfg in line.configs}
     groups: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for (_, record), more in zip(runs, told, strict=True):
-        groups.setdefault(cells[record["id"]], []).append((record, more))
+    for (_, record), columns in zip(runs, distinctions, strict=True):
+        groups.setdefault(cells[record["id"]], []).append((record, columns))
     text = display.over_seeds(list(groups.values()))
     return f"\n{text}\n" if text else ""
 
@@ -112,7 +112,14 @@ def _shows(line: Line) -> bool:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The tables and figures of a sweep, rendered to a folder."""
+    """The tables and figures of a sweep, rendered to a folder.
+
+    Attributes:
+        made: the rows of each table by its name.
+        written: the files of each table by its name.
+        figures: a row for the summary of each figure.
+        problems: why figures could not be drawn.
+    """
 
     folder: Path
     tables: list[Table]
@@ -123,7 +130,7 @@ class Rendered:
     problems: list[Problem]
 
     def table(self) -> str:
-        """What was written, a line a table or figure."""
+        """A summary of the written files, with one row per table or figure."""
         lines = list(self.figures)
         for name, rows in self.made.items():
             kinds = ",".join(path.suffix for path in self.written[name])
@@ -133,37 +140,41 @@ class Rendered:
         return display.table(lines)
 
     def report(self) -> Path:
-        """All of it on one page."""
-        from localsl.tables import report  # imports that no training run waits for
+        """Write all tables and curves to one page, and return its path."""
+        from localsl.tables import report  # imported here because no training run needs it
 
         return report.write(self.folder, self.tables, self.made, self.runs)
 
 
 def _redrawn(line: Line) -> str:
-    """The figures of a sweep drawn again from their CSVs in RESULTS_DIR, which need neither runs nor checkpoints.
+    """Draw the figures of a sweep again from their CSV files in RESULTS_DIR, without runs or checkpoints.
 
     Raises:
-        ConfigError: if there are only tables.
+        ConfigError: if the sweep has no figures.
     """
     assert line.request is not None
     assert line.base is not None
-    asked = [table for table in line.request.tables if table.analysis]
-    if not asked:
+    selected = [table for table in line.request.tables if table.analysis]
+    if not selected:
         raise ConfigError(
-            [Problem("show", "figures", "is about figures", "type sweep=figures, or sweep=ours/figures")]
+            [
+                Problem(
+                    "show", "figures", "needs a sweep of figures", "type sweep=figures, or sweep=ours/figures"
+                )
+            ]
         )
-    from localsl.tables import figures  # imports that no table waits for
+    from localsl.tables import figures  # imported here because no table needs it
 
     folder = Path(line.base.results_dir)
-    drawn = [file for figure in asked if (file := figures.redrawn(figure, folder)) is not None]
+    drawn = [file for figure in selected if (file := figures.redrawn(figure, folder)) is not None]
     return "\n".join(f"written to {file}" for file in drawn) or f"{folder} has no CSV of these figures"
 
 
-def _told(rendered: Rendered) -> str:
-    """What was written.
+def _summary(rendered: Rendered) -> str:
+    """A summary of the written files.
 
     Raises:
-        ConfigError: with the figures that cannot be drawn and why, after the other tables are printed.
+        ConfigError: with the reasons why figures cannot be drawn, after the summary is printed.
     """
     if rendered.problems:
         print(rendered.table())
@@ -172,11 +183,11 @@ def _told(rendered: Rendered) -> str:
 
 
 def _rendered(line: Line) -> Rendered:
-    """Render the tables and figures of a sweep, and keep the records behind them.
+    """Render the tables and figures of a sweep, and copy the records of its runs.
 
-    Runs of the smoke schedule, of the embedded digits or shapes, or of anything but the cells' own networks and
-    rules are no results: their tables go to OUTPUT_DIR/results, from the sweep's own runs. The others go to
-    RESULTS_DIR, from all records kept there. Figures go there too, but are of the sweep's own runs only.
+    Runs with the smoke schedule, on the embedded digits or shapes, or of cells with a changed network or rule are not
+    results: their tables are written to OUTPUT_DIR/results, from the runs of this sweep. Other tables are written to
+    RESULTS_DIR, from all records kept there. Figures go to the same folder, but only use the runs of this sweep.
     """
     assert line.request is not None
     assert line.base is not None
@@ -197,9 +208,9 @@ def _rendered(line: Line) -> Rendered:
     written = {table.name: render.write(folder, table, made[table.name]) for table in tables}
     figures, problems = [], []
     for figure in (table for table in line.request.tables if table.analysis):
-        from localsl.tables import figures as drawing  # imports that no table waits for
+        from localsl.tables import figures as drawing  # imported here because no table needs it
 
-        told, found = drawing.figure(figure, line, folder)
-        figures.append(told)
-        problems += found
+        row, reasons = drawing.figure(figure, line, folder)
+        figures.append(row)
+        problems += reasons
     return Rendered(folder, tables, made, written, runs, figures, problems)

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of the core: its rule, its partition, its network."""
+"""Builds the objects of the core from a configuration: its rule, its partition, its network."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def method_of(cfg: Config) -> Method:
 
 
 def partition_of(cfg: Config) -> Partition:
-    """How a configuration cuts its backbone."""
+    """The partition of a configuration's backbone into modules."""
     return Partition(cfg.backbone, cfg.K, cfg.partition, cfg.dataset.name)
 
 
 def resolved(cfg: RunT) -> RunT:
-    """With every value that the method takes from the network filled in."""
+    """Fill in every value that the method derives from the network."""
     partition, method = partition_of(cfg), method_of(cfg)
     method = method.resolved(partition)
     own, aux, ema = method.settings()
@@ -40,16 +40,17 @@ def resolved(cfg: RunT) -> RunT:
         aux = published_weights(cfg.aux.scaled(cfg.backbone.scale), partition)
     rule: OwnSettings = dataclasses.replace(cfg.method, **own)
     cfg = dataclasses.replace(cfg, method=rule, aux=aux, ema=ema or cfg.ema)
-    if isinstance(method, HeadMethod):  # one id for a run, whether what the code does anyway is typed or not
+    # A run has one id, whether or not the automatic choice is typed.
+    if isinstance(method, HeadMethod):
         automatic = dataclasses.replace(cfg.partition, join_last=None)
-        untyped = dataclasses.replace(partition, settings=automatic)
-        if method.joins_last(untyped) == method.joins_last(partition):
+        automatic_partition = dataclasses.replace(partition, settings=automatic)
+        if method.joins_last(automatic_partition) == method.joins_last(partition):
             cfg = dataclasses.replace(cfg, partition=automatic)
     return cfg
 
 
 def problems(cfg: Config) -> Iterator[Problem]:
-    """What does not go together of a resolved configuration's rule, auxiliary networks and cuts."""
+    """Yield the conflicts between the rule, auxiliary networks and cuts of a resolved configuration."""
     method, name = method_of(cfg), cfg.method.name
     if method.aux is not None and cfg.aux.head == "none":
         yield Problem("aux_net", "none", f"{name} trains modules by auxiliary networks", "type aux_net=dgl")
@@ -68,23 +69,23 @@ def problems(cfg: Config) -> Iterator[Problem]:
 
 
 def _sharing_problems(cfg: Config) -> Iterator[Problem]:
-    """What keeps a network's modules from being shared out to so many processes."""
+    """Yield the reasons why a network's modules cannot be distributed over its processes."""
     size, name = cfg.processes or 1, cfg.method.name
     _, objectives, _ = _described(cfg)
     if len(objectives) < size:
         held = "one module" if len(objectives) == 1 else f"{len(objectives)} modules"
-        what = f"{name} trains {held}, which {size} processes cannot share out"
+        what = f"{name} trains {held}, which cannot be distributed over {size} processes"
         yield Problem("parallel", "modules", what, "type parallel=data, or start fewer processes")
         return
     cuts = open_cuts(objectives)
     if len(cuts) < size - 1:
-        where = f"before modules {', '.join(map(str, cuts))}" if cuts else "nowhere"
-        what = f"losses of {name} reach over several modules: processes could be parted {where}"
+        where = f"only before modules {', '.join(map(str, cuts))}" if cuts else "nowhere"
+        what = f"losses of {name} span several modules: processes can be separated {where}"
         yield Problem("parallel", "modules", what, "type parallel=data, or a shorter method.cascade")
 
 
 def planned(cfg: Config) -> tuple[Plan, Method]:
-    """The backbone of a configuration with its cuts, before auxiliary networks are built, and the rule."""
+    """The backbone of a configuration with its cuts, without auxiliary networks, and the rule."""
     method, data = method_of(cfg), cfg.dataset
     backbone = cfg.backbone.build(data.num_classes)
     groups = method.groups(partition_of(cfg))
@@ -92,10 +93,10 @@ def planned(cfg: Config) -> tuple[Plan, Method]:
 
 
 def build_network(cfg: Config) -> LocalNetwork:
-    """The network of a configuration, with its initial weights: a function of `cfg` alone.
+    """Build the network of a configuration with its initial weights, which depend on `cfg` alone.
 
-    The backbone's weights depend on the seed and the backbone only, so that rules start from the same
-    network; each module's auxiliary networks have random numbers of their own.
+    The backbone's weights depend on the seed and the backbone only, so that all rules start from the same
+    network; each module's auxiliary networks use separate random streams.
     """
     data = cfg.dataset
     with seeded(cfg.seed, "backbone"):
@@ -112,19 +113,19 @@ def build_network(cfg: Config) -> LocalNetwork:
 
 
 def module_operations(cfg: Config) -> list[int]:
-    """Operations of a training step per image, in every module's turn; see `operations.of_modules`."""
+    """Operations per image of a training step, one number per module; see `operations.of_modules`."""
     plan, objectives, method = _described(cfg)
     segments = method.checkpoint_segments(len(cfg.backbone.local_layers()))
     return operations.of_modules(plan.backbone, objectives, plan.groups, cfg.dataset.image_size, segments)
 
 
 def _described(cfg: Config) -> tuple[Plan, list[Objective], Method]:
-    """The plan and the objectives of a configuration, without weights."""
+    """The plan, objectives and rule of a configuration, on the meta device: nothing has memory."""
     with torch.device("meta"), ShapesOnly():
         plan, method = planned(cfg)
         return plan, method.objectives(plan), method
 
 
 def _fractions(values: list[float]) -> list[float]:
-    """Pixel values of 0 to 255 as single-precision fractions of the range."""
+    """Convert pixel values from 0..255 to single-precision fractions."""
     return (torch.tensor(values, device="cpu") / 255).tolist()

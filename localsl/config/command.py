@@ -1,4 +1,4 @@
-"""What a command line asks for beside the run that it describes: to show, measure, analyse or sweep."""
+"""The fields of a command line beyond those of a run: what to show, measure, analyse or sweep."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SHOWN = ("modules", "runs", "bench", "pipeline", "jobs", "status", "tables", "fi
 
 @dataclass(kw_only=True)
 class AnalysisConfig:
-    """What is looked at in trained networks, in place of training one (conf/analysis).
+    """An analysis of trained networks, in place of training one (conf/analysis).
 
-    A kind's file names the fields that it reads.
+    The file of each kind lists the fields that it uses.
     """
 
     kind: str = ruled(one_of(*KINDS), default="none")
     output: str | None = None
-    images: int | None = ruled(number(4, instead="null takes all"), default=None)
-    batch: int | None = ruled(number(8, instead="null takes all images at once"), default=None)
+    images: int | None = ruled(number(4, instead="null uses all"), default=None)
+    batch: int | None = ruled(number(8, instead="null uses all images at once"), default=None)
     biased: bool = False
     iterations: int = ruled(number(1), default=100)
     penalty: float = ruled(number(0), default=0.0)
@@ -33,13 +33,13 @@ class AnalysisConfig:
 
 @dataclass(kw_only=True)
 class Command(Config):
-    """A run, and what is asked for: the run itself where `show`, `measure` and `analysis` ask for nothing else.
+    """A run, and what to do with it: train it, unless `show`, `measure` or `analysis` is set.
 
     None of these fields is part of a run's identity.
 
     Attributes:
-        runs: what an analysis is of.
-        held: what to do about a run that another process is running.
+        runs: the runs to analyse.
+        held: whether to wait for a run that another process is training, or to skip it.
     """
 
     analysis: AnalysisConfig = ruled(affects=Affects.NOTHING, default_factory=AnalysisConfig)

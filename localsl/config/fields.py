@@ -1,4 +1,4 @@
-"""The fields of a configuration by their dotted names, with the classes of the chosen rule and backbone."""
+"""The fields of a configuration by dotted name, for the classes of the chosen rule and backbone."""
 
 from __future__ import annotations
 
@@ -17,55 +17,58 @@ from localsl.methods.base import Method
 
 @dataclass(frozen=True)
 class Effect:
-    """What changes with a field's value, and whether a table's cell leaves it open; see `core.settings.ruled`."""
+    """What a field affects, and whether a table's cell leaves it open; see `core.settings.ruled`."""
 
     affects: Affects = Affects.ALL
     setting: bool = False
 
     @property
-    def aside(self) -> bool:
-        """Whether typing it beside a table leaves the table the paper's: settings, and how a run is executed."""
+    def keeps_table(self) -> bool:
+        """Whether a table may be run with another value of the field and still be the paper's table.
+
+        So for settings that cells leave open, and for the way in which a run is executed.
+        """
         return self.setting or Affects.NUMBERS not in self.affects
 
     def stated(self, metadata: Any) -> Effect:
-        """With what a field inside states for itself."""
-        said = {name: metadata[name] for name in ("affects", "setting") if metadata.get(name) is not None}
-        return dataclasses.replace(self, **said)
+        """The effect of a nested field: this one, with what the field's own metadata states."""
+        own = {name: metadata[name] for name in ("affects", "setting") if metadata.get(name) is not None}
+        return dataclasses.replace(self, **own)
 
 
 @cache
 def own_settings(method: type[Method]) -> type[OwnSettings]:
-    """`OwnSettings` with the fields of a rule."""
+    """A subclass of `OwnSettings` with the fields of a rule."""
     kinds = get_type_hints(method)
     own = [(field.name, kinds[field.name], _copied(field)) for field in method.own_fields()]
     return dataclasses.make_dataclass(f"{method.__name__}Settings", own, bases=(OwnSettings,), kw_only=True)
 
 
 def _copied(entry: dataclasses.Field) -> Any:
-    """The same field for another class: a dataclass changes those that it is given."""
+    """A copy of a field for use in another class, because a dataclass modifies the fields it is given."""
     default = {name: getattr(entry, name) for name in ("default", "default_factory")}
-    given = {name: value for name, value in default.items() if value is not dataclasses.MISSING}
-    return field(metadata=entry.metadata, **given)
+    defined = {name: value for name, value in default.items() if value is not dataclasses.MISSING}
+    return field(metadata=entry.metadata, **defined)
 
 
 @cache
 def fields(
     method: type[Method], backbone: type[BackboneConfig]
 ) -> tuple[tuple[str, dataclasses.Field[Any]], ...]:
-    """Every leaf of the schema by its dotted name."""
+    """Every leaf of the schema, with its dotted name."""
     nested = _walk(_chosen(method, backbone), Command, "", Effect())
     return tuple((path, entry) for path, entry, _, leaf in nested if leaf)
 
 
 @cache
 def effects(method: type[Method], backbone: type[BackboneConfig]) -> dict[str, Effect]:
-    """The effect of every field and group of fields by its dotted name."""
+    """The effect of every field and group of fields, by dotted name."""
     return {path: found for path, _, found, _ in _walk(_chosen(method, backbone), Command, "", Effect())}
 
 
 @cache
 def effect(name: str) -> Effect:
-    """That of a field or group of fields that is none of a rule's or backbone's own."""
+    """The effect of a field or group of fields that belongs to no particular rule or backbone."""
     known = effects(Method, BackboneConfig)
     while name not in known and "." in name:
         name = name.rpartition(".")[0]
@@ -89,7 +92,7 @@ def _built(chosen: dict[type, type], cls: type, path: str, values: dict[str, Any
 
 
 def top_level() -> list[str]:
-    """The names of the fields and groups of fields of a configuration."""
+    """The names of the top-level fields and groups of fields of a configuration."""
     return [entry.name for entry in dataclasses.fields(Command)]
 
 
@@ -103,13 +106,13 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _walk(
-    chosen: dict[type, type], cls: type, path: str, around: Effect
+    chosen: dict[type, type], cls: type, path: str, outer: Effect
 ) -> Iterator[tuple[str, dataclasses.Field[Any], Effect, bool]]:
-    """Every field by its dotted name, with its effect and whether it is a leaf."""
+    """Every field with its dotted name, its effect, and whether it is a leaf."""
     kinds = _hints(cls)
     for entry in dataclasses.fields(cls):
         kind = chosen.get(kinds[entry.name], kinds[entry.name])
-        name, found = f"{path}{entry.name}", around.stated(entry.metadata)
+        name, found = f"{path}{entry.name}", outer.stated(entry.metadata)
         leaf = not dataclasses.is_dataclass(kind)
         yield name, entry, found, leaf
         if not leaf:
@@ -117,7 +120,7 @@ def _walk(
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested dicts with its dotted name."""
+    """Every leaf of nested dicts, with its dotted name."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from leaves(value, f"{path}.{key}" if path else str(key))

@@ -1,6 +1,6 @@
-"""Which run a configuration is: the part of it that decides the numbers, hashed.
+"""The identity of a run: a hash of the values of its configuration that affect its numbers.
 
-Configurations are taken as dicts, as `dataclasses.asdict` gives them and a run's config.yaml keeps them.
+Configurations are dicts here, as returned by `dataclasses.asdict` and stored in a run's config.yaml.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from localsl.methods.base import Method
 
 
 def run_id(cfg: Config) -> str:
-    """Eight hexadecimal digits that two runs share exactly if they are the same run."""
+    """The id of a run: eight hexadecimal digits, equal exactly for configurations of the same run."""
     return digest(identity(dataclasses.asdict(cfg)))
 
 
 def identity(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that decide a run's numbers, by their dotted names."""
+    """The values that affect a run's numbers, by dotted name."""
     return affecting(values, Affects.NUMBERS)
 
 
 def affecting(values: dict[str, Any], what: Affects, *, setting: bool | None = None) -> dict[str, Any]:
-    """The values that affect any of `what`, by their dotted names.
+    """The values that affect any of `what`, by dotted name.
 
-    A field that has a default in the schema is left out at that value, so that a run keeps its identity when
-    the schema gets a field. A rule with one module is the same run for every K, only detection has a detector, and
-    processes that share out the modules do what one would.
+    Fields that equal their default in the schema are left out, so that a new field leaves the ids of recorded
+    runs unchanged. So are fields that are not used: K for a rule with one module, `detector` outside detection, and
+    `processes` with parallel=modules, which computes what a single process does.
 
     Args:
-        setting: true for those alone that a table's cell leaves open, false for the others.
+        setting: true for only the fields that a table's cell leaves open, false for only the others; None for both.
     """
     method = methods.find(values["method"]["rule"])
     classes = method, backbones.find(values["backbone"]["family"])
@@ -55,19 +55,19 @@ def affecting(values: dict[str, Any], what: Affects, *, setting: bool | None = N
 
 
 def _effect(path: str, known: dict[str, Effect]) -> Effect:
-    """That of a value; of one that the schema has no more, that of the fields around it."""
+    """The effect of a value, or of the nearest enclosing field if the schema no longer has the value."""
     while path not in known and path:
         path = path.rpartition(".")[0]
     return known.get(path, Effect())
 
 
 def is_detection(values: dict[str, Any]) -> bool:
-    """Whether a configuration is a detector's."""
+    """Whether a configuration is one of detection."""
     return values.get("task", {}).get("name") == "detection"
 
 
 def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Without these dotted names and those below them."""
+    """The values without those at or below the given dotted names."""
     below = tuple(f"{name}." for name in names)
     return {path: value for path, value in values.items() if not f"{path}.".startswith(below)}
 
@@ -86,6 +86,6 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def digest(values: dict[str, Any]) -> str:
-    """Eight hexadecimal digits of these values."""
+    """Hash values to eight hexadecimal digits."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Where the folders conf/ and sweeps/ are: beside the package in a clone, inside it where it was installed."""
+"""The location of conf/ and sweeps/: beside the package in a clone, inside it when installed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def folder(name: str) -> Path:
 
 
 def check() -> None:
-    """Raise an error that says what to do where they are missing.
+    """Check that the configuration files exist.
 
     Raises:
-        LocalslError: if the package was copied without them.
+        LocalslError: if they do not, because the package was copied without them.
     """
     if not folder("conf").is_dir():
         what = f"localsl in {PACKAGE} has no configuration files (conf/)"

@@ -1,6 +1,6 @@
-"""The typed schema of a run's configuration: what values there are, and what each allows.
+"""The typed schema of a run's configuration: its fields and the values that each allows.
 
-A field that joins it after runs were recorded has a default here: the value that those runs mean.
+A field added after runs were recorded needs a default: the value that those runs were trained with.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class OwnSettings:
     """The rule that trains modules, and the settings that only it has (conf/method).
 
     Attributes:
-        name: what the run is called: a file of conf/method.
-        rule: the file of localsl/methods, or the name of a registered rule: two forms of a rule share it.
+        name: the display name, which is a file of conf/method.
+        rule: a file of localsl/methods or a registered rule; several names may share one rule.
     """
 
     name: str
@@ -44,10 +44,10 @@ class OwnSettings:
 
 @dataclass(kw_only=True)
 class RecipeConfig:
-    """What `schedule=paper` means, and with which batches and learning rate (conf/recipe).
+    """The values of `schedule=paper`, and the batch size and learning rate (conf/recipe).
 
     Attributes:
-        batch_size, lr: None leaves the data set its own.
+        batch_size, lr: None uses the values of the data set.
     """
 
     name: str = "small"
@@ -64,19 +64,19 @@ class RecipeConfig:
 
 @dataclass(kw_only=True)
 class CheckpointConfig:
-    """When a run's state is written down."""
+    """When checkpoints are written."""
 
     every: int | None = ruled(number(1, instead="null writes none"), default=1)
     required: bool = False
 
     def due(self, epochs: int) -> bool:
-        """Whether one is written after this many epochs."""
+        """Whether a checkpoint is written after this many epochs."""
         return self.every is not None and epochs % self.every == 0
 
 
 @dataclass(kw_only=True)
 class LoggerConfig:
-    """Where metrics go beside the run's folder (conf/logger)."""
+    """Where metrics are sent, in addition to the run's folder (conf/logger)."""
 
     name: str = ruled(one_of("csv", "wandb"))
     project: str = "localsl"
@@ -87,14 +87,17 @@ class LoggerConfig:
 
 @dataclass(kw_only=True)
 class TaskConfig:
-    """What a network is trained for (conf/task)."""
+    """The task that a network is trained for (conf/task)."""
 
     name: str = ruled(one_of("classification", "detection"), default="classification")
 
 
 @dataclass(kw_only=True)
 class Config:
-    """One run. conf/config.yaml says what each value means, and a field's metadata what changes with its value."""
+    """The configuration of a run.
+
+    conf/config.yaml explains each value; the metadata of a field states what depends on it.
+    """
 
     method: OwnSettings
     dataset: DatasetSettings
@@ -106,15 +109,14 @@ class Config:
     logger: LoggerConfig = ruled(affects=Affects.NOTHING)
     partition: PartitionSettings
     checkpoint: CheckpointConfig = ruled(affects=Affects.NOTHING)
-    recipe: RecipeConfig = ruled(
-        affects=Affects.NOTHING, default_factory=RecipeConfig
-    )  # stands for values elsewhere
+    # A recipe only sets the schedule, learning rate and batch size, whose own fields state what they affect.
+    recipe: RecipeConfig = ruled(affects=Affects.NOTHING, default_factory=RecipeConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     backbone_run: str | None = ruled(affects=Affects.NUMBERS, setting=True, default=None)
     backbone_folder: str | None = derived(affects=Affects.NOTHING)
     K: int = ruled(number(instead="for example K=16"))
-    batch_size: int = ruled(number(2, at_most=2**20, instead="BatchNorm needs two images"), setting=True)
+    batch_size: int = ruled(number(2, at_most=2**20, instead="BatchNorm needs at least two"), setting=True)
     seed: int = ruled(number(0, at_most=2**53), affects=Affects.NUMBERS)
     precision: str = ruled(one_of("fp32", "bf16"), setting=True)
     processes: int | None = ruled(number(1, at_most=2**16), setting=True, default=1)
@@ -124,7 +126,8 @@ class Config:
     memory: str = ruled(one_of("plain", "lean"), affects=Affects.COST, default="plain")
     compile: bool = ruled(affects=Affects.TIME)
     cuda_graph: bool = ruled(affects=Affects.TIME)
-    fast: bool = ruled(affects=Affects.NOTHING, default=False)  # stands for the two that it switches on
+    # The two fields that `fast` sets state what they affect.
+    fast: bool = ruled(affects=Affects.NOTHING, default=False)
     deterministic: bool = ruled(affects=Affects.TIME, default=False)
     tf32: bool = ruled(affects=Affects.TIME, default=True)
     device: str = ruled(affects=Affects.NOTHING)
@@ -135,8 +138,8 @@ class Config:
 
     @property
     def replicas(self) -> int:
-        """How many processes take a part of every batch each."""
+        """The number of processes that each train on a part of every batch."""
         return (self.processes or 1) if self.parallel.name == "data" else 1
 
 
-RunT = TypeVar("RunT", bound=Config)  # a configuration of whichever class it is given in
+RunT = TypeVar("RunT", bound=Config)

@@ -1,4 +1,4 @@
-"""How a configuration is composed, and the checks of what a user typed."""
+"""Composition of a configuration from the command line, with checks of everything that was typed."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ __all__ = ["ConfigError", "compose", "validate"]
 
 
 def compose(overrides: Sequence[str] = (), composition: Composition | None = None) -> Command:
-    """The validated configuration for a list of command-line overrides such as ["method=dgl", "K=16"].
+    """Compose and validate the configuration for command-line overrides such as ["method=dgl", "K=16"].
 
     Args:
-        composition: shared by many configurations, it spares them the reading of the same files.
+        composition: a `Composition` shared by several calls, so that configuration files are read only once.
 
     Raises:
-        ConfigError: with every problem found: overrides that do not compose, unknown keys, wrong
-            types, values out of range, and values that do not go together.
+        ConfigError: with every problem found: overrides that cannot be composed, unknown keys, wrong types, values
+            out of range, and values that conflict.
     """
     hydra = composition or Composition(searched(overrides))
     kept, raw, problems, replaced = _composable(list(overrides), hydra)
@@ -62,24 +62,24 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
         if kept == before:
             raise ConfigError(problems)
         config, wrong = _typed(hydra(kept))
-    if not replaced:  # with another choice in its place, what does not go together says nothing
+    if not replaced:  # otherwise the conflicts would be those of a default choice, which nobody typed
         before = config
         config, more = _resolved(config, known=hydra.known)
         if config.task.name == "detection" and not more:
             more = list(backbone_run.retyped(overrides, before, config))
-        told = {problem.key for problem in problems}
-        problems += [problem for problem in more if problem.key not in told]
+        reported = {problem.key for problem in problems}
+        problems += [problem for problem in more if problem.key not in reported]
     if problems:
         raise ConfigError(problems)
     return config
 
 
 def validate(raw: DictConfig, *, to_run: bool = True, known: sources.Known | None = None) -> Command:
-    """The typed configuration of one that Hydra composed, checked as `compose` does.
+    """Convert a configuration composed by Hydra to its typed form, and check it as `compose` does.
 
     Args:
-        to_run: false for one of a run that is done: whether this machine could train it is not asked.
-        known: what its folder of pictures held when it was looked at a moment ago.
+        to_run: whether the run is to be trained; if not, it is not checked whether this machine can train it.
+        known: the contents of image folders that were read before.
 
     Raises:
         ConfigError: with every problem found.
@@ -95,17 +95,20 @@ def validate(raw: DictConfig, *, to_run: bool = True, known: sources.Known | Non
 def _composable(
     overrides: list[str], hydra: Composition
 ) -> tuple[list[str], DictConfig, list[Problem], set[str]]:
-    """The overrides that Hydra takes and what they make, a problem for each other, and the groups whose choice
-    was refused.
+    """Separate the overrides that Hydra accepts from those that it refuses.
+
+    Returns:
+        The accepted overrides, what they compose to, a problem for each other override, and the groups whose choice
+        was refused, which therefore have their default choice.
     """
     deletions = [o for o in overrides if o.startswith("~") and not o.startswith("~hydra")]
-    problems = [Problem(o, "", "nothing can be left out of a configuration") for o in deletions]
+    problems = [Problem(o, "", "parts of a configuration cannot be deleted") for o in deletions]
     overrides = [o for o in overrides if o not in deletions]
     with contextlib.suppress(*REFUSED):
         return overrides, hydra(overrides), problems, set()
     kept: list[str] = []
     replaced = set()
-    # Choices first: they decide which keys there are.
+    # Choices come first because they decide which keys exist.
     for override in sorted(overrides, key=lambda o: not (key_of(o) in hydra.groups or "/" in key_of(o))):
         try:
             hydra([*kept, override])
@@ -113,7 +116,7 @@ def _composable(
             if key_of(override) in hydra.groups:
                 replaced.add(field_of(override))
             elif key_of(override).split(".")[0] in replaced:
-                continue  # it may be a key of the choice that was meant
+                continue  # it may be a key of the intended choice
             problems.append(_refusal(override, [*hydra.search, *kept], error, hydra.search))
         else:
             kept.append(override)
@@ -121,7 +124,7 @@ def _composable(
 
 
 def _touches(override: str, key: str) -> bool:
-    """Whether an override sets this value, or something around or inside it."""
+    """Whether an override sets this value, one that contains it, or one inside it."""
     typed = field_of(override)
     return typed == key or typed.startswith(f"{key}.") or key.startswith(f"{typed}.")
 
@@ -134,10 +137,10 @@ def _refusal(override: str, kept: list[str], error: Exception, search: Sequence[
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as parse_error:
-        return Problem(key, value, f"cannot be read ({first_line(parse_error)})", _pasted(key, value))
+        return Problem(key, value, f"cannot be parsed ({first_line(parse_error)})", _quoting_hint(key, value))
     if parsed.is_sweep_override():
-        single = f"; {_pasted(key, value)} if it is one value" if "(" not in value else ""
-        return Problem(key, value, "several values are a sweep", f"add -m to run them all{single}")
+        single = f"; {_quoting_hint(key, value)} if it is one value" if "(" not in value else ""
+        return Problem(key, value, "several values form a sweep", f"add -m to run them all{single}")
     choices = options(name, search)
     if choices:
         return Problem(key, value, f"one of {', '.join(choices)}", _nearest(value, choices, f"{name}="))
@@ -147,10 +150,10 @@ def _refusal(override: str, kept: list[str], error: Exception, search: Sequence[
     return Problem(key, value, first_line(error))
 
 
-def _pasted(key: str, value: str) -> str:
-    """What to type for a value that Hydra stumbles over, in quotes for Hydra and in quotes for the shell.
+def _quoting_hint(key: str, value: str) -> str:
+    """What to type for a value that Hydra cannot parse: the value quoted for Hydra and for the shell.
 
-    Empty if that would not help.
+    Empty if quotation marks would not help.
     """
     escaped = value.replace('"', '\\"')
     override = f'{key}="{escaped}"'
@@ -161,7 +164,7 @@ def _pasted(key: str, value: str) -> str:
 
 
 def _known(name: str, overrides: list[str]) -> list[str]:
-    """The keys among which one was looked for: Hydra's own, or the run's."""
+    """All keys that could have been meant by `name`: those of Hydra, or those of the run."""
     if name.startswith(("hydra/", "hydra.")):
         return hydras_keys(overrides)
     return [path for path, _ in leaves(OmegaConf.to_container(by_hydra(overrides)))]
@@ -170,8 +173,10 @@ def _known(name: str, overrides: list[str]) -> list[str]:
 def _unknown(key: str, value: Any, known: list[str]) -> Problem:
     name = key.lstrip("+")
     near = _nearest(name, known)
-    here = [k for k in known if k.rpartition(".")[0] == name.rpartition(".")[0]]
-    instead = near or (f"known here: {', '.join(here)}" if here else "python run.py --help lists all keys")
+    siblings = [k for k in known if k.rpartition(".")[0] == name.rpartition(".")[0]]
+    instead = near or (
+        f"known keys: {', '.join(siblings)}" if siblings else "python run.py --help lists all keys"
+    )
     return Problem(key, value, "unknown key", instead)
 
 
@@ -181,7 +186,7 @@ def _nearest(name: str, known: list[str], prefix: str = "") -> str:
 
 
 def _typed(raw: DictConfig) -> tuple[Command | None, list[Problem]]:
-    """The configuration as dataclasses, or None and what is wrong with single values."""
+    """Convert a composed configuration to dataclasses; None with the problems of single values if that fails."""
     try:
         container = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -209,7 +214,7 @@ def _typed(raw: DictConfig) -> tuple[Command | None, list[Problem]]:
                 problems.append(Problem(path, value, rule.allowed, rule.instead))
         except REFUSED:
             instead = rule.instead if rule is not None else ""
-            problems.append(Problem(path, value, f"must be {_in_words(known[path].type)}", instead))
+            problems.append(Problem(path, value, f"must be {_type_in_words(known[path].type)}", instead))
     for path, field in known.items():
         if path not in given and field.default is field.default_factory is dataclasses.MISSING:
             problems.append(Problem(path, "", "has no value and needs one"))
@@ -237,7 +242,7 @@ def _converted(schema: DictConfig, path: str, value: Any) -> Any:
 
 @cache
 def _schema(method: type[Method], backbone: type[BackboneConfig]) -> DictConfig:
-    """The schema of a configuration of this rule and family, without values; not to be changed."""
+    """The schema of a configuration with this rule and family, without values. Callers must copy it."""
     schema = OmegaConf.structured(Command)
     chosen = {OwnSettings: own_settings(method), BackboneConfig: backbone}
     for name, kind in get_type_hints(Command).items():
@@ -246,8 +251,8 @@ def _schema(method: type[Method], backbone: type[BackboneConfig]) -> DictConfig:
     return schema
 
 
-def _in_words(kind: Any) -> str:
-    """A type as a user would say it, from an annotation such as "int | None"."""
+def _type_in_words(kind: Any) -> str:
+    """A type in words for users, from an annotation such as "int | None"."""
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     words |= {"list[float]": "a list of numbers", "list[int]": "a list of whole numbers"}
     words |= {"list[str]": "a list of names", "None": "null"}
@@ -258,31 +263,31 @@ def _in_words(kind: Any) -> str:
 def _resolved(
     config: Command, to_run: bool = True, known: sources.Known | None = None
 ) -> tuple[Command, list[Problem]]:
-    """The configuration with what the data and the method fill in, and what does not go together."""
+    """Fill in the values that follow from the data set and the method, and find the conflicts."""
     config, problems = at_home(config)
-    # A run that is done has said what its pictures are, and an analysis is of such runs: they may be gone.
+    # Completed runs, which are also what analyses use, have recorded their data set; its files may be gone.
     if to_run and config.analysis.kind == "none":
         try:
             dataset = _described(config, known)
             config = dataclasses.replace(config, dataset=dataset)
         except ConfigError as error:
             problems += error.problems
-    here = started().size
+    launched = started().size
     if config.processes is None:
-        config = dataclasses.replace(config, processes=here)
+        config = dataclasses.replace(config, processes=launched)
     if to_run:
-        problems += consistency.problems(config, here)
+        problems += consistency.problems(config, launched)
     if config.task.name == "detection":
         config, unfit = backbone_run.resolved(config, compose, _typed)
         return config, problems + unfit
     if config.backbone_run is not None:
-        what = "is what detection starts from"
+        what = "applies to detection only"
         problems.append(Problem("backbone_run", config.backbone_run, what, "type task=detection too"))
     unfit = list(config.backbone.problems())
     if not unfit:
         single = config.method.single_module
         unfit = list(building.partition_of(config).problems(single_module=single))
-    if not unfit:  # what follows asks for the layers and the cuts
+    if not unfit:  # the following needs valid layers and cuts
         config = building.resolved(config)
         if config.fast:
             config = dataclasses.replace(config, **consistency.fastest(config, building.method_of(config)))
@@ -292,13 +297,13 @@ def _resolved(
 
 
 def _described(config: Command, known: sources.Known | None) -> DatasetSettings:
-    """The data set with what its files tell.
+    """The settings of the data set, completed with what its files contain.
 
     Raises:
-        ConfigError: if the settings, or the files, cannot be right.
+        ConfigError: if the settings are wrong, or do not fit the files.
     """
     if config.task.name == "detection":
-        from localsl.detection import sources as scenes  # imports that classification does not wait for
+        from localsl.detection import sources as scenes  # imported here because classification does not need it
 
         return scenes.described(config.dataset, config.data_dir)
     return sources.described(config.dataset, config.data_dir, known)

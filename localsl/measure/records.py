@@ -44,7 +44,7 @@ def costly(name: str, measure: str) -> bool:
     if name in BATCH:
         return measure != "overhead"
     found = effect(name)
-    return found.aside and bool(found.affects & (Affects.TIME if measure in TIMES else Affects.MEMORY))
+    return found.keeps_table and bool(found.affects & (Affects.TIME if measure in TIMES else Affects.MEMORY))
 
 
 def recorded(cfg: Command, root: Path) -> Path:

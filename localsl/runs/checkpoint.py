@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, checked when read, two kept."""
+"""Checkpoints of a run: written atomically, verified when read; the newest two are kept."""
 
 from __future__ import annotations
 
@@ -24,58 +24,56 @@ from localsl.runs import identity
 if TYPE_CHECKING:
     from localsl.config.schema import Config
 
-# The newest may be damaged by what ended the run: the one before it is then the way back.
+# Whatever ended a run may have damaged its newest checkpoint; the run then resumes from the one before it.
 KEPT = 2
 
 NAME = re.compile(r"epoch=(\d+)-step=(\d+)-([0-9a-f]{16})\.pt")
 
 
 class Checkpoints:
-    """The checkpoints of a run, RUN/checkpoints/epoch=<epochs done>-step=<steps of the next>-<digest>.pt.
+    """The checkpoints of a run: RUN/checkpoints/epoch=<complete epochs>-step=<steps of the next>-<digest>.pt.
 
-    A file is a dict for `torch.load(file, weights_only=True)`: `config` is the run's configuration as YAML, the
-    rest is the state that was saved. The digest in its name is the first 16 digits of its SHA-256.
+    A file is a dict for `torch.load(file, weights_only=True)`: `config` is the run's configuration as YAML; the
+    other entries are the saved state. The digest is the first 16 digits of the file's SHA-256.
     """
 
     def __init__(self, cfg: Config, run: Path | None = None):
-        """Of a configuration's run; `run` is its folder where that is not in `cfg.output_dir`."""
+        """`run` is the folder of the run, by default the one that `cfg` determines."""
         self._cfg = cfg
         self._folder = (run or identity.run_directory(cfg)) / "checkpoints"
 
     @property
-    def lacking(self) -> bool:
-        """Whether the run must have one, and has none that is whole."""
-        return self._cfg.checkpoint.required and not any(_is_whole(f, f.read_bytes()) for f in self._files())
+    def missing(self) -> bool:
+        """Whether the run requires a checkpoint and has no intact one."""
+        return self._cfg.checkpoint.required and not any(_is_intact(f, f.read_bytes()) for f in self._files())
 
     def save(self, state: dict[str, Any], epochs: int, steps: int) -> None:
-        """Write a state after `epochs` whole epochs and `steps` steps more; of the older ones one stays."""
+        """Write the state after `epochs` epochs and `steps` steps of the next; keep only the `KEPT` newest."""
         buffer = io.BytesIO()
         torch.save({"config": OmegaConf.to_yaml(asdict(self._cfg)), **on_cpu(state)}, buffer)
         self._folder.mkdir(exist_ok=True)
-        # Released before the buffer in any case: Python 3.12.1 crashes where a failed write leaves that to its
-        # garbage collector.
+        # If a write fails, Python 3.12.1 crashes when the garbage collector releases this view after its buffer.
         with buffer.getbuffer() as data:
             file = self._folder / f"epoch={epochs}-step={steps}-{_digest(data)}.pt"
-            beside = file.with_suffix(".partial")
-            with beside.open("wb") as out:
+            partial = file.with_suffix(".partial")
+            with partial.open("wb") as out:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
-        beside.replace(file)
-        _sync(self._folder)
+        partial.replace(file)
+        _flush(self._folder)
         self.keep(KEPT)
 
     def keep(self, count: int) -> None:
-        """Remove all but the newest ones, and what a killed process left half-written."""
+        """Remove all but the `count` newest checkpoints, and the partial files of killed processes."""
         for file in [*self._files()[count:], *self._folder.glob("*.partial")]:
             file.unlink(missing_ok=True)
 
     def newest(self, *, set_aside: bool = False) -> dict[str, Any] | None:
-        """The newest state that is whole and of this very configuration; what is passed over is told.
+        """The newest intact state of this configuration; a warning names every skipped file.
 
         Args:
-            set_aside: rename what is passed over to *.rejected: for a run that goes on, which would keep it in
-                place of a new one.
+            set_aside: rename skipped files to *.rejected, so that they do not count among those that are kept.
         """
         for file in self._files():
             state = self._read(file)
@@ -86,49 +84,51 @@ class Checkpoints:
         return None
 
     def _files(self) -> list[Path]:
-        """Newest first."""
+        """All checkpoints, newest first."""
         found = ((NAME.fullmatch(file.name), file) for file in self._folder.glob("*.pt"))
         dated = [((int(m[1]), int(m[2])), file.stat().st_mtime_ns, file) for m, file in found if m]
         return [file for *_, file in sorted(dated, reverse=True)]
 
     def _read(self, file: Path) -> dict[str, Any] | None:
         data = file.read_bytes()
-        if not _is_whole(file, data):
-            print(f"warning: the checkpoint {file} is damaged and passed over", file=sys.stderr)
+        if not _is_intact(file, data):
+            print(f"warning: the checkpoint {file} is damaged and is skipped", file=sys.stderr)
             return None
         try:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            # No run wrote this: weights_only refuses whatever could execute something.
+            # No run wrote this file: weights_only rejects anything that could execute code.
             what = first_line(error)
-            print(f"warning: {file} is no checkpoint and passed over ({what})", file=sys.stderr)
+            print(f"warning: {file} is not a checkpoint and is skipped ({what})", file=sys.stderr)
             return None
         if "processes" not in state:
-            print(f"warning: {file} is of an earlier version and passed over", file=sys.stderr)
+            print(f"warning: {file} was written by an earlier version and is skipped", file=sys.stderr)
             return None
-        foreign = _differing(asdict(self._cfg), OmegaConf.to_container(OmegaConf.create(state.pop("config"))))
-        if foreign:
-            print(f"warning: {file} is of another run and passed over: {foreign}", file=sys.stderr)
+        differences = _differing(
+            asdict(self._cfg), OmegaConf.to_container(OmegaConf.create(state.pop("config")))
+        )
+        if differences:
+            print(f"warning: {file} belongs to another run and is skipped: {differences}", file=sys.stderr)
             return None
         return state
 
 
 def weights(folder: Path) -> dict[str, Tensor] | None:
-    """The weights in the newest whole checkpoint of a run's folder; None where there is none."""
+    """The weights in the newest intact checkpoint of a run's folder; None if there is none."""
     files = sorted(
         (folder / "checkpoints").glob("*.pt"), key=lambda file: file.stat().st_mtime_ns, reverse=True
     )
     for file in files:
         data = file.read_bytes()
-        if _is_whole(file, data):
+        if _is_intact(file, data):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["network"]
     return None
 
 
 def on_cpu(state: dict[str, Any], away: Callable[[Tensor], bool] = lambda t: t.is_cuda) -> dict[str, Any]:
-    """The state with the tensors that are `away` brought to the CPU, all of one type by a single copy.
+    """Copy the tensors of a state for which `away` is true to the CPU, with a single copy for each dtype.
 
-    One by one, MLAAN's 2,307 would each wait for the GPU.
+    Copied one by one, the 2,307 tensors of MLAAN would each wait for the GPU.
     """
     found, structure = tree_flatten(state)
     by_type: dict[torch.dtype, list[int]] = {}
@@ -143,7 +143,7 @@ def on_cpu(state: dict[str, Any], away: Callable[[Tensor], bool] = lambda t: t.i
     return tree_unflatten(found, structure)
 
 
-def _is_whole(file: Path, data: bytes) -> bool:
+def _is_intact(file: Path, data: bytes) -> bool:
     name = NAME.fullmatch(file.name)
     return name is not None and _digest(data) == name[3]
 
@@ -152,8 +152,8 @@ def _digest(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _sync(folder: Path) -> None:
-    """Make a rename last through a power cut."""
+def _flush(folder: Path) -> None:
+    """Flush a folder to the disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -161,7 +161,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _differing(here: dict[str, Any], there: Any) -> str:
-    ours, theirs = dict(identity.leaves(here)), dict(identity.leaves(there))
-    keys = identity.differing(here, there)
-    return ", ".join(f"{key} is {theirs.get(key)} there and {ours.get(key)} here" for key in keys)
+def _differing(own: dict[str, Any], stored: Any) -> str:
+    ours, theirs = dict(identity.leaves(own)), dict(identity.leaves(stored))
+    keys = identity.differing(own, stored)
+    return ", ".join(f"{key} is {theirs.get(key)} there, but {ours.get(key)} in this run" for key in keys)

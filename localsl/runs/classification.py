@@ -1,4 +1,4 @@
-"""Classification: a network trained by a rule, tested by its accuracy."""
+"""The classification task: a network trained by a rule and tested by its accuracy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images a run trains on and is tested on."""
+    """The number of images of each split of a data set."""
 
     train: int
     test: int
@@ -31,17 +31,17 @@ class Counts:
 
     @classmethod
     def of(cls, images: Data | Counts) -> Counts:
-        """Of a data set, or as they are known."""
+        """Count the images of a data set; counts are returned as they are."""
         if isinstance(images, Counts):
             return images
         return cls(**{part: len(split) for part, split in vars(images).items() if split is not None})
 
 
 class Classification(Task):
-    """A class for every image."""
+    """Assigns a class to every image."""
 
     def __init__(self, cfg: Config, images: Data | Counts):
-        """`images` are only counted in a process that receives its batches from another."""
+        """`images` are counts in a process that receives its batches from another process."""
         self._cfg, self._data = cfg, images
         self.network = self._network = build_network(cfg)
         self.images = {part: count for part, count in asdict(Counts.of(images)).items() if count is not None}
@@ -50,11 +50,11 @@ class Classification(Task):
         self.record = {"parameters": dict(zip(("backbone", "with_auxiliary"), parameters, strict=True))}
 
     def describe(self) -> str:
-        """The table of modules."""
+        """The table of modules, and notes on the rule."""
         return describe(self._cfg, self._network)
 
     def batches(self, device: torch.device, layout: torch.memory_format, part: Part) -> Batches:
-        """Of images in memory, or of pictures on disk."""
+        """Batches of images in memory, or of image files on disk."""
         data, cfg = self._data, self._cfg
         assert isinstance(data, Data)
         train = feed.train_batches(data.train, cfg, device, layout, part)
@@ -66,13 +66,14 @@ class Classification(Task):
         return Batches(train, tests[0], tests[1])
 
     def evaluate(self, batches: Iterable[tuple[Any, Any]], forward: Autocast, team: Team) -> Evaluation:
-        """Loss and accuracy of the plain backbone."""
-        top5 = self._cfg.dataset.top5 and self.classes > 5  # of fewer every answer is among the five
+        """Evaluate the loss and accuracy of the backbone, without auxiliary networks."""
+        # With five classes or fewer every answer is among the top five.
+        top5 = self._cfg.dataset.top5 and self.classes > 5
         return evaluate(self._network, batches, forward, top5, team)
 
 
 def describe(cfg: Config, network: LocalNetwork) -> str:
-    """The table of modules, and what of the rule is worth knowing before a run starts."""
+    """The table of modules, with warnings and notes on the rule."""
     rows = network.modules_table()
     backbone = sum(row["parameters"] for row in rows)
     auxiliary = sum(row["aux_parameters"] for row in rows)
@@ -88,9 +89,11 @@ def describe(cfg: Config, network: LocalNetwork) -> str:
         lines.append(f"warning: all loss weights are 0 in module {', '.join(map(str, weightless))}")
     if cfg.processes and cfg.processes > 1:
         share = cfg.batch_size // cfg.replicas
-        whose = f"{share} images of each batch for one" if cfg.replicas > 1 else "each with some of the modules"
-        lines.append(f"{cfg.processes} processes, {whose}")
+        work = (
+            f"each with {share} images of each batch" if cfg.replicas > 1 else "each with some of the modules"
+        )
+        lines.append(f"{cfg.processes} processes, {work}")
     if cfg.method.single_module:
-        lines.append(f"{cfg.method.name} trains one module whatever K says")
+        lines.append(f"{cfg.method.name} trains the network as one module, whatever the value of K")
     lines += method_of(cfg).notes(partition_of(cfg))
     return "\n".join(lines)

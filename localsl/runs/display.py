@@ -1,4 +1,4 @@
-"""What is shown of runs on a terminal: their progress, and tables of text."""
+"""The display of runs on a terminal: progress, and tables of text."""
 
 from __future__ import annotations
 
@@ -16,36 +16,39 @@ T = TypeVar("T")
 
 
 class Progress:
-    """A bar with the time left on a terminal, one line an epoch elsewhere. The bar is on stderr."""
+    """A progress bar with the remaining time on a terminal, and one line per epoch elsewhere.
+
+    The bar is written to stderr.
+    """
 
     def __init__(self, epochs: int, steps: int, done: int = 0, shown: bool = True):
-        """`steps` are an epoch's; `done` of the run's are done; a bar is only `shown` by one of several."""
+        """Create a bar of `epochs` times `steps` steps, of which `done` are done; if not `shown`, it stays hidden."""
         self._epochs = epochs
         terminal = shown and sys.stderr.isatty()
         self._bar = tqdm(total=epochs * steps, initial=done, unit="step", disable=not terminal, leave=False)
 
     def steps(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches, each counted once it is done with."""
+        """Yield the batches, and count each one as a step after its use."""
         for batch in batches:
             yield batch
             self._bar.update()
 
     def epoch(self, row: dict[str, Any], best: float) -> None:
-        """Tell one epoch's figures."""
+        """Show the figures of an epoch."""
         top5 = f"top-5 {row['test_top5_accuracy']:.2f} %  " if "test_top5_accuracy" in row else ""
         what = next(name for key, name in SCORES.items() if key in row)
         held_out = f"validation {row['validation_accuracy']:.2f} %  " if "validation_accuracy" in row else ""
-        told = f"loss {row['train_loss']:.4f}  {what} {score(row):.2f} %  {top5}{held_out}best {best:.2f} %"
+        text = f"loss {row['train_loss']:.4f}  {what} {score(row):.2f} %  {top5}{held_out}best {best:.2f} %"
         if self._bar.disable:
             width = len(str(self._epochs))
             speed = f"{row['images_per_s']:.0f} images/s"
             print(
-                f"epoch {row['epoch']:{width}}/{self._epochs}  lr {row['lr']:.4f}  {told}  {speed}",
+                f"epoch {row['epoch']:{width}}/{self._epochs}  lr {row['lr']:.4f}  {text}  {speed}",
                 flush=True,
             )
         else:
             self._bar.set_description_str(f"epoch {row['epoch']}")
-            self._bar.set_postfix_str(told)
+            self._bar.set_postfix_str(text)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -53,7 +56,7 @@ class Progress:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of equal keys as aligned text; numbers to the right."""
+    """Format rows with equal keys as aligned text, with numbers aligned to the right."""
     head = list(rows[0])
     cells = [[str(row[key]) for key in head] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
@@ -66,16 +69,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(line(values) for values in [head, *cells])
 
 
-def summary(runs: list[tuple[Path, dict[str, Any]]], told: list[dict[str, Any]] | None = None) -> str:
-    """A table of runs from their records, and the files they wrote.
+def summary(runs: list[tuple[Path, dict[str, Any]]], distinctions: list[dict[str, Any]] | None = None) -> str:
+    """A table of runs, made from their records, followed by the files of the finished ones.
 
     Args:
-        told: what else tells each run from the others, by the same names for all.
+        distinctions: for each run, further columns that distinguish it from others; the same names for all.
     """
     if not runs:
         return "no runs"
     rows = []
-    for (_, record), more in zip(runs, told or [{}] * len(runs), strict=True):
+    for (_, record), columns in zip(runs, distinctions or [{}] * len(runs), strict=True):
         done = record["status"] == "done"
         rows.append(
             {
@@ -83,7 +86,7 @@ def summary(runs: list[tuple[Path, dict[str, Any]]], told: list[dict[str, Any]] 
                 "dataset": record["dataset"],
                 "backbone": record["backbone"],
                 "seed": record["seed"],
-                **more,
+                **columns,
                 "modules": record["modules"] if done else "",
                 "test %": f"{score(record['last']):.2f}" if done else record["status"],
                 "best %": f"{score(record['best']):.2f}" if done else "",
@@ -97,10 +100,11 @@ def summary(runs: list[tuple[Path, dict[str, Any]]], told: list[dict[str, Any]] 
 
 
 def over_seeds(groups: list[list[tuple[dict[str, Any], dict[str, Any]]]]) -> str:
-    """Mean and standard deviation of the last and best test accuracy of runs that differ in the seed alone.
+    """Mean and standard deviation of the last and best test accuracy, over runs that differ only in the seed.
 
     Args:
-        groups: records of runs, each with what tells its group from others; groups of one done run are left out.
+        groups: for each group of such runs their records, each with further columns that distinguish the group.
+            Groups with fewer than two finished runs are left out.
     """
     rows = []
     for group in groups:
@@ -117,16 +121,16 @@ def over_seeds(groups: list[list[tuple[dict[str, Any], dict[str, Any]]]]) -> str
 
 
 def figures(found: dict[str, Any]) -> str:
-    """A record's figures of one epoch in words."""
+    """The test figures of an epoch in a record, in words."""
     if "ap_box" not in found:
         return f"test accuracy {found['test_accuracy']:.2f} %"
     boxes, masks = (
         ", ".join(f"{found[f'{name}_{kind}']:.2f}" for name in ("ap", "ap50", "ap75"))
         for kind in ("box", "mask")
     )
-    return f"box AP, AP50, AP75 {boxes} %, of masks {masks} %"
+    return f"box AP, AP50, AP75 {boxes} %, mask AP, AP50, AP75 {masks} %"
 
 
 def mebibytes(count: int | None) -> str:
-    """Bytes as MiB."""
+    """A number of bytes in MiB, or "not counted"."""
     return "not counted" if count is None else f"{count / 2**20:.1f} MiB"

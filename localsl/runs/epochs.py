@@ -1,4 +1,4 @@
-"""What an epoch found: its line of metrics.csv, whether it is the best, and whether all of it is finite."""
+"""The results of an epoch: its row of metrics.csv, the choice of the best, the check for divergence."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from localsl.train.step import ModuleMeans
 
 
 class Diverged(LocalslError):
-    """A loss is no longer a finite number. Exit code 3."""
+    """A loss or weight is no longer finite. The process ends with exit code 3."""
 
     exit_code = 3
     alike = True
 
 
 def better(best: dict[str, Any] | None, last: dict[str, Any], accuracy: str) -> dict[str, Any]:
-    """The figures of the better epoch; of equal ones the earlier."""
+    """The figures of the epoch with the higher accuracy; of equal ones the earlier."""
     return last if best is None or last[accuracy] > best[accuracy] else best
 
 
 def check_finite(losses: list[float | None], figures: dict[str, float], epoch: int, lr: float) -> None:
-    """Of every module in training, and of the network in evaluation."""
+    """Check the training loss of every module and the losses of the evaluation.
+
+    Raises:
+        Diverged: if one of them is not finite.
+    """
     named = {f"loss of module {i}": loss for i, loss in enumerate(losses)}
     named |= {key.replace("_", " "): value for key, value in figures.items() if key.endswith("_loss")}
     for name, loss in named.items():
@@ -31,19 +35,19 @@ def check_finite(losses: list[float | None], figures: dict[str, float], epoch: i
             raise Diverged(f"diverged: {what}; try a smaller optimizer.lr")
 
 
-def known(**figures: float | None) -> dict[str, float]:
-    """Without figures that a task has none of."""
+def without_none(**figures: float | None) -> dict[str, float]:
+    """The figures that are not None: a task lacks some of them."""
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def line(
+def metrics_row(
     epoch: int,
     lr: float,
     means: list[ModuleMeans],
     figures: dict[str, float],
     images_per_s: float,
 ) -> dict[str, Any]:
-    """A line of metrics.csv; training figures without a number are the output module's."""
+    """A row of metrics.csv; its training figures without a module's index are those of the output module."""
     row = {
         "epoch": epoch,
         "lr": lr,

@@ -1,4 +1,4 @@
-"""One run from a validated configuration to its record: data, network, epochs, figures."""
+"""One run, from a validated configuration to its record."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from localsl.train.task import score
 if TYPE_CHECKING:
     from localsl.config.schema import Config
 
-# Of errors that name no file, those that are not of a write to one: what a machine refuses to give to a
-# process, and the other end of a pipe or connection that is gone.
-ELSEWHERE = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EPIPE, errno.ECONNRESET)
+# Errors without a file name come from writing to a file, except for these, which are of exhausted resources and of
+# closed pipes or connections.
+NOT_WRITES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EPIPE, errno.ECONNRESET)
 
 
 def run(cfg: Config, held: str = "wait") -> dict[str, Any]:
-    """Train and record the run of a configuration; a finished one is not repeated, its record is printed.
+    """Train and record the run of a configuration; a finished run is not repeated, but its record is printed.
 
     Args:
-        held: what to do while another process is running it: `wait`, or `skip`.
+        held: what to do while another process is training this run: `wait`, or `skip`.
 
     Returns:
-        Its record; only {"status": "held"} if it was skipped.
+        The record of the run, or {"status": "held"} if the run was skipped.
 
     Raises:
         ConfigError: if the data set is not available.
@@ -62,7 +62,7 @@ def run(cfg: Config, held: str = "wait") -> dict[str, Any]:
 
 
 def _loaded(cfg: Config, team: Team) -> tasks.Loaded:
-    """The data, in every process that makes batches of its own; how many in those that receive them."""
+    """The data in every process that makes its own batches; in the others, the number of images."""
     if team.replicas == team.size:
         return team.leader_first(lambda: tasks.load(cfg))
     loaded: list[tasks.Loaded] = []
@@ -76,11 +76,15 @@ def _loaded(cfg: Config, team: Team) -> tasks.Loaded:
 
 
 def _held(cfg: Config, held: str, stack: ExitStack) -> dict[str, Any] | None:
-    """Lock the run's folder as long as `stack` is open; the record of a skipped run if another process has it."""
+    """Lock the run's folder until `stack` closes.
+
+    Returns:
+        None, or the record of a skipped run if another process has the lock.
+    """
     try:
         stack.enter_context(lock.exclusive(cfg, held))
     except lock.Held:
-        print(f"another process is running this run, which is skipped: {identity.run_directory(cfg)}")
+        print(f"skipped, because another process is training it: {identity.run_directory(cfg)}")
         return {"status": "held"}
     return None
 
@@ -95,7 +99,7 @@ def _finished(cfg: Config) -> dict[str, Any] | None:
 
 
 def describe(cfg: Config, task: str) -> str:
-    """What a task says of itself, and what of the schedule is worth knowing before a run starts."""
+    """A task's description, with warnings about the schedule."""
     lines = [task]
     if cfg.schedule.warmup_epochs >= cfg.schedule.epochs:
         warmup = f"schedule.warmup_epochs={cfg.schedule.warmup_epochs}"
@@ -104,25 +108,25 @@ def describe(cfg: Config, task: str) -> str:
     if not any(rates):
         typed = f"schedule.epochs={cfg.schedule.epochs}"
         lines.append(f"warning: with {typed} the learning rate is 0 in every epoch, and nothing is learned:")
-        lines.append("its cosine ends at 0 in the last; type schedule.epochs=2, or schedule.zero_based=true")
+        lines.append("the cosine ends at 0; type schedule.epochs=2, or schedule.zero_based=true")
     return "\n".join(lines)
 
 
 def closing(record: dict[str, Any]) -> str:
-    """A finished run in a few lines."""
+    """A summary of a finished run, in a few lines."""
     last, best, compiled = record["last"], record["best"], record.get("compiled")
-    told = f"compiled {compiled['graphs']} graphs in {compiled['seconds']:.1f} s\n" if compiled else ""
+    compilation = f"compiled {compiled['graphs']} graphs in {compiled['seconds']:.1f} s\n" if compiled else ""
     top5 = [figures.get("test_top5_accuracy") for figures in (last, best)]
-    within = "" if None in top5 else f"top-5 accuracy {top5[0]:.2f} % and {top5[1]:.2f} %\n"
+    accuracies = "" if None in top5 else f"top-5 accuracy {top5[0]:.2f} % and {top5[1]:.2f} %\n"
     selected = record.get("selected")
     if selected is not None:
-        within += (
-            f"test accuracy {selected['test_accuracy']:.2f} % at the epoch that the validation images choose "
-            f"({selected['epoch']}, {selected['validation_accuracy']:.2f} % of them)\n"
+        accuracies += (
+            f"test accuracy {selected['test_accuracy']:.2f} % at the epoch with the best validation accuracy "
+            f"({selected['epoch']}, {selected['validation_accuracy']:.2f} %)\n"
         )
-    return told + (
+    return compilation + (
         f"{display.figures(last)} at the last epoch, "
-        f"{score(best):.2f} % at the best ({best['epoch']})\n{within}"
+        f"{score(best):.2f} % at the best ({best['epoch']})\n{accuracies}"
         f"peak memory {display.mebibytes(record['peak_memory_bytes'])} ({record['peak_memory_scope']}), "
         f"{record['seconds']:.1f} s{_of_stages(record)}"
     )
@@ -141,12 +145,12 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
         resumed = training.resume()
         tracker = tracking.Tracker(cfg, training.rows) if team.leader else tracking.Untracked()
     except (OSError, torch.OutOfMemoryError) as error:
-        raise _explained(error, cfg) or error from error
+        raise _with_advice(error, cfg) or error from error
     if resumed:
         more = f" and {training.steps} steps" if training.steps else ""
-        print(f"going on after {training.epochs} of {cfg.schedule.epochs} epochs{more}", flush=True)
+        print(f"resuming after {training.epochs} of {cfg.schedule.epochs} epochs{more}", flush=True)
     else:
-        _tell_of_other_lengths(cfg)
+        _mention_other_lengths(cfg)
     record: dict[str, Any] = {
         "status": "running",
         "id": identity.run_id(cfg),
@@ -166,7 +170,7 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
         "best": None,
         **provenance.environment(device),
     }
-    together, stop = False, signals.Stop()  # whether all processes end for the same reason
+    together, stop = False, signals.Stop()  # `together`: all processes end for the same reason
     try:
         tracker.start(record)
         with signals.handled_by(stop), contextlib.closing(training.train(stop)) as rows:
@@ -183,7 +187,7 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
         record["status"] = "failed"
         record["error"] = f"{type(error).__name__}: {error}"
         record["traceback"] = traceback.format_exc()
-        explained = _explained(error, cfg)
+        explained = _with_advice(error, cfg)
         if explained is None:
             raise
         raise explained from error
@@ -199,21 +203,21 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
             record["compiled"] = compiled.compilations()
         _close(tracker, record)
         if together:
-            team.max(0)  # torchrun would end the process that records once another has ended
+            team.max(0)  # a barrier: torchrun ends the recording process as soon as another one has ended
     training.close()
     print(closing(record))
     print(f"written to {identity.run_directory(cfg)}")
-    asked = team.max(stop.asked or 0)  # after the last safe point: the run is done, and nothing is to follow
+    asked = team.max(stop.asked or 0)  # a request after the last safe point ends the process, not the run
     if asked:
         stop.grant(asked)
     return record
 
 
 def _memory(training: Training, peaks: list[int | None] | None) -> dict[str, Any]:
-    """What a record says of peak memory: of processes that share out the modules the largest, and each one's.
+    """The fields of a record about peak memory: the largest over all stages, and that of each stage.
 
     Args:
-        peaks: of all processes; None where the run broke off, and the others may be gone.
+        peaks: those of all stages; None if the run broke off, when other processes may be gone.
     """
     scope, known = (
         training.memory.scope,
@@ -223,39 +227,41 @@ def _memory(training: Training, peaks: list[int | None] | None) -> dict[str, Any
     return figures | ({"stage_peaks_bytes": peaks} if peaks and len(peaks) > 1 else {})
 
 
-def _tell_of_other_lengths(cfg: Config) -> None:
-    """Name runs that are this one but for its number of epochs, and say why it does not go on from them."""
+def _mention_other_lengths(cfg: Config) -> None:
+    """Print a note on runs that differ only in the number of epochs, and why they are not resumed."""
     for file in sorted(identity.run_directory(cfg).parent.glob(f"seed={cfg.seed}-*/config.yaml")):
         try:
             values: Any = OmegaConf.to_container(OmegaConf.load(file))
             differing = identity.differing(asdict(cfg), values)
         except (OSError, LookupError, TypeError, ValueError, YAMLError):
-            continue  # not a run's, or of another version
+            continue  # no configuration of a run, or one of another version
         if differing == ["schedule.epochs"]:
             print(f"note: {file.parent} is this run with {values['schedule']['epochs']} epochs.")
-            print("Its learning rates differ from the first epoch on, so that this one starts afresh.")
+            print(
+                "Its learning rates differ from the first epoch on, so that this run starts from the beginning."
+            )
 
 
-def _explained(error: BaseException, cfg: Config) -> LocalslError | None:
-    """What to do about an error that is the machine's; None for any other."""
+def _with_advice(error: BaseException, cfg: Config) -> LocalslError | None:
+    """An error with advice, for an error caused by the machine; None for any other."""
     folder = identity.run_directory(cfg)
-    goes_on = "the same command goes on from the last checkpoint"
+    resumes = "the same command resumes from the last checkpoint"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        lower = "for want of memory, lower dataset.workers or batch_size; dataset.workers=0 starts none"
-        return LocalslError(f"a process that decodes pictures died ({error}): {lower}; {goes_on}")
+        lower = "if memory ran out, lower dataset.workers (0 decodes in the main process) or batch_size"
+        return LocalslError(f"a process that decodes images died ({error}): {lower}; {resumes}")
     if isinstance(error, OSError):
         what, file = error.strerror or error, error.filename
-        # A write names no file.
-        written = error.errno not in ELSEWHERE if file is None else folder in Path(os.fsdecode(file)).parents
-        if written:
-            what = f"the run's folder {folder} cannot be written ({what}); make room, and {goes_on}"
+        # An error without a file name comes from a write to the run's folder, as does one with a file in it.
+        writing = error.errno not in NOT_WRITES if file is None else folder in Path(os.fsdecode(file)).parents
+        if writing:
+            what = f"the run's folder {folder} cannot be written ({what}); make room, and {resumes}"
             return LocalslError(what)
-        return LocalslError(f"{what}; {goes_on}" if file is None else f"{file}: {what}; {goes_on}")
+        return LocalslError(f"{what}; {resumes}" if file is None else f"{file}: {what}; {resumes}")
     return None
 
 
 def _close(tracker: tracking.Tracker, record: dict[str, Any]) -> None:
-    """Write the record; where that fails too, what ended the run is the error to tell."""
+    """Write the record. If that fails after another error, only the other error is raised."""
     try:
         tracker.close(record)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Where the run of a configuration lies, and how it compares with others."""
+"""The folder of a run, and how its configuration compares with others."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["affecting", "digest", "identity", "is_detection", "leaves", "run_id"
 
 
 def cell_id(cfg: Config) -> str:
-    """A digest of what runs with different seeds have in common."""
+    """A digest shared by runs that differ in the seed only."""
     return digest(without(identity(dataclasses.asdict(cfg)), "seed"))
 
 
 def signature(values: dict[str, Any]) -> str:
-    """A digest of what is trained, without the seed and the setting that a table's cell leaves open."""
+    """A digest of a configuration's identity without the seed and the settings that a table's cell leaves open."""
     return digest(without(affecting(values, Affects.NUMBERS, setting=False), "seed"))
 
 
 def differing(values: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The dotted names of what decides the numbers in which two configurations differ."""
-    one, two = identity(values), identity(other)
-    return sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
+    """The dotted names of the identity's values in which two configurations differ."""
+    first, second = identity(values), identity(other)
+    return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
 
 
-def telling(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The dotted names that tell configurations from each other: as few as do, in the order of names."""
+def distinguishing(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The dotted names that distinguish configurations: a small set, chosen greedily in alphabetical order."""
     found, groups = [], [[identity(values) for values in configs]]
     for name in sorted({name for values in groups[0] for name in values}):
         split: list[list[dict[str, Any]]] = []
@@ -47,12 +47,16 @@ def telling(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def setting(values: dict[str, Any]) -> dict[str, Any]:
-    """What a cell of a table leaves open, but for the seed, by dotted names."""
+    """The values that a table's cell leaves open, without the seed, by dotted name."""
     return affecting(values, Affects.NUMBERS, setting=True)
 
 
 def run_directory(cfg: Config) -> Path:
-    """OUTPUT_DIR/<dataset>/<method>-<backbone>-K<K>/seed=<seed>-<run id>, behind the name of the detector if any."""
+    """The folder of a run.
+
+    It is OUTPUT_DIR/<dataset>/<method>-<backbone>-K<K>/seed=<seed>-<run id>; in detection the name of the detector
+    comes before that of the method.
+    """
     cut = "" if cfg.method.single_module else f"-K{cfg.K}"
     detector = f"{cfg.detector.name}-" if cfg.task.name == "detection" else ""
     name = f"{detector}{cfg.method.name}-{cfg.backbone.name}{cut}"
@@ -60,5 +64,5 @@ def run_directory(cfg: Config) -> Path:
 
 
 def kept_directory(cfg: Config) -> Path:
-    """Where a run's record lies once it is among the results: RESULTS_DIR/runs/<run id>."""
+    """The folder of a run's record among the results: RESULTS_DIR/runs/<run id>."""
     return Path(cfg.results_dir) / "runs" / run_id(cfg)

@@ -1,4 +1,4 @@
-"""What made a number, beside its configuration."""
+"""Versions, device and commit, recorded with every run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device and commit: what else a number may depend on."""
+    """The versions, device, threads and commit on which a run's numbers may depend."""
     packages = ("torch", "torchvision", "numpy")
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
@@ -25,7 +25,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls the processor or GPU."""
+    """The manufacturer's name of the processor or GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -36,29 +36,29 @@ def device_name(device: torch.device) -> str:
 
 
 def short(commit: str | None) -> str:
-    """A record's commit in ten digits, with its "+"; empty if it has none."""
+    """A recorded commit shortened to ten digits, with its "+" if any; empty for None."""
     return "" if commit is None else commit[:10] + commit[40:]
 
 
 def commit() -> str | None:
-    """The commit of the code, with "+" where files other than results differ from it.
+    """The commit of the code, with "+" if files other than results differ from it.
 
-    Outside a repository that holds it what the variable LOCALSL_COMMIT says, None where that is not set. A copy
-    without a repository may lie inside of somebody's own, which knows nothing of it.
+    Without a repository that tracks this file, it is the environment variable LOCALSL_COMMIT, or None. A copy of the
+    package may lie inside an unrelated repository, whose commit would be wrong.
     """
-    here = Path(__file__)
-    git = ["git", "-C", str(here.parent)]
-    # Of a hook that runs this, they would name its repository in place of the one around the code.
+    file = Path(__file__)
+    git = ["git", "-C", str(file.parent)]
+    # Inside a git hook, these variables would select the repository of the hook.
     names = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-    bare: dict[str, Any] = {
+    options: dict[str, Any] = {
         "env": {k: v for k, v in os.environ.items() if k not in names},
         "capture_output": True,
     }
     try:
-        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, **bare)
-        head = subprocess.run([*git, "rev-parse", "HEAD"], text=True, check=True, **bare)
+        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], check=True, **options)
+        head = subprocess.run([*git, "rev-parse", "HEAD"], text=True, check=True, **options)
         code = [":/", ":(top,exclude)results"]
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], **bare).returncode
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], **options).returncode
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("LOCALSL_COMMIT") or None
     return head.stdout.strip() + ("+" if changed else "")

@@ -1,4 +1,4 @@
-"""A run whose processes share out the local modules: who trains which, on what batches, and one state of them all."""
+"""Runs whose processes each train some of the modules (parallel=modules): stages, batches and merged state."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from localsl.execution.processes import Team
     from localsl.train.optim import Optimizer
 
-Coming = Iterator[tuple[Tensor, Tensor]]
+BatchIterator = Iterator[tuple[Tensor, Tensor]]
 
 
 def balance_of(cfg: Config, network: LocalNetwork) -> Balance:
-    """Which modules each of `cfg.processes` trains. Times, where they are asked for, are the network's device's."""
+    """Distribute modules over `cfg.processes` processes, by times on the network's device or by operations."""
     if cfg.parallel.balance == "measured":
         images, targets = example(cfg, network.device, cfg.batch_size)
         turns = balance.measured(network, images, targets, training_forward(cfg, network.device))
@@ -41,7 +41,7 @@ def balance_of(cfg: Config, network: LocalNetwork) -> Balance:
 
 
 def staged(cfg: Config, task: Task, team: Team) -> Stage:
-    """This process's stage; the task's network is left with its modules only."""
+    """Create this process's stage; the task's network keeps only the modules of this stage."""
     network = task.network
     assert isinstance(network, LocalNetwork)
     found = team.broadcast(lambda: balance_of(cfg, network))
@@ -56,7 +56,7 @@ def staged(cfg: Config, task: Task, team: Team) -> Stage:
 
 
 def example(cfg: Config, device: torch.device, images: int) -> tuple[Tensor, Tensor]:
-    """Images and targets of a training batch's shape and layout."""
+    """Random images and targets with the shape and memory layout of a training batch."""
     size, random = cfg.dataset.image_size, torch.Generator().manual_seed(0)
     pixels = torch.randn(images, 3, size, size, generator=random)
     targets = torch.randint(cfg.dataset.num_classes, (images,), generator=random)
@@ -64,7 +64,7 @@ def example(cfg: Config, device: torch.device, images: int) -> tuple[Tensor, Ten
 
 
 class StagedEpochs:
-    """Training batches as one stage sees them: the first process's own, or received ones."""
+    """The training batches of a stage: made by the first process, and received by the others."""
 
     def __init__(self, stage: Stage, own: TrainingBatches | None, images: int, batch_size: int):
         self._stage, self._own, self._sizes = stage, own, _sizes(images, batch_size)
@@ -72,35 +72,35 @@ class StagedEpochs:
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def epoch(self, seed: int, epoch: int, skip: int = 0) -> Coming:
-        """One epoch, without the first `skip`."""
+    def epoch(self, seed: int, epoch: int, skip: int = 0) -> BatchIterator:
+        """The batches of an epoch, without the first `skip`."""
         if self._own is None:
             return self._stage.received(self._sizes[skip:])
         return self._stage.passed(self._own.epoch(seed, epoch, skip))
 
     def close(self) -> None:
-        """Let go of what makes them."""
+        """Free the resources that make the batches."""
         if self._own is not None:
             self._own.close()
 
 
 class StagedTests:
-    """Test batches, likewise."""
+    """The test batches of a stage: made by the first process, and received by the others."""
 
     def __init__(self, stage: Stage, own: TestBatches | None, images: int, batch_size: int):
         self._stage, self._own, self._sizes = stage, own, _sizes(images, batch_size)
 
-    def __iter__(self) -> Coming:
+    def __iter__(self) -> BatchIterator:
         return self._stage.received(self._sizes) if self._own is None else self._stage.passed(iter(self._own))
 
     def close(self) -> None:
-        """Let go of what makes them."""
+        """Free the resources that make the batches."""
         if self._own is not None:
             self._own.close()
 
 
 def batches(cfg: Config, task: Task, device: torch.device, team: Team, stage: Stage | None) -> Batches:
-    """The batches of this process: its own, or of a stage behind the first received ones."""
+    """The batches of this process, which stages behind the first receive from the stage before."""
     own = None
     if stage is None or team.leader:
         own = task.batches(device, devices.layout(cfg), team.part)
@@ -124,10 +124,10 @@ def _sizes(images: int, batch_size: int) -> list[int]:
 def collected(
     network: Learner, optimizer: Optimizer, stage: Stage, own: dict[str, Any], team: Team
 ) -> dict[str, Any]:
-    """The state of all processes as one would have it, for the leader; nothing for the others.
+    """Merge the states of all processes to that of a single process, on the leader; {} on the others.
 
     Args:
-        own: this process's totals and random state.
+        own: the totals and random state of this process.
     """
     state = {"network": network.held_state(), "optimizer": optimizer.state_dict(), "own": own}
     state |= {"positions": stage.positions(), "draws": stage.draws}
@@ -140,7 +140,7 @@ def collected(
         for position, value in zip(state["positions"], state["optimizer"], strict=True)
     }
     owns = [state["own"] for state in states]
-    # Of random numbers that one process alone draws it knows how many there were.
+    # If a layer inside a module draws random numbers, only its process knows how many: its random state is kept.
     random = next((own for state, own in zip(states, owns, strict=True) if state["draws"]), owns[0])
     merged = {name: value for state in states for name, value in state["network"].items()}
     return {
@@ -151,7 +151,7 @@ def collected(
 
 
 def described(cfg: Config, network: LocalNetwork) -> str:
-    """Which process trains which modules; empty where modules are not shared out."""
+    """Lines that say which process trains which modules; empty unless modules are distributed."""
     if cfg.parallel.name != "modules" or (cfg.processes or 1) == 1:
         return ""
     devices.place(network, cfg, devices.chosen(cfg.device))
@@ -159,10 +159,10 @@ def described(cfg: Config, network: LocalNetwork) -> str:
 
 
 def stage_lines(found: Balance) -> Sequence[str]:
-    """What a table of modules says of who trains which."""
+    """Lines that state which process trains which modules, and the largest possible speedup."""
     lines = [
         f"process {rank}: modules {stage.start} to {stage.stop - 1}, {100 * share:.1f} % of the work"
         for rank, (stage, share) in enumerate(zip(found.stages, found.shares, strict=True))
     ]
-    expected = f"at most {found.limit:.2f} times as fast as one process: the one with most work sets the pace"
+    expected = f"at most {found.limit:.2f} times as fast as one process, limited by the process with most work"
     return [*lines, expected]

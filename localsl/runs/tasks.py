@@ -1,4 +1,4 @@
-"""The task of a configuration: its data, and then its network."""
+"""The task of a configuration: its data and its network."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from localsl.train.task import Task
 if TYPE_CHECKING:
     from localsl.config.schema import Config
 
-Loaded = Any  # the data of a task, which no other looks into
+Loaded = Any  # the data of a task, in a form that only the task knows
 
 
 def load(cfg: Config) -> Loaded:
-    """The data set of a configuration.
+    """Load the data set of a configuration.
 
     Raises:
-        ConfigError: if it is not available, or not as it should be.
+        ConfigError: if it is not available, or does not fit the configuration.
     """
     if cfg.task.name == "classification":
         return data.load(cfg)
-    from localsl.detection import sources  # imports that classification does not wait for
+    from localsl.detection import sources  # imported here because classification does not need it
 
     return sources.load(cfg.dataset, cfg.data_dir)
 
 
 def build(cfg: Config, loaded: Loaded) -> Task:
-    """The task on data that were loaded, its network with its initial weights.
+    """Build the task of a configuration on loaded data; its network has initial weights.
 
     Raises:
-        LocalslError: if the backbone that detection starts from is not there.
+        LocalslError: if the trained backbone of a detector does not exist.
     """
     if cfg.task.name == "classification":
         return Classification(cfg, loaded)
@@ -43,7 +43,7 @@ def build(cfg: Config, loaded: Loaded) -> Task:
 
 
 def described(cfg: Config) -> str:
-    """What the network of a configuration is made of, for which no data are needed."""
+    """A description of the network of a configuration, for which no data are needed."""
     if cfg.task.name == "classification":
         network = build_network(cfg)
         return classification.describe(cfg, network) + staging.described(cfg, network)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder with configuration, metrics and record, and W&B."""
+"""The record of a run: its folder with configuration, metrics and record, and W&B."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from localsl.config.schema import Config
 
 
-REACHED = 10  # seconds within which a server answers that can be logged to
+TIMEOUT_S = 10  # for the connection to a logger's server
 
 
 class Sink(Protocol):
-    """Somewhere metrics go."""
+    """A destination of metrics."""
 
     def row(self, row: dict[str, Any]) -> None:
-        """Take one epoch's figures."""
+        """Record the figures of an epoch."""
         ...
 
     def close(self, record: dict[str, Any]) -> None:
-        """Take the record of a run that ended, well or not."""
+        """Record the end of a run, whether it succeeded or not."""
         ...
 
 
 class RunFolder:
-    """The files of a run: config.yaml, metrics.csv (a row an epoch) and record.json."""
+    """The files of a run: config.yaml, metrics.csv with one row per epoch, and record.json."""
 
     def __init__(self, cfg: Config, rows: Sequence[dict[str, Any]] = ()):
-        """Of a run that has these rows so far."""
+        """`rows` are the epochs recorded so far."""
         self.path = identity.run_directory(cfg)
         self._metrics = self.path / "metrics.csv"
         if rows:
@@ -59,7 +59,7 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(asdict(cfg)))
 
     def row(self, row: dict[str, Any]) -> None:
-        """Append to metrics.csv, headed by the keys of the first row."""
+        """Append a row to metrics.csv; the keys of the first row are the header."""
         new = not self._metrics.exists()
         with self._metrics.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)
@@ -81,11 +81,11 @@ class WandB:
 
             mode = _wandb_mode(cfg.logger.mode)
             if mode == "online":
-                _reach(wandb.setup().settings.base_url)
+                _check_reachable(wandb.setup().settings.base_url)
             self._run = self._started(wandb, cfg, folder, mode)
             self._run.define_metric("*", step_metric="epoch")
-        except Exception as error:  # of all sorts: no home folder, no server, settings that it refuses
-            what = f"W&B does not start: {' '.join(str(error).split()) or type(error).__name__}"
+        except Exception as error:  # of any kind: no home folder, no server, invalid settings
+            what = f"W&B cannot start: {' '.join(str(error).split()) or type(error).__name__}"
             instead = "log in with `wandb login`, or type logger.mode=offline or logger=csv"
             raise ConfigError([Problem("logger", "wandb", what, instead)]) from None
 
@@ -107,18 +107,18 @@ class WandB:
 
     def row(self, row: dict[str, Any]) -> None:
         """Log one epoch."""
-        # The step keeps an epoch that is trained again after a crash from being logged twice.
+        # With a step, W&B ignores an epoch that is trained a second time after a crash.
         self._run.log({k: value for k, value in row.items() if value is not None}, step=row["epoch"])
 
     def close(self, record: dict[str, Any]) -> None:
-        """Store the record and end the W&B run, as failed unless it is done."""
+        """Store the record as summary and end the W&B run, as failed unless it is done."""
         self._run.summary.update(record)
         self._run.finish(exit_code=0 if record["status"] == "done" else 1)
 
 
 def _wandb_mode(mode: str) -> Any:
     typed = os.environ.get("WANDB_MODE")
-    if typed and typed != typed.lower():  # W&B reads it too, and refuses OFFLINE
+    if typed and typed != typed.lower():  # W&B reads the variable too, and rejects OFFLINE
         os.environ["WANDB_MODE"] = typed.lower()
     if mode != "auto":
         return mode
@@ -129,18 +129,18 @@ def _wandb_mode(mode: str) -> Any:
     return "online" if wandb.api.api_key else "offline"
 
 
-def _reach(url: str) -> None:
-    """Ask whether a server answers at all: W&B itself would try for two minutes.
+def _check_reachable(url: str) -> None:
+    """Check that a server answers at all, because W&B itself would try for two minutes.
 
     Raises:
-        OSError: if it does not.
+        OSError: if it does not answer.
     """
     place = urllib.parse.urlsplit(url)
-    if place.hostname is None or urllib.request.getproxies():  # by way of a proxy that alone can tell
+    if place.hostname is None or urllib.request.getproxies():  # a proxy accepts any connection
         return
     port = place.port or (80 if place.scheme == "http" else 443)
     try:
-        socket.create_connection((place.hostname, port), REACHED).close()
+        socket.create_connection((place.hostname, port), TIMEOUT_S).close()
     except OSError as error:
         raise OSError(f"{url} does not answer ({error})") from None
 
@@ -149,62 +149,64 @@ SINKS: dict[str, list[Callable[[Config, Path], Sink]]] = {"csv": [], "wandb": [W
 
 
 class Tracker:
-    """Hands a run's figures to its folder and to the chosen logger."""
+    """Passes a run's figures to its folder and to the chosen logger."""
 
     def __init__(self, cfg: Config, rows: Sequence[dict[str, Any]] = ()):
-        """Of a run that has these rows so far."""
+        """`rows` are the epochs recorded so far."""
         self._cfg = cfg
         self._folder = RunFolder(cfg, rows)
         self._sinks: list[Sink] = []
 
     def start(self, record: dict[str, Any]) -> None:
-        """Say that the run is on, and connect to the chosen logger."""
+        """Record that the run has started, and connect to the chosen logger."""
         self._folder.close(record)
         self._sinks += [make(self._cfg, self._folder.path) for make in SINKS[self._cfg.logger.name]]
 
     def row(self, row: dict[str, Any]) -> None:
-        """Record one epoch."""
+        """Record an epoch in the folder and with the logger."""
         self._folder.row(row)
-        self._tell(lambda sink: sink.row(row))
+        self._call_sinks(lambda sink: sink.row(row))
 
     def close(self, record: dict[str, Any]) -> None:
-        """End the run everywhere."""
+        """Record the end of the run in the folder and with the logger."""
         self._folder.close(record)
-        self._tell(lambda sink: sink.close(record))
+        self._call_sinks(lambda sink: sink.close(record))
 
-    def _tell(self, what: Callable[[Sink], None]) -> None:
-        """A logger that breaks is let go of: no fault of a server ends a run, all of which is in its folder."""
+    def _call_sinks(self, what: Callable[[Sink], None]) -> None:
+        """Call the logger, and drop it after an error: the folder has all data, so that a server cannot end a run."""
         for sink in list(self._sinks):
             try:
                 what(sink)
             except Exception as error:
                 self._sinks.remove(sink)
-                print(f"warning: nothing more goes to {self._cfg.logger.name}: {error}", file=sys.stderr)
+                print(
+                    f"warning: {self._cfg.logger.name} failed and is no longer used: {error}", file=sys.stderr
+                )
 
 
 class Untracked(Tracker):
-    """Of a process beside the one that records their run."""
+    """The tracker of a process that does not record its run: it does nothing."""
 
     def __init__(self) -> None:
         pass
 
     def start(self, record: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def row(self, row: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self, record: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def read_record(cfg: Config) -> dict[str, Any] | None:
-    """The record of a configuration's run, or None if there is none that can be read."""
+    """The record of a configuration's run; None if there is none or it cannot be read."""
     return read(identity.run_directory(cfg) / "record.json")
 
 
 def read(file: Path) -> dict[str, Any] | None:
-    """A record, or None if the file is not there or not whole."""
+    """Read a record; None if the file does not exist or is incomplete."""
     try:
         record = json.loads(file.read_text())
         return record if "status" in record else None
@@ -213,14 +215,14 @@ def read(file: Path) -> dict[str, Any] | None:
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Replace a file's contents whole: a reader sees the old text or the new."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    beside.write_text(text, newline="")
-    beside.replace(file)
+    """Replace the contents of a file atomically: a reader sees the old text or the new."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(text, newline="")
+    temporary.replace(file)
 
 
 def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Replace a CSV whole; its columns are those of all rows, in the order in which they first occur."""
+    """Write a CSV file atomically; its columns are the keys of all rows, in the order of first occurrence."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
     writer.writeheader()
@@ -229,17 +231,17 @@ def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def present(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """A run's record as things are: one that says "running" while no process is at it was interrupted."""
+    """A run's record with its actual status: one that says "running" while no process runs it was interrupted."""
     gone = record["status"] == "running" and not lock.is_held(folder)
     return record | {"status": "interrupted"} if gone else record
 
 
 def finished(cfg: Config) -> Path | None:
-    """Where a configuration's finished run lies: its own folder, or that among the results; None if none is.
+    """The folder of a configuration's finished run, its own or the one among the results; None if there is none.
 
-    A run whose checkpoint is asked for is finished only with it, and results keep none.
+    With checkpoint.required=true a run is finished only if it has a checkpoint, which results do not keep.
     """
-    if Checkpoints(cfg).lacking:
+    if Checkpoints(cfg).missing:
         return None
     kept = [] if cfg.checkpoint.required else [identity.kept_directory(cfg)]
     for folder in (identity.run_directory(cfg), *kept):
@@ -250,7 +252,7 @@ def finished(cfg: Config) -> Path | None:
 
 
 def planned_runs(configs: Sequence[Config]) -> list[tuple[Path, dict[str, Any]]]:
-    """The folder and record of each configuration's run, "not run" where there is none."""
+    """The folder and record of the run of each configuration, with the status "not run" if there is none."""
     runs = {}
     for cfg in configs:
         absent = {"status": "not run", "method": cfg.method.name, "dataset": cfg.dataset.name}
@@ -261,11 +263,13 @@ def planned_runs(configs: Sequence[Config]) -> list[tuple[Path, dict[str, Any]]]
     return list(runs.items())
 
 
-def told_apart(runs: list[tuple[Path, dict[str, Any]]], configs: Sequence[Config] = ()) -> list[dict[str, str]]:
-    """For each run the settings in which runs of one rule, data set, backbone and seed differ.
+def distinctions(
+    runs: list[tuple[Path, dict[str, Any]]], configs: Sequence[Config] = ()
+) -> list[dict[str, str]]:
+    """For each run, the settings in which runs with the same rule, data set, backbone and seed differ.
 
     Args:
-        configs: of the runs, where they are known; else those in their folders are read.
+        configs: the configurations of the runs, if known; others are read from their folders.
     """
     known = {identity.run_id(cfg): asdict(cfg) for cfg in configs}
     alike: dict[tuple, list[int]] = {}
@@ -280,29 +284,29 @@ def told_apart(runs: list[tuple[Path, dict[str, Any]]], configs: Sequence[Config
             values = known.get(record["id"]) or _config_values(folder)
             if values is not None:
                 found[index] = values
-        names.update(identity.telling([found[index] for index in group if index in found]))
+        names.update(identity.distinguishing([found[index] for index in group if index in found]))
     every = [dict(identity.leaves(found.get(index, {}))) for index in range(len(runs))]
-    return [{name: _in_short(values.get(name, "")) for name in sorted(names)} for values in every]
+    return [{name: _shortened(values.get(name, "")) for name in sorted(names)} for values in every]
 
 
 def _config_values(folder: Path) -> dict[str, Any] | None:
     try:
-        # By libyaml, where it is there: OmegaConf takes 20 ms a file.
+        # Read with libyaml if available, because OmegaConf takes 20 ms per file.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         values = yaml.load((folder / "config.yaml").read_text(), loader)
         identity.identity(values)
-    except (OSError, LookupError, TypeError, ValueError, yaml.YAMLError):  # no run's, or of another version
+    except (OSError, LookupError, TypeError, ValueError, yaml.YAMLError):  # not a run's, or of another version
         return None
     return values
 
 
-def _in_short(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = "null" if value is None else str(value)
     return text if len(text) <= 30 else f"{text[:27]}..."
 
 
 def found_runs(output_dir: str) -> list[tuple[Path, dict[str, Any]]]:
-    """The folder and record of every run in a folder, in the order they ended in."""
+    """The folder and record of every run in a folder, in the order in which they ended."""
     files = sorted(Path(output_dir).rglob("record.json"), key=lambda file: file.parent.stat().st_ctime)
     records = [(file.parent, read(file)) for file in files]
     return [(folder, present(folder, record)) for folder, record in records if record is not None]

@@ -1,4 +1,4 @@
-"""What changes while a run trains, the course of its epochs, and how it goes on from a checkpoint."""
+"""Training: the state of a run, the loop over its epochs, and resumption from a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from localsl.execution.processes import ALONE, Team, Votes
 from localsl.runs import staging
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.display import Progress
-from localsl.runs.epochs import Diverged, better, check_finite, known, line
+from localsl.runs.epochs import Diverged, better, check_finite, metrics_row, without_none
 from localsl.train import health, optim
 from localsl.train.optim import learning_rate
 from localsl.train.peak_memory import PeakMemory
@@ -34,16 +34,16 @@ T = TypeVar("T")
 
 
 class Training:
-    """A network in training.
+    """A run in training.
 
     Attributes:
-        epochs, steps: whole epochs done, and steps of the next.
-        rows: the lines of metrics.csv so far.
-        warnings: of modules that do not learn.
-        last, best: test figures of the last epoch and of the best, None before the first.
-        selected: those of the epoch that is best on the validation images; None without any.
-        seconds: training took so far, before this process went on with it.
-        memory: the peak so far.
+        epochs, steps: the number of complete epochs, and of steps done in the next.
+        rows: the rows of metrics.csv so far.
+        warnings: the warnings so far about modules that do not learn.
+        last, best: test figures of the last and the best epoch; None before the end of the first.
+        selected: test figures of the epoch with the best validation accuracy; None without validation images.
+        seconds: training time before this process resumed the run.
+        memory: the peak memory so far.
     """
 
     def __init__(self, cfg: Config, task: Task, device: torch.device, team: Team = ALONE):
@@ -72,21 +72,21 @@ class Training:
         self.selected: dict[str, Any] | None = None
         self.seconds = 0.0
         self._norms: health.Norms | None = None
-        self._lr = 0.0  # of the epoch; a warm-up's first steps have less
+        self._lr = 0.0  # of the epoch; the steps of a warm-up use less
         self._began = time.perf_counter()
 
     def resume(self) -> bool:
-        """Go on from the run's newest checkpoint that is whole; false where there is none.
+        """Resume from the newest intact checkpoint of the run; return False if there is none.
 
         Raises:
-            ConfigError: if processes do not find the same.
+            ConfigError: if the processes do not find the same checkpoint.
         """
         state = self._team.leader_first(lambda: self._checkpoints.newest(set_aside=True))
         found = self._team.gather(None if state is None else (state["epochs"], state["steps"]))
         if len(set(found)) > 1:
-            what = "its processes do not see the same checkpoints in it"
+            what = "the processes do not see the same checkpoints in it"
             raise ConfigError(
-                [Problem("output_dir", self._cfg.output_dir, what, "type a folder that all share")]
+                [Problem("output_dir", self._cfg.output_dir, what, "type a folder that all of them share")]
             )
         if state is None:
             return False
@@ -100,11 +100,10 @@ class Training:
         self.epochs, self.steps, self.rows = state["epochs"], state["steps"], state["rows"]
         self.warnings = state["warnings"]
         self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
-        self.selected = state.get("selected")  # which checkpoints of earlier versions lack
+        self.selected = state.get("selected")  # absent from checkpoints of earlier versions
         if state["peak_memory_scope"] != self.memory.scope:
-            print(
-                f"note: begun on another kind of device than {self._device.type}: equal only but for rounding"
-            )
+            other = f"another kind of device than {self._device.type}"
+            print(f"note: this run began on {other}; its numbers are equal up to rounding only")
         self.memory.resume(self.epochs * len(self._train) + self.steps, self._known_peak(state))
         torch.set_rng_state(own["random"])
         if self._device.type == "cuda" and own["cuda_random"] is not None:
@@ -112,7 +111,7 @@ class Training:
         return True
 
     def _known_peak(self, state: dict[str, Any]) -> int | None:
-        """This process's peak up to a checkpoint; None if it was not its own, or of another kind of device."""
+        """This process's peak at a checkpoint; None if unknown, or measured on another kind of device."""
         stages = 1 if self._stage is None else self._team.size
         peaks = state.get("stage_peaks_bytes", [state["peak_memory_bytes"]])
         alike = state["peak_memory_scope"] == self.memory.scope and len(peaks) == stages
@@ -120,14 +119,14 @@ class Training:
 
     @property
     def peaks(self) -> list[int | None]:
-        """Peak memory of every process that holds modules of its own."""
+        """The peak memory of every stage; of this process alone if modules are not distributed."""
         return [self.memory.bytes] if self._stage is None else self._team.gather(self.memory.bytes)
 
     def save(self) -> None:
-        """Write a checkpoint of this moment, which must be between two steps, if the run has any.
+        """Write a checkpoint, if the run has any. It may be called only between two steps.
 
         Raises:
-            Diverged: if weights, statistics or the optimizer's state are not finite: no run could go on so.
+            Diverged: if weights, statistics or the optimizer's state are not finite: a run cannot resume from them.
         """
         if self._cfg.checkpoint.every is None:
             return
@@ -143,14 +142,14 @@ class Training:
         self._team.broadcast(lambda: self._checkpoints.save(state, self.epochs, self.steps))
 
     def _state(self, own: dict[str, Any]) -> dict[str, Any]:
-        """Weights, the optimizer's state and what is each process's own, in the form that one process has it in."""
+        """Weights, optimizer state and the state of each process, in the form of a run without stages."""
         if self._stage is not None:
             return staging.collected(self._network, self._optimizer, self._stage, own, self._team)
         weights = {"network": self._network.state_dict(), "optimizer": self._optimizer.state_dict()}
         return weights | {"processes": self._team.gather(own)}
 
     def _progress(self) -> dict[str, Any]:
-        """All else, which is the same in every process."""
+        """The rest of the state, which is equal in all processes."""
         peaks = self.peaks
         return {
             "epochs": self.epochs,
@@ -167,15 +166,15 @@ class Training:
         }
 
     def _finite(self) -> bool:
-        """Whether all that a checkpoint would hold is, and every loss of the epoch was."""
+        """Whether all tensors of a checkpoint, and all losses of the epoch, are finite."""
         states = (value for state in self._optimizer.state_dict() for value in state.values())
         tensors = [*self._network.held_state().values(), *states]
-        # The largest magnitude is not finite where any value is not; one kernel looks at many tensors.
+        # The maximum is not finite if any value is not, and it takes one kernel for many tensors.
         largest = get_total_norm([t for t in tensors if t.is_floating_point()], math.inf)
         return not self._team.max(not (bool(largest.isfinite()) and self._totals.finite()))
 
     def close(self) -> None:
-        """Keep one checkpoint, of the end."""
+        """Keep only the last checkpoint, and end the stage if there is one."""
         if self._stage is not None:
             self._stage.finish()
         if self._team.leader:
@@ -183,17 +182,17 @@ class Training:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training, over all processes that took part."""
+        """Seconds of training, including those before the run was resumed."""
         return self.seconds + time.perf_counter() - self._began
 
     def train(self, stop: Stop) -> Generator[dict[str, Any]]:
-        """Train the epochs that are left: a line of metrics.csv after each.
+        """Train the remaining epochs, and yield a row of metrics.csv after each.
 
-        Checkpoints are written at the end of epochs, as `cfg.checkpoint` says, and when a stop was asked for.
+        Checkpoints are written at the end of epochs as configured in `cfg.checkpoint`, and when a stop is requested.
 
         Raises:
             Diverged: if a loss stops being finite.
-            KeyboardInterrupt, SystemExit: as `stop` obeys.
+            KeyboardInterrupt, SystemExit: if a stop is requested.
         """
         cfg, steps = self._cfg, len(self._train)
         progress = Progress(cfg.schedule.epochs, steps, self.epochs * steps + self.steps, self._team.leader)
@@ -217,21 +216,21 @@ class Training:
         self._optimizer.lr = self._lr = lr = learning_rate(epoch, cfg.optimizer.lr, cfg.schedule)
         if not self.steps:
             self._totals.clear()
-            # Of dropout, which is of each process's own images.
+            # For dropout: processes with different images draw different numbers.
             others = [self._team.part.rank] if self._team.part.rank else []
             torch.manual_seed(stream(cfg.seed, "training", epoch, *others))
         began, skipped = time.perf_counter(), self.steps
-        batches = progress.steps(self._heeding(stop, self._train.epoch(cfg.seed, epoch, skipped)))
+        batches = progress.steps(self._stoppable(stop, self._train.epoch(cfg.seed, epoch, skipped)))
         train_epoch(self._network, self._step, batches, self._totals, self._around_step)
         images = max(0, self._images - skipped * cfg.batch_size)
-        means = self._totals.means(self._team)  # waits for the device: its steps may only be queued so far
+        means = self._totals.means(self._team)  # waits for queued steps, so that the time below is complete
         images_per_s = images / (time.perf_counter() - began)
         test = self._evaluated(self._test, stop)
-        figures = {**known(test_loss=test.loss), **test.accuracies}
+        figures = {**without_none(test_loss=test.loss), **test.accuracies}
         if self._validation is not None:
             held_out = self._evaluated(self._validation, stop)
             figures |= {"validation_accuracy": score(held_out.accuracies)}
-            figures |= known(validation_loss=held_out.loss)
+            figures |= without_none(validation_loss=held_out.loss)
         check_finite([mean.loss for mean in means], figures, epoch, lr)
         self.epochs, self.steps = epoch, 0
         self.last = {"epoch": epoch, **test.accuracies, **figures}
@@ -239,12 +238,12 @@ class Training:
             self.best = self.last
         if self._validation is not None:
             self.selected = better(self.selected, self.last, "validation_accuracy")
-        self.rows.append(line(epoch, lr, means, figures, images_per_s))
+        self.rows.append(metrics_row(epoch, lr, means, figures, images_per_s))
         self._warn()
         return self.rows[-1]
 
     def _evaluated(self, batches: TestBatches, stop: Stop) -> Figures:
-        return self._task.evaluate(self._heeding(stop, batches), self._forward, self._team)
+        return self._task.evaluate(self._stoppable(stop, batches), self._forward, self._team)
 
     def _warn(self) -> None:
         found = self._team.gather(self._task.complaints(self.rows, self._norms))
@@ -256,7 +255,7 @@ class Training:
 
     @contextmanager
     def _around_step(self) -> Iterator[None]:
-        # Only the epoch's last step is looked at, and only where it lets go of its gradients.
+        # Gradient norms are recorded in the last step of an epoch only, and only if gradients are freed in it.
         warmup = self._cfg.schedule.warmup_steps
         if warmup and not self.epochs:
             steps = min(warmup, len(self._train) - 1)
@@ -267,23 +266,23 @@ class Training:
         self._norms = norms
         self.steps += 1
 
-    def _heeding(self, stop: Stop, batches: Iterable[T]) -> Iterator[T]:
-        """The batches; before each, a safe point to stop at: where one process was asked to, all do."""
+    def _stoppable(self, stop: Stop, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the batches with a safe point to stop before each; all processes stop if any is asked to."""
         votes, coming = Votes(self._team), iter(batches)
         while True:
-            if votes.ahead:  # before the batch: a process that stops hands on no further one
+            if votes.ahead:  # vote before fetching: a stage that stops must not pass on another batch
                 self._stop_if_asked(stop, votes)
             batch = next(coming, None)
             if batch is None:
                 break
-            if not votes.ahead:  # after it: a signal may come in while it is made
+            if not votes.ahead:  # vote after fetching: a signal may arrive while the batch is made
                 self._stop_if_asked(stop, votes)
             yield batch
         votes.close()
 
     def _stop_if_asked(self, stop: Stop, votes: Votes) -> None:
-        asked = votes.max(stop.asked or 0)  # a signal may come in while it waits for the others
+        asked = votes.max(stop.asked or 0)  # a signal may arrive while this process waits for the others
         if asked:
-            with suppress(Diverged):  # the last checkpoint is then from before it broke
+            with suppress(Diverged):  # the last checkpoint is then the one before the divergence
                 self.save()
             stop.grant(asked)

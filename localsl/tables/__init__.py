@@ -1,1 +1,1 @@
-"""The papers' tables: published numbers, the runs that measure them, and results beside the paper."""
+"""The papers' tables: published numbers, the runs that measure them, and the rendered results."""

@@ -1,11 +1,11 @@
-"""A W&B report of the papers' tables: for each, accuracy by method, by module, and against memory.
+"""Create a W&B report of the papers' tables: accuracy by method, by module, and against memory.
 
-    python -m localsl.tables.dashboard ENTITY/PROJECT             # every table that training measures
-    python -m localsl.tables.dashboard ENTITY/PROJECT man table3  # some, named as for sweep=
+    python -m localsl.tables.dashboard ENTITY/PROJECT             # all tables with training runs
+    python -m localsl.tables.dashboard ENTITY/PROJECT man table3  # some tables, named as for sweep=
 
-It shows the runs that `sweep=... logger=wandb` logged to the project, and needs `pip install wandb-workspaces`
-and a W&B login. W&B keeps a report by itself: runs logged later appear in it, and calling this again makes
-another one. A run that was done before it was tagged with a table is not in that table's section.
+The report shows the runs that `sweep=... logger=wandb` logged to the project. It needs `pip install
+wandb-workspaces` and a W&B login. W&B updates a saved report with runs logged later; every call of this command
+creates a new report. A run that finished before it was tagged with a table is missing from that table's section.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 from localsl.core.settings import LocalslError
 from localsl.tables import sweeps
 
-# What a table's section draws. Metrics are columns of metrics.csv, those of modules by a pattern; a scatter
-# plot takes keys of the summary, where W&B keeps each metric's last value beside the record. Bars and lines are
-# means over a group of runs.
+# The panels of each table's section. Metrics are columns of metrics.csv, those of modules given by a pattern; a
+# scatter plot uses keys of the summary, where W&B stores the record and the last value of each metric. Bars and lines
+# are means over a group of runs.
 PANELS: list[dict[str, Any]] = [
     {"kind": "bars", "title": "Test accuracy (%), last epoch", "metrics": ["test_accuracy"]},
     {"kind": "lines", "title": "Test accuracy (%)", "x": "epoch", "metrics": ["test_accuracy"]},
@@ -39,22 +39,22 @@ PANELS: list[dict[str, Any]] = [
     },
 ]
 
-# Columns of the list of runs: peaks of different scopes do not compare.
+# Columns of the list of runs. The scope is shown because peaks of different scopes cannot be compared.
 COLUMNS = ["test_accuracy", "peak_memory_bytes", "peak_memory_scope", "seconds"]
 
-# Where a run's configuration has what a table's overrides choose by a name.
+# The configuration keys that a table's overrides set by the name of a choice.
 NAMES = {"dataset": "dataset.name", "backbone": "backbone.name", "method": "method.name", "aux_net": "aux.head"}
 NAMES |= {"recipe": "recipe.name"}
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the report shows of a table.
+    """The section of a table in the report.
 
     Attributes:
-        tag: that its runs have.
-        groups: keys of the configuration in which its cells differ, outermost first. Inside them runs are
-            grouped by W&B's own group, which is a configuration without the seed.
+        tag: the tag of its runs.
+        groups: configuration keys in which its cells differ, outermost first. Within them, runs are grouped by their
+            W&B group, which is the configuration without the seed.
     """
 
     table: str
@@ -64,7 +64,7 @@ class Section:
 
 
 def sections(tables: Sequence[str]) -> list[Section]:
-    """Of these tables, in this order, those with runs."""
+    """The sections of the given tables, in order, without tables that have no training runs."""
     found = []
     for table in map(sweeps.read, tables):
         cells = [dict(o.split("=", 1) for o in cell.overrides) for cell in table.cells if cell.trains]
@@ -76,7 +76,7 @@ def sections(tables: Sequence[str]) -> list[Section]:
 
 
 def report(entity: str, project: str, shown: Sequence[Section]) -> Any:
-    """The report as an object of wandb_workspaces, not saved yet; nothing is looked up on the way.
+    """Build the report as an object of wandb_workspaces, without saving it or looking anything up.
 
     Raises:
         LocalslError: if wandb-workspaces is not installed.
@@ -85,7 +85,7 @@ def report(entity: str, project: str, shown: Sequence[Section]) -> Any:
         import wandb_workspaces.reports.v2 as wr  # pyright: ignore[reportMissingImports]
         from wandb_workspaces import expr  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise LocalslError("the report is made by another package: pip install wandb-workspaces") from None
+        raise LocalslError("the report needs another package: pip install wandb-workspaces") from None
 
     blocks = []
     for section in shown:
@@ -113,15 +113,13 @@ def _panel(wr: Any, panel: dict[str, Any]) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the report of the tables that the command line names, and save it."""
+    """Build and save the report of the tables named on the command line."""
     import wandb
 
-    what = "Make a W&B report of the papers' tables."
+    what = "Create a W&B report of the papers' tables."
     parser = argparse.ArgumentParser(prog="python -m localsl.tables.dashboard", description=what)
-    parser.add_argument("project", metavar="ENTITY/PROJECT", help="where the runs were logged")
-    parser.add_argument(
-        "tables", nargs="*", default=["all"], help="man/table1, table1, man or all (the default)"
-    )
+    parser.add_argument("project", metavar="ENTITY/PROJECT", help="project that the runs were logged to")
+    parser.add_argument("tables", nargs="*", default=["all"], help="man/table1, table1, man or all (default)")
     given = parser.parse_args(arguments)
     entity, slash, project = given.project.partition("/")
     if not (entity and slash and project):
@@ -130,9 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = dict.fromkeys(name for text in given.tables for name in sweeps.named(text))
         shown = sections(list(names))
         if not shown:
-            parser.error(f"no run measures {', '.join(names)}")
+            parser.error(f"no training runs belong to {', '.join(names)}")
         made = report(entity, project, shown)
-        wandb.Api()  # a missing login is told in its words, not in those of the report's
+        wandb.Api()  # raises a clear error if the login is missing, unlike saving the report
         print(made.save().url)
     except (LocalslError, wandb.Error, ValueError) as error:
         sys.exit(f"{error}")

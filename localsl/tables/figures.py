@@ -1,4 +1,4 @@
-"""Figures of the papers: sweeps/<paper>/figN.yaml says of which runs, and what of them is shown."""
+"""The papers' figures: sweeps/<paper>/figN.yaml names their runs and the analysis that draws them."""
 
 from __future__ import annotations
 
@@ -18,42 +18,44 @@ if TYPE_CHECKING:
     from localsl.tables.sweeps import Table
 
 
-def figure(asked: Table, line: Line, folder: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """Draw a figure of those of its runs that are done, to FOLDER/<paper>/figN.csv and .png.
+def figure(table: Table, line: Line, folder: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """Draw a figure from its finished runs, to FOLDER/<paper>/figN.csv and .png.
 
     Returns:
-        a line that tells what was written, and what keeps the figure from being drawn though it has runs.
+        A row that describes the written files, and the problems for which a figure with runs cannot be drawn.
     """
     assert line.base is not None
-    panels = _panels(asked, line)
-    told = {"table": asked.name, "rows": len(asked.cells), "measured": sum(map(len, panels))}
+    panels = _panels(table, line)
+    row = {"table": table.name, "rows": len(table.cells), "measured": sum(map(len, panels))}
     if not panels:
-        return told | {"written to": "nothing: no runs yet"}, []
-    settings, device = compose(asked.analysis).analysis, devices.chosen(line.base.device)
+        return row | {"written to": "nothing: no runs yet"}, []
+    settings, device = compose(table.analysis).analysis, devices.chosen(line.base.device)
     try:
-        written = analyse(folder / asked.name, settings, asked.title, panels, device)
+        written = analyse(folder / table.name, settings, table.title, panels, device)
     except ConfigError as error:
-        return told | {"written to": "nothing: see below"}, error.problems
-    return told | {"written to": f"{folder / asked.name}{{{','.join(file.suffix for file in written)}}}"}, []
+        return row | {"written to": "nothing: see below"}, error.problems
+    return row | {"written to": f"{folder / table.name}{{{','.join(file.suffix for file in written)}}}"}, []
 
 
-def redrawn(asked: Table, folder: Path) -> Path | None:
-    """Draw FOLDER/<paper>/figN.png again from the CSV beside it; None where there is no such file."""
-    table = (folder / asked.name).with_suffix(".csv")
-    return draw.redraw(table, compose(asked.analysis).analysis.kind, asked.title) if table.exists() else None
+def redrawn(table: Table, folder: Path) -> Path | None:
+    """Draw FOLDER/<paper>/figN.png again from its CSV file; return None if there is no such file."""
+    csv_file = (folder / table.name).with_suffix(".csv")
+    return (
+        draw.redraw(csv_file, compose(table.analysis).analysis.kind, table.title) if csv_file.exists() else None
+    )
 
 
-def _panels(asked: Table, line: Line) -> list[list[Trained]]:
-    """The finished runs of a figure, those of one data set and backbone together."""
+def _panels(table: Table, line: Line) -> list[list[Trained]]:
+    """The finished runs of a figure, grouped by data set and backbone."""
     assert line.request is not None
     labels = {
-        overrides: f"{cell.label} {more}".strip()
-        for cell in asked.cells
-        for overrides, more in zip(line.request.overrides(cell), _varied(line.request.typed), strict=True)
+        overrides: f"{cell.label} {variation}".strip()
+        for cell in table.cells
+        for overrides, variation in zip(line.request.overrides(cell), _varied(line.request.typed), strict=True)
     }
     panels: dict[tuple[str, str], list[Trained]] = {}
     for job, cfg in zip(line.jobs, line.configs, strict=True):
-        folder = tracking.finished(cfg) if asked.name in job.tables else None
+        folder = tracking.finished(cfg) if table.name in job.tables else None
         if folder is not None:
             run = Trained(folder, cfg, labels[job.overrides])
             panels.setdefault((cfg.dataset.name, cfg.backbone.name), []).append(run)
@@ -61,6 +63,6 @@ def _panels(asked: Table, line: Line) -> list[list[Trained]]:
 
 
 def _varied(typed: list[list[str]]) -> list[str]:
-    """Of each combination that was typed for the whole sweep, what the others do not share."""
+    """For each combination of overrides of the whole sweep, the overrides that not all combinations share."""
     shared = set.intersection(*map(set, typed))
     return [" ".join(override for override in each if override not in shared) for each in typed]

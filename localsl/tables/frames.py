@@ -1,4 +1,4 @@
-"""Results and the runs behind them as data frames, for notebooks."""
+"""Results, and the runs behind them, as data frames for notebooks."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from localsl.tables import render
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBERS = ["paper_mean", "paper_std", "ours_mean", "ours_std", "n", "difference", "best_mean", "best_std"]
-TOLD = ["id", "seed", "dataset", "backbone", "K", "method", "modules", "device"]
-TOLD += ["peak_memory_bytes", "peak_memory_scope"]
+RECORDED = ["id", "seed", "dataset", "backbone", "K", "method", "modules", "device"]
+RECORDED += ["peak_memory_bytes", "peak_memory_scope"]
 
 
 def results(folder: Path) -> pd.DataFrame:
-    """The rows of all FOLDER/<paper>/tableN.csv: a published number under one setting each.
+    """The rows of all files FOLDER/<paper>/tableN.csv: each is a published number with one setting of runs.
 
-    Keys and settings are texts, empty where a table has none; numbers are floats, NaN where there is none.
-    Beside the columns of the files:
-        table: "man/table1".
-        paper, ours: as texts with their spread, also where they are no numbers.
-        label: rule, base, K, depth and variant in words.
-        setting: of runs, in words, or what a measurement is of; different ones share neither a row nor a mean.
+    Keys and settings are strings, empty if a table does not have them; numbers are floats, NaN if missing. The
+    columns are those of the files and:
+        table: the name of the table, such as "man/table1".
+        paper, ours: the value with its standard deviation as a string, also for values that are not numbers.
+        label: the rule, base, K, depth and variant in words.
+        setting: the setting of the runs in words, or the scope of a measurement; each one has its own row and mean.
     """
     frames = []
     for file in sorted(folder.glob("*/table*.csv"), key=lambda file: (file.parent, len(file.stem), file.stem)):
@@ -45,26 +45,27 @@ def results(folder: Path) -> pd.DataFrame:
 
 
 def behind(made: pd.DataFrame) -> pd.DataFrame:
-    """A row for every run that a row of `results` is the mean of, with its `id`."""
+    """One row for each run behind each row of `results`, with the run's `id`."""
     return made.assign(id=made["runs"].str.split()).explode("id").dropna(subset="id")
 
 
 def runs(folder: Path) -> pd.DataFrame:
-    """A row for every finished run of classification anywhere below: of its record, and `test_error` at its end in
-    per cent.
+    """One row for each finished classification run below `folder`: fields of its record, and `test_error`.
+
+    The error is that of the last epoch, in per cent.
     """
     rows = [
-        {key: record[key] for key in TOLD} | {"test_error": 100 - record["last"]["test_accuracy"]}
+        {key: record[key] for key in RECORDED} | {"test_error": 100 - record["last"]["test_accuracy"]}
         for _, record in _finished(folder)
         if "test_accuracy" in record["last"]
     ]
-    return pd.DataFrame(rows, columns=[*TOLD, "test_error"]).drop_duplicates("id")
+    return pd.DataFrame(rows, columns=[*RECORDED, "test_error"]).drop_duplicates("id")
 
 
 def epochs(folder: Path) -> pd.DataFrame:
-    """The rows of metrics.csv of every finished run anywhere below, with the run's `id` and `seed`.
+    """The rows of metrics.csv of all finished runs below `folder`, with the `id` and `seed` of their run.
 
-    Without the columns of single modules, of which there are up to 110.
+    Columns of single modules, of which there can be more than a hundred, are left out.
     """
     frames = {}
     for path, record in _finished(folder):
@@ -77,7 +78,7 @@ def epochs(folder: Path) -> pd.DataFrame:
 
 
 def printed(table: str, metric: str) -> pd.DataFrame:
-    """The numbers of one metric that a table such as "mlaan/table3" prints, in a column of its name."""
+    """The published numbers of one metric in a table such as "mlaan/table3", in a column named after the metric."""
     numbers = [number for number in published.read(table) if number.metric == metric]
     frame = pd.DataFrame([number.keys for number in numbers], columns=list(KEYS))
     return frame.assign(**{"label": _labels(frame), metric: [float(number.value) for number in numbers]})
@@ -92,8 +93,8 @@ def _finished(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _labels(frame: pd.DataFrame) -> list[str]:
     keys = frame[["method", "base", "K", "depth", "variant"]]
-    before = ["", "on ", "K=", "d=", ""]
+    prefixes = ["", "on ", "K=", "d=", ""]
     return [
-        " ".join(f"{word}{value}" for word, value in zip(before, row, strict=True) if value)
+        " ".join(f"{prefix}{value}" for prefix, value in zip(prefixes, row, strict=True) if value)
         for row in keys.itertuples(index=False)
     ]

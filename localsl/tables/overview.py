@@ -1,4 +1,4 @@
-"""What a sweep would run and what is done: before it starts, and for `make status`."""
+"""The planned and completed runs of a sweep, printed before it starts and by `make status`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def runs(jobs: Sequence[Job], configs: Sequence[Command]) -> str:
-    """A line a run: its state, its id, and what is typed for it."""
+    """A table with one row per run: its state, its id and its overrides."""
     lines = [
         {"state": records.state(cfg), "run": identity.run_id(cfg), "typed": " ".join(job.typed)}
         for job, cfg in zip(jobs, configs, strict=True)
@@ -24,7 +24,7 @@ def runs(jobs: Sequence[Job], configs: Sequence[Command]) -> str:
 
 
 def status(request: Request, jobs: Sequence[Job], configs: Sequence[Command]) -> str:
-    """A line a table: how many of its cells and runs there are, and how many of them are done."""
+    """A table with the number of cells and of runs of each state, one row per table."""
     states = {job: records.state(cfg) for job, cfg in zip(jobs, configs, strict=True)}
     lines = []
     for table in request.tables:
@@ -41,12 +41,13 @@ def status(request: Request, jobs: Sequence[Job], configs: Sequence[Command]) ->
         )
     runs: dict[str | Job, str] = {}
     for job, cfg in zip(jobs, configs, strict=True):
-        # A figure may lack the checkpoint of a run whose record is all that a table needs: it is left to do.
-        one = identity.run_id(cfg) if cfg.measure is None else job
-        if runs.get(one, "done") == "done":
-            runs[one] = states[job]
-    told = ", ".join(f"{count} {name}" for name, count in Counter(runs.values()).most_common())
-    shared = f"{len(runs)} runs, those that tables share counted once" + (f": {told}" if told else "")
+        # A run that is done for a table may still be missing for a figure that needs its checkpoint; then it counts
+        # as missing.
+        run = identity.run_id(cfg) if cfg.measure is None else job
+        if runs.get(run, "done") == "done":
+            runs[run] = states[job]
+    by_state = ", ".join(f"{count} {name}" for name, count in Counter(runs.values()).most_common())
+    shared = f"{len(runs)} runs, those that tables share counted once" + (f": {by_state}" if by_state else "")
     unbuilt = {(table.name, cell.unbuilt) for table in request.tables for cell in table.cells if cell.unbuilt}
     not_built = [f"  {name} not built: {reason}" for name, reason in sorted(unbuilt)]
     return "\n".join([display.table(lines), *not_built, shared])

@@ -1,6 +1,6 @@
-"""Figures of tables that the papers draw as curves or bars: the paper's numbers hollow, ours filled.
+"""Figures of tables that the papers draw as curves or bars, hollow for the paper and filled for ours.
 
-Bars are drawn as dots in rows, which need no axis from zero to be compared.
+Bars are drawn as rows of dots, which can be compared without an axis that starts at zero.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ Row = dict[str, Any]
 if TYPE_CHECKING:
     from localsl.tables.sweeps import Table
 
-COLUMNS = 3  # of panels: more would not be read on a telephone
+COLUMNS = 3  # of panels, so that a figure remains readable on a phone
 
 
 def draw(file: Path, table: Table, made: list[Row]) -> None:
     """Write the figure of a table from its rows."""
     assert table.plot is not None
     where = {key: str(value) for key, value in table.plot.get("where", {}).items()}
-    shown = [row for row in made if row[table.plot["x"]] and _within(row, where)]
-    figure = (_in_rows if table.plot["kind"] == "bars" else _over)(shown, table.plot["x"], table.plot["lines"])
+    shown = [row for row in made if row[table.plot["x"]] and _is_shown(row, where)]
+    panels_of = _dot_panels if table.plot["kind"] == "bars" else _line_panels
+    figure = panels_of(shown, table.plot["x"], table.plot["lines"])
     canvas.save(file, figure, table.title, _note(shown, where))
 
 
-def _over(shown: list[Row], x: str, keys: list[str]) -> Figure:
-    """A panel a metric, below each other: lines over `x`."""
+def _line_panels(shown: list[Row], x: str, keys: list[str]) -> Figure:
+    """One panel per metric, stacked vertically, with lines over `x`."""
     metrics, styles = list(dict.fromkeys(row["metric"] for row in shown)), _styles(shown, keys)
     margins = Margins(right=panels.room([names.rule(label) for label in styles]) + 0.15)
     figure, axes = canvas.panels(len(metrics), 1, (3.3, 2.5), margins)
@@ -43,8 +44,8 @@ def _over(shown: list[Row], x: str, keys: list[str]) -> Figure:
     return figure
 
 
-def _in_rows(shown: list[Row], x: str, keys: list[str]) -> Figure:
-    """A panel a metric and value of `x`: a row a rule."""
+def _dot_panels(shown: list[Row], x: str, keys: list[str]) -> Figure:
+    """One panel per metric and value of `x`, with one row of dots per rule."""
     styles = _styles(shown, keys)
     panel = list(dict.fromkeys((row["metric"], row[x]) for row in shown))
     lines = [line for metric in dict.fromkeys(m for m, _ in panel) for line in _lines(panel, metric)]
@@ -62,25 +63,27 @@ def _in_rows(shown: list[Row], x: str, keys: list[str]) -> Figure:
 
 
 def _lines(panel: list[tuple[str, str]], metric: str) -> list[list[tuple[str, str]]]:
-    own = [one for one in panel if one[0] == metric]
+    own = [entry for entry in panel if entry[0] == metric]
     return [own[start : start + COLUMNS] for start in range(0, len(own), COLUMNS)]
 
 
 def _series(
     rows: list[Row], x: str | None, keys: list[str], styles: dict[str, palette.Style]
 ) -> Iterator[Series]:
-    """The paper's numbers of each rule, and ours under each setting."""
+    """For each rule the series of the paper, and one of ours for each setting."""
     for label, style in styles.items():
         own = [row for row in rows if _label(row, keys) == label]
         once = {row[x] if x else "": row for row in own}
         if own:
-            yield _one(list(once.values()), x, label, style, "paper")
+            yield _ordered_series(list(once.values()), x, label, style, "paper")
         measured = [row for row in own if row["ours_mean"]]
         for setting in dict.fromkeys(map(_setting, measured)):
-            yield _one([row for row in measured if _setting(row) == setting], x, label, style, "ours")
+            yield _ordered_series(
+                [row for row in measured if _setting(row) == setting], x, label, style, "ours"
+            )
 
 
-def _one(rows: list[Row], x: str | None, label: str, style: palette.Style, whose: str) -> Series:
+def _ordered_series(rows: list[Row], x: str | None, label: str, style: palette.Style, whose: str) -> Series:
     ordered = sorted(rows, key=lambda row: float(row[x])) if x else rows
     return Series(
         name=names.rule(label),
@@ -94,27 +97,29 @@ def _one(rows: list[Row], x: str | None, label: str, style: palette.Style, whose
 
 
 def _note(shown: list[Row], where: dict[str, str]) -> str:
-    """What the marks mean, and of which part of the table the figure is."""
+    """The caption: the part of the table that is shown, and the meaning of the marks."""
     part = [f"K={value}" if key == "K" else names.of(key, value) for key, value in where.items()]
     for key in ("dataset", "backbone"):
         values = {row[key] for row in shown}
         part += [names.of(key, *values)] if len(values) == 1 and key not in where else []
-    told = [f"{', '.join(part)}."] if part else []
+    sentences = [f"{', '.join(part)}."] if part else []
     measured = any(row["ours_mean"] for row in shown)
-    told.append(
+    sentences.append(
         "Hollow: the paper; filled: ours." if measured else "Hollow: the paper; nothing is measured here yet."
     )
-    told += (
+    sentences += (
         ["Bars or bands: one standard deviation."]
         if any(row["paper_std"] or row["ours_std"] for row in shown)
         else []
     )
-    told += ["Dashed line: the paper's BP."] if any(row["method"] == palette.REFERENCE for row in shown) else []
-    return " ".join(told)
+    sentences += (
+        ["Dashed line: the paper's BP."] if any(row["method"] == palette.REFERENCE for row in shown) else []
+    )
+    return " ".join(sentences)
 
 
-def _within(row: Row, where: dict[str, str]) -> bool:
-    """Whether a row is of the part of a table that is drawn; what it does not distinguish is part of it."""
+def _is_shown(row: Row, where: dict[str, str]) -> bool:
+    """Whether a row belongs to the part of a table that is drawn; a row without a key belongs to every part."""
     return all(row[key] in (value, "") for key, value in where.items())
 
 
@@ -127,6 +132,6 @@ def _styles(shown: list[Row], keys: list[str]) -> dict[str, palette.Style]:
 
 
 def _setting(row: Row) -> tuple:
-    """What the points of one line share."""
+    """The setting that all points of a line have in common."""
     images = row["measured_on"], row["train_images"], row["test_images"]
     return row["schedule"], row["epochs"], row["batch_size"], row["lr"], row["precision"], *images

@@ -1,4 +1,4 @@
-"""Records of finished runs, and which cell of a table each belongs to."""
+"""The records of finished runs, and the table cells to which they belong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from localsl.runs import identity, tracking
 if TYPE_CHECKING:
     from localsl.config.command import Command
 
-# Of one user's machine, and no part of a result.
+# Fields about a user's machine, which are not part of a result.
 PLACES = ("data_dir", "output_dir", "results_dir", "logger")
 
 
@@ -26,9 +26,9 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where its files are.
-        record: record.json.
-        values: config.yaml.
+        folder: the folder of its files.
+        record: the contents of record.json.
+        values: the contents of config.yaml.
     """
 
     folder: Path
@@ -37,19 +37,19 @@ class Run:
 
     @cached_property
     def signature(self) -> str:
-        """What it trained, however long: as `identity.signature`."""
+        """A digest of what was trained, without seed and setting; see `identity.signature`."""
         return identity.signature(self.values)
 
     @cached_property
     def setting(self) -> tuple[tuple[str, str], ...]:
-        """How long and on what: equal for runs whose figures may share a cell."""
+        """The training setting and numbers of images, equal for runs whose figures may be averaged in a cell."""
         images = self.record["images"]
-        told = identity.setting(self.values) | {"train": images["train"], "test": images["test"]}
-        return tuple(sorted((name, str(value)) for name, value in told.items()))
+        setting = identity.setting(self.values) | {"train": images["train"], "test": images["test"]}
+        return tuple(sorted((name, str(value)) for name, value in setting.items()))
 
 
 def read(folder: Path) -> Run | None:
-    """The run of a folder if it is done and whole."""
+    """Read the run in a folder; None if it is not done, or lacks a file."""
     record = tracking.read(folder / "record.json")
     if record is None or record["status"] != "done" or not (folder / "config.yaml").exists():
         return None
@@ -59,20 +59,20 @@ def read(folder: Path) -> Run | None:
 
 
 def under(folder: Path) -> list[Run]:
-    """The runs of all folders right below, by name."""
+    """The finished runs in all subfolders of `folder`, ordered by the name of the subfolder."""
     found = (read(path) for path in sorted(folder.glob("*/")))
     return [run for run in found if run is not None]
 
 
 def of(configs: Iterable[Command]) -> list[Run]:
-    """The finished runs of these configurations, each once."""
+    """The finished runs of the given configurations, without duplicates."""
     folders = dict.fromkeys(tracking.finished(cfg) for cfg in configs if cfg.measure is None)
     found = (read(folder) for folder in folders if folder is not None)
     return [run for run in found if run is not None]
 
 
 def keep(configs: Iterable[Command]) -> None:
-    """Copy the finished runs and measurements of these configurations to where results are kept."""
+    """Copy the finished runs and measurements of the given configurations to the folder of results."""
     for cfg in configs:
         if cfg.measure is not None:
             found, kept = measured(cfg), recorded(cfg, Path(cfg.results_dir))
@@ -91,17 +91,18 @@ def keep(configs: Iterable[Command]) -> None:
 
 
 def state(cfg: Command) -> str:
-    """Of a configuration's run: done, running, interrupted, diverged, failed or missing."""
+    """The state of a configuration's run: done, running, interrupted, diverged, failed or missing."""
     if cfg.measure is not None:
         return "missing" if measured(cfg) is None else "done"
     if tracking.finished(cfg) is not None:
         return "done"
     record = tracking.read_record(cfg)
-    if record is None or record["status"] == "done":  # done without the checkpoint that is asked for
+    # A finished run that gets here lacks its required checkpoint.
+    if record is None or record["status"] == "done":
         return "missing"
     return tracking.present(identity.run_directory(cfg), record)["status"]
 
 
 def signature(cfg: Command) -> str:
-    """The signature that a configuration's run will have."""
+    """The signature of a configuration's run; see `Run.signature`."""
     return identity.signature(asdict(cfg))

@@ -1,7 +1,7 @@
-"""Every cell of tables and figures rehearsed: does each configuration train a step and evaluate?
+"""The rehearsal of every cell of tables and figures: one training step and one evaluation of each configuration.
 
-OUTPUT_DIR/rehearsal.csv has a row for each configuration, written as each ends, so that a rehearsal that was stopped
-goes on; one of all tables and figures is copied to RESULTS_DIR.
+OUTPUT_DIR/rehearsal.csv gets a row as soon as a configuration ends, so that an interrupted rehearsal can be resumed.
+A rehearsal of all tables, figures and grids is copied to RESULTS_DIR.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 FILE = "rehearsal.csv"
 GIB = 2**30
-MEMORY = 20 * GIB  # what needs more is traced
-SECONDS = 900.0  # after which a rehearsal is ended
+MEMORY = 20 * GIB  # limit of a rehearsal; larger ones are traced without data
+SECONDS = 900.0  # time limit of a rehearsal
 AT_ONCE = 2
 
 Row = dict[str, Any]
@@ -40,14 +40,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """A distinct configuration of the cells that are rehearsed.
+    """A distinct configuration among the cells to rehearse.
 
     Attributes:
-        id: of the configuration, whatever the seed.
-        cell: the first cell of it: its table and its keys.
-        tables: all that have it.
-        typed: its overrides.
-        unbuilt: why it cannot be run yet, or None.
+        id: the id of the configuration, independent of the seed.
+        cell: the table and keys of the first cell with this configuration.
+        tables: the names of all tables with this configuration.
+        typed: the overrides of the configuration.
+        unbuilt: the reason why it cannot be run yet, or None.
     """
 
     id: str
@@ -58,26 +58,31 @@ class Part:
 
 
 def rehearse(line: Line) -> str:
-    """Rehearse the cells that a command line asks for, a line for each as it ends; returns the table of them.
+    """Rehearse the cells of a command line, and print a line as each ends.
+
+    Returns:
+        A summary of the results, which are printed as a table before.
 
     Raises:
-        LocalslError: if a cell failed, once the table is printed.
+        LocalslError: with the summary, if a cell failed.
     """
     assert line.request is not None
     assert line.base is not None
     file, commit = Path(line.base.output_dir) / FILE, provenance.short(provenance.commit())
-    asked = parts(line.request, {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)})
-    kept = {row["id"]: row for row in read(file) if _holds(row, commit)}
-    rows = {part.id: kept.pop(part.id) for part in asked if part.id in kept}
-    rows |= {part.id: _row(part, commit, f"not built: {part.unbuilt}") for part in asked if part.unbuilt}
-    left = [part for part in asked if part.id not in rows]
-    print(f"{len(asked)} configurations, {len(left)} of them to rehearse", flush=True)
+    selected = parts(
+        line.request, {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)}
+    )
+    kept = {row["id"]: row for row in read(file) if _is_valid(row, commit)}
+    rows = {part.id: kept.pop(part.id) for part in selected if part.id in kept}
+    rows |= {part.id: _row(part, commit, f"not built: {part.unbuilt}") for part in selected if part.unbuilt}
+    left = [part for part in selected if part.id not in rows]
+    print(f"{len(selected)} configurations, {len(left)} of them to rehearse", flush=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     for row in _rehearsed(left, commit, _memory()):
         rows[row["id"]] = row
         tracking.write_csv(file, [*kept.values(), *rows.values()])
-        print(f"{len(rows)}/{len(asked)} {_in_short(row)}", flush=True)
-    ordered = [rows[part.id] for part in asked]
+        print(f"{len(rows)}/{len(selected)} {_short_line(row)}", flush=True)
+    ordered = [rows[part.id] for part in selected]
     every = {table.name for table in line.request.tables} == {
         *sweeps.every(),
         *sweeps.figures(),
@@ -89,27 +94,27 @@ def rehearse(line: Line) -> str:
         tracking.write_csv(file, ordered)
     table = display.table([_line(row) for row in ordered])
     count = Counter(str(row["result"]).split(":")[0] for row in ordered)
-    failed = sum(not _well(row) for row in ordered)
+    failed = sum(not _succeeded(row) for row in ordered)
     print(table)
-    told = ", ".join(f"{n} {word}" for word, n in count.items() if word in ("ok", "traced", "not built"))
-    summary = f"{len(ordered)} configurations: {told}; {file}"
+    counts = ", ".join(f"{n} {word}" for word, n in count.items() if word in ("ok", "traced", "not built"))
+    summary = f"{len(ordered)} configurations: {counts}; {file}"
     if failed:
         raise LocalslError(f"{summary}; {failed} failed")
     return summary
 
 
 def parts(request: Request, known: dict[tuple[str, ...], Command]) -> list[Part]:
-    """The distinct configurations of the cells of tables and figures; `known` are those composed before."""
+    """The distinct configurations of the cells of tables and figures; `known` are already composed ones."""
     found: dict[str, Part] = {}
     composition = Composition()
     for table in request.tables:
         for cell in table.cells:
             name = " ".join(filter(None, (table.name, *cell.keys)))
             for overrides in request.overrides(cell):
-                this = _id(cell, overrides, known, composition)
-                part = found.setdefault(this, Part(this, name, (table.name,), overrides, cell.unbuilt))
+                part_id = _id(cell, overrides, known, composition)
+                part = found.setdefault(part_id, Part(part_id, name, (table.name,), overrides, cell.unbuilt))
                 if table.name not in part.tables:
-                    found[this] = replace(part, tables=(*part.tables, table.name))
+                    found[part_id] = replace(part, tables=(*part.tables, table.name))
     return list(found.values())
 
 
@@ -124,11 +129,11 @@ def _id(
 
 
 def _rehearsed(left: Sequence[Part], commit: str, memory: int) -> Iterator[Row]:
-    """A row for each, two at a time. What does not fit beside another is tried alone, and traced if it does not
-    fit at all.
+    """Rehearse configurations, two at a time, and yield a row for each.
 
+    Those that run out of memory are repeated alone, and traced without data if they still do not fit.
     Args:
-        memory: bytes that this machine has for all of it.
+        memory: bytes of memory available to all rehearsals together.
     """
     at_once = min(AT_ONCE, joblib.cpu_count())
     passes: list[tuple[Callable[[Sequence[str]], Rehearsed], int, int]] = [
@@ -138,18 +143,18 @@ def _rehearsed(left: Sequence[Part], commit: str, memory: int) -> Iterator[Row]:
     ]
     if passes[0][2] == passes[1][2]:
         del passes[1]
-    for number, (function, several, each) in enumerate(passes, 1):
+    for number, (function, workers, limit) in enumerate(passes, 1):
         imports = [rehearsal.__name__]
         typed, too_large = [list(part.typed) for part in left], list[Part]()
-        for position, outcome in call_each(function, typed, several, each, SECONDS, imports):
+        for position, outcome in call_each(function, typed, workers, limit, SECONDS, imports):
             if outcome.out_of_memory and number < len(passes):
                 too_large.append(left[position])
             else:
-                yield _ended(left[position], commit, outcome, passes[-2][2])
+                yield _result_row(left[position], commit, outcome, passes[-2][2])
         left = too_large
 
 
-def _ended(part: Part, commit: str, outcome: Outcome, memory: int) -> Row:
+def _result_row(part: Part, commit: str, outcome: Outcome, memory: int) -> Row:
     if outcome.value is None:
         print(outcome.trace, end="")
         return _row(part, commit, outcome.failure or "", outcome.seconds, outcome.peak)
@@ -178,26 +183,28 @@ def _row(
 
 
 def read(file: Path) -> list[Row]:
-    """The rows of a rehearsal's file; none if it is not there."""
+    """The rows of a rehearsal's file; empty if the file does not exist."""
     if not file.exists():
         return []
     with file.open(newline="") as lines:
         return list(csv.DictReader(lines))
 
 
-def _holds(row: Row, commit: str) -> bool:
-    """Whether a row need not be made again: it is good, and of this very code."""
-    return row["commit"] == commit != "" and not commit.endswith("+") and row["result"].split(":")[0] in WELL
+def _is_valid(row: Row, commit: str) -> bool:
+    """Whether a row is still valid: it succeeded, with exactly the present code."""
+    return (
+        row["commit"] == commit != "" and not commit.endswith("+") and row["result"].split(":")[0] in SUCCESSFUL
+    )
 
 
-WELL = ("ok", "traced")
+SUCCESSFUL = ("ok", "traced")
 
 
-def _well(row: Row) -> bool:
-    return row["result"].split(":")[0] in (*WELL, "not built")
+def _succeeded(row: Row) -> bool:
+    return row["result"].split(":")[0] in (*SUCCESSFUL, "not built")
 
 
-def _in_short(row: Row) -> str:
+def _short_line(row: Row) -> str:
     return "  ".join(str(value) for value in _line(row).values())
 
 
@@ -207,5 +214,5 @@ def _line(row: Row) -> Row:
 
 
 def _memory() -> int:
-    """Bytes of memory of this machine."""
+    """The size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

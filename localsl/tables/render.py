@@ -1,7 +1,7 @@
-"""A table's results: the paper's numbers beside those of finished runs, as CSV, Markdown and picture.
+"""The results of a table: the paper's numbers beside those of finished runs, as CSV, Markdown and figure.
 
-Rendering trains nothing. A row is one published number under one setting (schedule, batch size, images ...):
-runs under different settings never share a row. Numbers without a run keep a row with empty cells.
+Rendering trains nothing. A row is a published number with one setting of runs (schedule, batch size, images ...);
+runs with different settings have different rows. Numbers without runs have one row with empty cells.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ COLUMNS += [
 ]
 COLUMNS += ["precision", "train_images", "test_images", "modules", "runs", "device", "torch", "commit", "note"]
 
-# In a row's measured_on: what follows was typed beside the table, and may cost other than the cells do.
-TYPED = "; typed: "
+# In a row's measured_on, this precedes overrides typed in addition to those of the cell, which may change the cost.
+TYPED_PREFIX = "; typed: "
 
-# The published note of memory that adds up all GPUs; of others a record's is of one process.
+# The published note on memory summed over all GPUs; other numbers and all records are those of one process.
 SUMMED = "summed over GPUs"
 
-# A row's status begins with it where its runs are of an earlier default than the cell's (`Cell.formerly`).
+# The prefix of the status of a row whose runs used an earlier default of its cell (`Cell.formerly`).
 EARLIER = "earlier form: "
 
 Row = dict[str, Any]
@@ -55,21 +55,21 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Composed:
-    """Tables asked for, and the configuration of each run that they ask for, seeds aside."""
+    """Requested tables, with the composed configurations of their runs, without seeds."""
 
     request: Request
     configs: dict[tuple[str, ...], Command]
 
     def of(self, cell: Cell) -> list[Command]:
-        """The configurations of a cell's runs; none where it cannot be run yet."""
+        """The configurations of a cell's runs; empty if it cannot be run yet."""
         return [self.configs[o] for o in self.request.overrides(cell) if o in self.configs]
 
     def formerly(self, cell: Cell) -> list[Command]:
-        """Those of its runs in its earlier form; none where it has no such form."""
+        """The configurations of a cell's runs with its earlier default; empty if there is none."""
         return [self.configs[o] for o in self.request.former_overrides(cell) if o in self.configs]
 
     def measuring(self, cell: Cell, measure: str) -> Iterator[tuple[Command, str]]:
-        """Those of what measures them, and what was typed that changes what they cost."""
+        """The configurations that measure a cell, each with the typed overrides that change its cost."""
         for overrides, typed in zip(self.request.overrides(cell), self.request.typed, strict=True):
             cfg = self.configs.get(sweeps.measuring(overrides, measure))
             if cfg is not None:
@@ -77,7 +77,7 @@ class Composed:
 
 
 def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
-    """Every published number of a table, in the paper's order of cells, under each setting it was run in."""
+    """The rows of a table: each published number, in the order of the cells, with every setting of its runs."""
     made = []
     for cell in table.cells:
         settings = _by_setting(cell, composed.of(cell), runs)
@@ -101,13 +101,16 @@ def _by_setting(cell: Cell, configs: list[Command], runs: Sequence[Run]) -> list
     signatures = {records.signature(cfg) for cfg in configs}
     found: dict[Any, list[Run]] = {}
     for run in runs:
-        if run.signature in signatures and _as_fixed(cell, run):
+        if run.signature in signatures and _has_fixed_setting(cell, run):
             found.setdefault((run.signature, run.setting), []).append(run)
     return [sorted(found[key], key=lambda run: run.record["seed"]) for key in sorted(found)]
 
 
-def _as_fixed(cell: Cell, run: Run) -> bool:
-    """Under the paper's schedule, what a cell is of must hold of the setting: its recipe, epochs, batch."""
+def _has_fixed_setting(cell: Cell, run: Run) -> bool:
+    """Whether a run with schedule=paper has the setting (recipe, epochs, batch size) that the cell fixes.
+
+    Runs with other schedules may have any setting.
+    """
     if run.record["schedule"] != "paper":
         return True
     given = dict(leaves(run.values))
@@ -129,32 +132,33 @@ def _rows_of(
         return [row | {"ours_mean": structures.of_stage(cell), "status": "done"}]
     if number.metric in MEASURED_ALONE:
         found: list[tuple[dict[str, Any], str]] = []
-        for of in ((record, typed) for cfg, typed in costs for record in everywhere(cfg)):
-            found += [] if of in found else [of]
-        return [row | _measured(number, *of) for of in found] or [row | {"status": "missing"}]
+        for measurement in ((record, typed) for cfg, typed in costs for record in everywhere(cfg)):
+            found += [] if measurement in found else [measurement]
+        measured = [row | _result_of_measurement(number, *measurement) for measurement in found]
+        return measured or [row | {"status": "missing"}]
     accuracy = MEASURED_BY_TRAINING.get(number.metric)
     if accuracy is None or (settings and accuracy not in settings[0][0].record["last"]):
         return [row | {"status": "not measured"}]
     if not settings:
         return [row | {"status": "missing"}]
-    return [row | _ours(number, seeds, runs) | _started_from(row, runs[0]) for runs in settings]
+    return [row | _result_of_runs(number, seeds, runs) | _started_from(row, runs[0]) for runs in settings]
 
 
 def _started_from(row: Row, run: Run) -> Row:
-    """The note of runs that start from the backbone of another says of which."""
+    """The note of a row, extended by the run of the backbone that the row's runs started from."""
     backbone = run.record.get("backbone_run")
-    told = f"on the backbone of run {backbone}" if backbone else ""
-    return {"note": "; ".join(filter(None, (row["note"], told)))}
+    origin = f"on the backbone of run {backbone}" if backbone else ""
+    return {"note": "; ".join(filter(None, (row["note"], origin)))}
 
 
 def _marked(row: Row, cell: Cell) -> Row:
-    """A row of runs of the cell's earlier form, which says so."""
-    told = f"run with {' '.join(cell.formerly)}, an earlier default; not run in the present form yet"
-    note = "; ".join(filter(None, (row["note"], told)))
+    """Mark a row as one of runs with the cell's earlier default."""
+    remark = f"run with {' '.join(cell.formerly)}, an earlier default; not run in the present form yet"
+    note = "; ".join(filter(None, (row["note"], remark)))
     return row | {"status": f"{EARLIER}{row['status']}", "note": note}
 
 
-def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
+def _result_of_runs(number: Number, seeds: int, runs: list[Run]) -> Row:
     first, accuracy = runs[0], MEASURED_BY_TRAINING[number.metric]
     last = [_value(number.metric, run.record["last"][accuracy]) for run in runs]
     best = [_value(number.metric, run.record["best"][accuracy]) for run in runs]
@@ -183,19 +187,19 @@ def _ours(number: Number, seeds: int, runs: list[Run]) -> Row:
     }
 
 
-def _measured(number: Number, record: dict[str, Any], typed: str) -> Row:
+def _result_of_measurement(number: Number, record: dict[str, Any], typed: str) -> Row:
     value, scope = VALUES[number.metric](record)
-    processes = record.get("processes") or 1  # the first records have none
+    processes = record.get("processes") or 1  # missing in the earliest records
     if number.note == SUMMED and processes > 1:
         value, scope = value * processes, f"{scope}, of one of {processes} processes, times {processes}"
     return {
         "ours_mean": f"{value:.2f}",
         "difference": f"{value - float(number.value):+.2f}",
         "status": "done",
-        "measured_on": f"{record['measure']}: {scope}" + (f"{TYPED}{typed}" if typed else ""),
+        "measured_on": f"{record['measure']}: {scope}" + (f"{TYPED_PREFIX}{typed}" if typed else ""),
         "batch_size": record["batch_size"],
         "precision": record["precision"],
-        "modules": record.get("modules", ""),  # the first records have none
+        "modules": record.get("modules", ""),  # missing in the earliest records
         "device": record["device"],
         "torch": record["versions"]["torch"],
         "commit": provenance.short(record["commit"]),
@@ -203,9 +207,9 @@ def _measured(number: Number, record: dict[str, Any], typed: str) -> Row:
 
 
 def _memory(record: dict[str, Any]) -> tuple[float, str]:
-    """In 10^9 bytes, as the released code divides.
+    """Peak memory in units of 10^9 bytes, as in the released code, and its scope.
 
-    The papers report a GPU's, so that the CUDA allocator's peak goes before the traced live bytes.
+    The papers report GPU memory, so that the CUDA allocator's peak is preferred over traced live bytes.
     """
     on_gpu = allocated_bytes(record)
     if on_gpu is None:
@@ -214,19 +218,19 @@ def _memory(record: dict[str, Any]) -> tuple[float, str]:
 
 
 def _operations(record: dict[str, Any]) -> tuple[float, str]:
-    """In 10^9 multiply-adds."""
+    """Operations in units of 10^9 multiply-adds, and their scope."""
     return record["figures"]["papers"] / 1e9, record["scope"]
 
 
 def _overhead(record: dict[str, Any]) -> tuple[float, str]:
-    """Of a training step over backpropagation's, in per cent."""
+    """The extra time of a training step over backpropagation's, in per cent, and its scope."""
     scope = "a training step and backpropagation's in turn, the median of their ratios"
     scope += f", batches of {record['batch_size']}, {record['device']}"
     scope += f", {record['threads']} thread{'s' if record['threads'] > 1 else ''}"
     return 100 * (record["figures"]["ratio_to_bp"] - 1), scope
 
 
-# What a record tells of a metric in the papers' units, and what that is of.
+# For each metric, the function that reads its value in the papers' units, and its scope, from a record.
 VALUES: dict[str, Callable[[dict[str, Any]], tuple[float, str]]] = {
     "gpu_memory_gb": _memory,
     "flops_g": _operations,
@@ -239,7 +243,7 @@ def _value(metric: str, accuracy: float) -> float:
 
 
 def _spread(values: list[float]) -> str:
-    """The sample's standard deviation."""
+    """The sample standard deviation, as text; empty for a single value."""
     return f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
 
 
@@ -248,7 +252,7 @@ def _joined(values: Any) -> str:
 
 
 def write(folder: Path, table: Table, made: list[Row]) -> list[Path]:
-    """Write FOLDER/<paper>/tableN.csv, .md and, where the paper draws it, .png; returns what was written."""
+    """Write FOLDER/<paper>/tableN.csv, .md and, if the paper draws the table, .png; return the written files."""
     stem = folder / table.name
     stem.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
@@ -267,17 +271,20 @@ def write(folder: Path, table: Table, made: list[Row]) -> list[Path]:
 
 
 def markdown(table: Table, made: list[Row]) -> str:
-    """The table in the paper's layout, once per metric and setting: the paper's number, then ours."""
+    """The table in the paper's layout, once for each metric and setting: the paper's number, then ours."""
     parts = [f"# {table.name}: {table.title}", ""]
     for metric in dict.fromkeys(row["metric"] for row in made):
         of_metric = [row for row in made if row["metric"] == metric]
-        settings = Counter((int(row["epochs"] or 0), told) for row in of_metric if (told := setting(row)))
-        # The longest schedule first, and of equal ones the setting with the most numbers.
-        for _, told in sorted(settings or [(0, "")], key=lambda found: (-found[0], -settings[found])):
-            shown = [row for row in of_metric if setting(row) in ("", told)]
-            shown += [row | {"ours_mean": ""} for row in _others(of_metric, told)]
+        settings = Counter((int(row["epochs"] or 0), words) for row in of_metric if (words := setting(row)))
+        # The longest schedule comes first; among equal ones, the setting with the most numbers.
+        for _, shown_setting in sorted(settings or [(0, "")], key=lambda found: (-found[0], -settings[found])):
+            shown = [row for row in of_metric if setting(row) in ("", shown_setting)]
+            shown += [row | {"ours_mean": ""} for row in _others(of_metric, shown_setting)]
             ours = any(row["ours_mean"] for row in shown)
-            parts += [f"{metric}: paper, then ours ({told})" if told else metric + _title(ours), ""]
+            parts += [
+                f"{metric}: paper, then ours ({shown_setting})" if shown_setting else metric + _title(ours),
+                "",
+            ]
             parts += [*_grid(table, shown), ""]
     notes = [
         f"- {' '.join(filter(None, (row[k] for k in KEYS)))}: {row['note']}" for row in made if row["note"]
@@ -290,24 +297,24 @@ def _title(ours: bool) -> str:
 
 
 def setting(row: Row) -> str:
-    """What sets a row's measurement apart from others of its number, in words; empty if nothing does."""
+    """The setting of a row in words; empty if all measurements of its number are alike."""
     if not row["runs"]:
-        apart = MEASURED_ALONE.get(row["metric"]) in TIMES or TYPED in row["measured_on"]
+        apart = MEASURED_ALONE.get(row["metric"]) in TIMES or TYPED_PREFIX in row["measured_on"]
         return row["measured_on"] if apart else ""
     images = f"{row['train_images']} training images of {row['measured_on']}"
     batch = f"batch {row['batch_size']}, learning rate {row['lr']}, {row['precision']}"
     return f"{row['epochs']} epochs in the form of schedule={row['schedule']}, {images}, {batch}"
 
 
-def _others(made: list[Row], told: str) -> list[Row]:
-    """Rows of numbers that were measured, but not under this setting."""
-    here = {tuple(row[k] for k in KEYS) for row in made if setting(row) == told}
-    others = [row for row in made if setting(row) not in ("", told)]
-    return [row for row in others if tuple(row[k] for k in KEYS) not in here]
+def _others(made: list[Row], shown_setting: str) -> list[Row]:
+    """Rows of numbers that were measured only in other settings."""
+    shown = {tuple(row[k] for k in KEYS) for row in made if setting(row) == shown_setting}
+    others = [row for row in made if setting(row) not in ("", shown_setting)]
+    return [row for row in others if tuple(row[k] for k in KEYS) not in shown]
 
 
 def _grid(table: Table, shown: list[Row]) -> list[str]:
-    """A Markdown table with the layout's row keys down and its column keys across."""
+    """A Markdown table with the layout's row keys as rows and its column keys as columns."""
     down, across = table.layout["rows"], table.layout["columns"]
     body: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}
     heads: dict[tuple[str, ...], None] = {}
@@ -324,12 +331,14 @@ def _grid(table: Table, shown: list[Row]) -> list[str]:
 
 
 def _cell(row: Row) -> str:
-    paper = row["paper_mean"] + (f" ± {row['paper_std']}" if row["paper_std"] else "") + _less(row, "paper")
+    paper = (
+        row["paper_mean"] + (f" ± {row['paper_std']}" if row["paper_std"] else "") + _reduction(row, "paper")
+    )
     ours = str(row["ours_mean"]) + (f" ± {row['ours_std']}" if row["ours_mean"] and row["ours_std"] else "")
     mark = " (earlier form)" if row["status"].startswith(EARLIER) else ""
-    return f"{paper} / **{ours}**{mark}{_less(row, 'ours')}" if ours else paper
+    return f"{paper} / **{ours}**{mark}{_reduction(row, 'ours')}" if ours else paper
 
 
-def _less(row: Row, whose: str) -> str:
+def _reduction(row: Row, whose: str) -> str:
     reduction = row[f"{whose}_reduction_pct"]
     return f" ({-float(reduction):+.1f} %)" if reduction else ""

@@ -1,4 +1,4 @@
-"""`show=pipeline`: the models of several devices side by side, and AugLocal's claim for its networks."""
+"""`show=pipeline`: modelled speedups on several devices side by side, and AugLocal's claim about its speedup."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from localsl.runs import tracking
 if TYPE_CHECKING:
     from localsl.config.command import Command
 
-WAYS = {"modules": "modules", "data": "data", "bp_data": "bp, data", "bp_pipeline": "bp, GPipe"}
+SCHEMES = {"modules": "modules", "data": "data", "bp_data": "bp, data", "bp_pipeline": "bp, GPipe"}
 
-# Networks of AugLocal's Tables 1 to 4 and 13 with the depths there, one module a layer.
+# The networks of AugLocal's Tables 1 to 4 and 13, one layer per module, with their auxiliary depths d.
 CLAIMED = {
     "resnet32": (2, 3, 4, 5, 6),
     "resnet110": (2, 3, 4, 5, 6),
@@ -32,11 +32,17 @@ CLAIMED = {
 
 
 def show(cfg: Command) -> str:
-    """Write RESULTS_DIR/ours/pipeline.csv and .png of all models in `cfg.output_dir`, and auglocal_parallel.csv."""
+    """Write RESULTS_DIR/ours/pipeline.csv and .png from all models in `cfg.output_dir`, and auglocal_parallel.csv.
+
+    Returns:
+        A message that names the written files.
+    """
     found = [tracking.read(file) for file in (Path(cfg.output_dir) / "measured").glob("pipeline-*.json")]
     records = sorted((r for r in found if r is not None), key=lambda r: (r["backbone"], r["method"], r["K"]))
     if not records:
-        return f"nothing is modelled in {cfg.output_dir}: type -m measure=pipeline method=dgl,auglocal"
+        return (
+            f"{cfg.output_dir} has no models of several devices: type -m measure=pipeline method=dgl,auglocal"
+        )
     folder = Path(cfg.results_dir) / "ours"
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row for record in records for row in _rows(record)]
@@ -58,32 +64,34 @@ def show(cfg: Command) -> str:
 def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     figures = record["figures"]
     rule = record["method"] + (f" d={record['depth']}" if record["depth"] else "")
-    same = {key: record[key] for key in ("method", "aux", "depth", "backbone", "K", "batch_size", "precision")}
-    same |= {"device": record["device"], "threads": record["threads"], "commit": record["commit"]}
-    same |= {key: figures[key] for key in ("bandwidth", "microbatches", "steps_per_epoch")}
+    shared = {
+        key: record[key] for key in ("method", "aux", "depth", "backbone", "K", "batch_size", "precision")
+    }
+    shared |= {"device": record["device"], "threads": record["threads"], "commit": record["commit"]}
+    shared |= {key: figures[key] for key in ("bandwidth", "microbatches", "steps_per_epoch")}
     rows = []
-    for way, words in WAYS.items():
+    for scheme, words in SCHEMES.items():
         for row in figures["rows"]:
-            seconds = row[way]
-            told = words if words.startswith("bp") else f"{rule}, {words}"
+            seconds = row[scheme]
+            label = words if words.startswith("bp") else f"{rule}, {words}"
             rows.append(
-                {"label": told, "devices": row["devices"], "speed": round(figures["bp_seconds"] / seconds, 4)}
-                | {"seconds": seconds, "limit": row["limit"] if way == "modules" else None}
-                | same
+                {"label": label, "devices": row["devices"], "speed": round(figures["bp_seconds"] / seconds, 4)}
+                | {"seconds": seconds, "limit": row["limit"] if scheme == "modules" else None}
+                | shared
             )
     return rows
 
 
 def claims() -> list[dict[str, Any]]:
-    """The slowest module's share of backpropagation's operations, beside AugLocal's d / L (its A.1).
+    """AugLocal's claim d / L (its section A.1), beside the slowest module's share of backpropagation's operations.
 
-    One module a layer and one device a module; and with fewer devices, the slowest of them.
+    Each layer is a module on a device of its own; with fewer devices, it is the share of the slowest device.
     """
     rows = []
     for backbone, depths in CLAIMED.items():
         typed = [f"backbone={backbone}", "dataset=cifar10"]
         layers = len(compose([*typed, "method=bp"]).backbone.local_layers())
-        whole = sum(module_operations(compose([*typed, "method=bp"])))
+        total = sum(module_operations(compose([*typed, "method=bp"])))
         for depth in depths:
             cfg = compose([*typed, "method=auglocal", f"K={layers}", f"aux.depth={depth}"])
             counted = module_operations(cfg)
@@ -91,11 +99,11 @@ def claims() -> list[dict[str, Any]]:
             row = {"backbone": backbone, "L": layers, "d": depth, "modules": len(counted)}
             row |= {
                 "claim_d_over_L": round(depth / layers, 4),
-                "slowest_module": round(max(counted) / whole, 4),
+                "slowest_module": round(max(counted) / total, 4),
             }
-            row["one_device"] = round(sum(counted) / whole, 4)
+            row["one_device"] = round(sum(counted) / total, 4)
             for devices in (count for count in DEVICES if 1 < count < len(counted)):
                 slowest = sum(counted) / balanced(counted, devices, cuts).limit
-                row[f"{devices}_devices"] = round(slowest / whole, 4)
+                row[f"{devices}_devices"] = round(slowest / total, 4)
             rows.append(row)
     return rows

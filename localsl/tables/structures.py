@@ -1,4 +1,4 @@
-"""Auxiliary networks written as the papers write them: 64R-AP-10FC (AugLocal, Table 6)."""
+"""Auxiliary networks in the notation of the papers, such as 64R-AP-10FC (AugLocal, Table 6)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from localsl.tables.sweeps import Cell
 
 
 def of_stage(cell: Cell) -> str:
-    """The auxiliary network of the first module that ends in a block of the stage that a cell is about."""
+    """The auxiliary network of the first module that ends in a block of the cell's stage, in the papers' notation."""
     stage = dict(zip(KEYS, cell.keys, strict=True))["variant"].removeprefix("stage=")
     network = build_network(compose(list(cell.overrides)))
     module = next(m for m in network.local_modules if network.names[m.layers[-1]].startswith(f"{stage}."))
@@ -22,7 +22,7 @@ def of_stage(cell: Cell) -> str:
 
 
 def written(network: nn.Module) -> Iterator[str]:
-    """Layers with weights and poolings: R residual block, C convolution, AP average pool, FC linear layer."""
+    """Yield the layers of a network: R residual block, C convolution, AP average pooling, FC linear layer."""
     if isinstance(network, nn.Conv2d):
         yield f"{network.out_channels}C{network.kernel_size[0]}"
     elif isinstance(network, nn.Linear):

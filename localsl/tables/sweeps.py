@@ -1,7 +1,7 @@
-"""Sweeps: what `-m` stands for, and the files sweeps/<paper>/tableN.yaml that name the runs of a table, and
-figN.yaml those of a figure.
+"""Sweeps: the jobs of a command line with `-m`, and the files of sweeps/ that name the runs of tables and figures.
 
-Only texts: nothing is composed here.
+sweeps/<paper>/tableN.yaml is a table, figN.yaml a figure, and any other file a grid. This file handles overrides as
+text only, and composes no configuration.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 SWEEPS = resources.folder("sweeps")
 
-# Key columns that a run's overrides tell, and metrics that its record tells.
-TOLD = {
+# The override that sets each key column.
+OVERRIDE_OF_KEY = {
     "dataset": "dataset",
     "backbone": "backbone",
     "K": "K",
@@ -40,7 +40,7 @@ TOLD = {
     "base": "aux_net",
     "depth": "aux.depth",
 }
-MEASURED_BY_TRAINING = {  # and its name there
+MEASURED_BY_TRAINING = {  # metrics of training runs, with their names in a run's record
     "test_error_pct": "test_accuracy",
     "top1_error_pct": "test_accuracy",
     "top1_acc_pct": "test_accuracy",
@@ -48,36 +48,36 @@ MEASURED_BY_TRAINING = {  # and its name there
     "top5_acc_pct": "test_top5_accuracy",
     **{name: name for name in ("ap_box", "ap50_box", "ap75_box", "ap_mask", "ap50_mask", "ap75_mask")},
 }
-MEASURED_ALONE = {  # by `measure=`
+MEASURED_ALONE = {  # metrics of measurements, with their choices of `measure=`
     "gpu_memory_gb": "memory",
     "flops_g": "flops",
     "wallclock_overhead_pct": "overhead",
 }
 
-# Of the runs that others start from: all seeds of a cell start from one.
+# The seed of a backbone's run, from which the detectors of all seeds start.
 BACKBONE_SEED = 0
 
-# Figures that need no more of a run than its record: analyses whose runs may lack a checkpoint.
-BY_RECORD = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff", "analysis=accuracy")
-BY_RECORD += ("analysis=grid",)
+# Analyses that read only the record and metrics of a run, and need no checkpoint.
+WITHOUT_CHECKPOINT = ("analysis=convergence", "analysis=pyramid", "analysis=tradeoff", "analysis=accuracy")
+WITHOUT_CHECKPOINT += ("analysis=grid",)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One configuration of a table, whatever the seed.
+    """One configuration of a table, without its seed.
 
     Attributes:
-        keys: in the order of KEYS.
-        overrides: what is typed to run it with the paper's settings.
-        unbuilt: why it cannot be run yet, or None.
-        numbers: what the paper prints for it, one a metric.
-        drawn: whether it is part of a figure.
-        defaults: of the setting, what sets the cell apart though it need not be typed.
-        formerly: what is typed to get an earlier default, whose recorded runs are shown, marked, until there
-            are runs of the present one.
-        seeds: runs of it, where the grid says so; None: as many as of the table's other cells.
-        note: what a reader of its rows has to know.
-        backbone_run: what is typed for the run whose backbone it starts from; the sweep trains that too.
+        keys: the values of the key columns, in the order of KEYS.
+        overrides: the overrides of its runs with the paper's settings.
+        unbuilt: the reason why it cannot be run yet, or None.
+        numbers: the published numbers, one for each metric.
+        drawn: whether it belongs to a figure.
+        defaults: values of the setting that define the cell but are defaults, and so need not be typed.
+        formerly: the overrides that restore an earlier default. Its recorded runs are shown, with a mark, as long as
+            there are no runs with the present default.
+        seeds: the number of its runs; None for that of the table.
+        note: a remark for readers of its rows.
+        backbone_run: the overrides of the run that trains its backbone, which is part of the sweep too.
     """
 
     keys: tuple[str, ...]
@@ -93,20 +93,20 @@ class Cell:
 
     @property
     def trains(self) -> bool:
-        """Whether a training run tells one of its numbers, or its line in a figure."""
-        told = self.drawn or any(n.metric in MEASURED_BY_TRAINING for n in self.numbers)
-        return self.unbuilt is None and told
+        """Whether a training run measures one of its numbers, or is drawn in a figure."""
+        measured = self.drawn or any(n.metric in MEASURED_BY_TRAINING for n in self.numbers)
+        return self.unbuilt is None and measured
 
     @property
     def label(self) -> str:
-        """What its line in a figure is called: the variant where it has one, else rule and depth."""
+        """The label of its line in a figure: the variant if it has one, else the rule, base and depth."""
         keys = dict(zip(KEYS, self.keys, strict=True))
         depth = f"d={keys['depth']}" if keys["depth"] else ""
         return keys["variant"] or " ".join(filter(None, (keys["method"], keys["base"], depth)))
 
     @property
     def measures(self) -> list[str]:
-        """The choices of `measure=` that tell one of its numbers."""
+        """The choices of `measure=` that measure one of its numbers."""
         return [m for metric, m in MEASURED_ALONE.items() if any(n.metric == metric for n in self.numbers)]
 
 
@@ -115,11 +115,11 @@ class Table:
     """A published table, or a figure.
 
     Attributes:
-        name: "man/table1".
-        seeds: runs a cell.
-        layout: {"rows": [...], "columns": [...]}, key columns as the paper arranges them.
-        analysis: of a figure what it shows, as overrides: analysis=cka analysis.images=10000; none for a table.
-        plot: None, or how the paper draws it: {"x": key, "lines": [keys], "kind": "line" or "bars"}.
+        name: the paper and the table, such as "man/table1".
+        seeds: the number of runs of each cell.
+        layout: {"rows": [...], "columns": [...]}, the key columns as arranged in the paper.
+        analysis: the overrides of a figure's analysis, such as analysis=cka analysis.images=10000; empty for a table.
+        plot: how the paper draws a table: {"x": key, "lines": [keys], "kind": "line" or "bars"}; None if it does not.
     """
 
     name: str
@@ -131,18 +131,23 @@ class Table:
     analysis: tuple[str, ...] = ()
 
     def seeds_of(self, cell: Cell) -> int:
-        """Runs of one of its cells."""
+        """The number of runs of a cell."""
         return cell.seeds or self.seeds
 
     @property
     def paper(self) -> str:
-        """Its folder."""
+        """The paper, which is the name of its folder."""
         return self.name.split("/")[0]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep: what is typed for it, the tables that ask for it, and whether other jobs start from it."""
+    """One run of a sweep.
+
+    Attributes:
+        tables: the names of the tables that need it.
+        needed: whether other jobs need its result.
+    """
 
     overrides: tuple[str, ...]
     seed: int | None = None
@@ -151,20 +156,22 @@ class Job:
 
     @property
     def typed(self) -> list[str]:
-        """Its whole command line."""
+        """All overrides of the job, with its seed."""
         return [*self.overrides, *([] if self.seed is None else [f"seed={self.seed}"])]
 
     def seeded(self, cfg: Command) -> Command:
-        """The configuration that `overrides` composed to, with the seed."""
+        """The job's configuration: `cfg`, composed from `overrides`, with the job's seed."""
         return cfg if self.seed is None else replace(cfg, seed=self.seed)
 
 
 @dataclass(frozen=True)
 class Request:
-    """Tables asked for by `sweep=`, and what was typed beside it, which holds for every cell.
+    """The tables named by `sweep=`, and the further overrides, which apply to every cell.
 
     Attributes:
-        only: kinds of measurements, which alone are run; None runs all there is.
+        typed: the combinations of further overrides.
+        seeds: the typed seeds; None for those of the tables.
+        only: the only kinds of measurements to run; None for all runs and measurements.
     """
 
     tables: list[Table]
@@ -173,11 +180,11 @@ class Request:
     only: list[str] | None = None
 
     def overrides(self, cell: Cell) -> list[tuple[str, ...]]:
-        """The runs of a cell without their seeds: one for each combination of what was typed."""
+        """The overrides of a cell's runs without seeds, one list for each combination of typed overrides."""
         return [self._overrides(cell, typed) for typed in self.typed]
 
     def backbone_runs(self, cell: Cell) -> list[tuple[str, ...]]:
-        """What is typed for the runs that these start from; none where they start from scratch."""
+        """The overrides of the runs that train the cell's backbone; empty if it is trained from scratch."""
         return [_of_backbone(cell, typed) for typed in self.typed if cell.backbone_run]
 
     def _overrides(self, cell: Cell, typed: Sequence[str]) -> tuple[str, ...]:
@@ -185,29 +192,29 @@ class Request:
         return (*own, started_from(_of_backbone(cell, typed))) if cell.backbone_run else own
 
     def former_overrides(self, cell: Cell) -> list[tuple[str, ...]]:
-        """The same in the earlier form of a cell that has one. Sweeps run none of them."""
+        """The overrides of a cell's runs with its earlier default, if it has one. Sweeps do not run them."""
         return [(*overrides, *cell.formerly) for overrides in self.overrides(cell) if cell.formerly]
 
     @cached_property
     def jobs(self) -> list[Job]:
-        """All runs, those that several cells share once."""
-        asking: dict[tuple[tuple[str, ...], int | None], list[str]] = {}
+        """All runs and measurements; those that several cells share occur once."""
+        tables_of_run: dict[tuple[tuple[str, ...], int | None], list[str]] = {}
         needed = {
             (o, BACKBONE_SEED) for table in self.tables for cell in table.cells for o in self._needed(cell)
         }
         for table in self.tables:
             for run in (run for cell in table.cells for run in self._runs(cell, table.seeds_of(cell))):
-                tables = asking.setdefault(run, [])
+                tables = tables_of_run.setdefault(run, [])
                 if table.name not in tables:
                     tables.append(table.name)
-        # What others start from, measurements, then every cell once before any twice.
-        by_seed = sorted(asking.items(), key=lambda item: -1 if item[0][1] is None else item[0][1])
+        # Runs that others need come first, then measurements, then the first seed of every cell before any second.
+        by_seed = sorted(tables_of_run.items(), key=lambda item: -1 if item[0][1] is None else item[0][1])
         jobs = [Job(run[0], run[1], tuple(tables), run in needed) for run, tables in by_seed]
         return sorted(jobs, key=lambda job: not job.needed)
 
     @property
     def to_run(self) -> list[Job]:
-        """Those that are asked for; the tables are rendered from all."""
+        """The jobs to run, limited by `only`; tables are rendered from all jobs."""
         if self.only is None:
             return self.jobs
         return [job for job in self.jobs if job.overrides[-1] in measuring((), *self.only)]
@@ -226,21 +233,21 @@ class Request:
 
     @property
     def varied(self) -> bool:
-        """Whether what was typed changes what the cells train: then they are not the papers' any more."""
+        """Whether the typed overrides change what the cells train, so that the table is no longer the paper's."""
         names = {field_of(override) for typed in self.typed for override in typed}
-        return not all(effect(name).aside or name.startswith("hydra") for name in names)
+        return not all(effect(name).keeps_table or name.startswith("hydra") for name in names)
 
 
 @dataclass(frozen=True)
 class Line:
-    """What a command line stands for.
+    """A parsed command line.
 
     Attributes:
-        jobs: its runs; none where Hydra only prints something (`--cfg`, `--help` and their like).
-        configs: theirs, in the same order.
-        request: the tables that it asks for, or None.
-        base: what is the same for all jobs, such as folders; also where the tables have no job.
-        known: what the folders of pictures held that they name.
+        jobs: its jobs; empty if Hydra only prints something (`--cfg`, `--help` and similar flags).
+        configs: the configurations of the jobs, in the same order.
+        request: the requested tables, or None.
+        base: the configuration of the values that all jobs share, such as folders; set even if tables have no jobs.
+        known: the contents of the image folders that the jobs use.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -251,15 +258,15 @@ class Line:
 
 
 def measuring(overrides: tuple[str, ...], *measures: str) -> tuple[str, ...]:
-    """The job that measures what these overrides train."""
+    """The overrides of the measurement of what these overrides train."""
     return (*overrides, *(f"measure={measure}" for measure in measures))
 
 
 def jobs(arguments: Sequence[str]) -> list[Job]:
-    """Every job of a multirun's overrides, by `sweep=` or by comma lists.
+    """The jobs of a command line with -m, from `sweep=` or from comma-separated values.
 
     Raises:
-        ConfigError: if a table is not there.
+        ConfigError: if a table does not exist.
         HydraException, ValueError: if the overrides cannot be parsed or expanded.
     """
     request = requested(arguments)
@@ -267,23 +274,23 @@ def jobs(arguments: Sequence[str]) -> list[Job]:
 
 
 def requested(arguments: Sequence[str]) -> Request | None:
-    """The tables that `sweep=` among these overrides names, or None without it.
+    """The tables named by `sweep=` in these overrides; None without it.
 
     Raises:
-        ConfigError: if a table is not there.
+        ConfigError: if a table does not exist.
     """
-    given = [a.lstrip("+") for a in arguments if a.lstrip("+").startswith("sweep=")]
-    if not given:
+    named_sweeps = [a.lstrip("+") for a in arguments if a.lstrip("+").startswith("sweep=")]
+    if not named_sweeps:
         return None
     measures = [a for a in arguments if a.lstrip("+").startswith("measure=")]
     only = [c[0].lstrip("+").removeprefix("measure=") for c in combinations(measures)] if measures else None
     for measure in only or []:
         if measure not in MEASURED_ALONE.values():
-            what = f"tables have {', '.join(MEASURED_ALONE.values())}"
+            what = f"a table measures only {', '.join(MEASURED_ALONE.values())}"
             raise ConfigError([Problem("measure", measure, what, "leave measure out, or leave sweep out")])
     seeds = [a for a in arguments if a.startswith("seed=")]
-    rest = [a for a in arguments if a.lstrip("+") not in given and a not in (*seeds, *measures)]
-    wanted = [a.removeprefix("sweep=") for combination in combinations(given) for a in combination]
+    rest = [a for a in arguments if a.lstrip("+") not in named_sweeps and a not in (*seeds, *measures)]
+    wanted = [a.removeprefix("sweep=") for combination in combinations(named_sweeps) for a in combination]
     tables = [read(name) for name in dict.fromkeys(name for text in wanted for name in named(text))]
     return Request(tables, combinations(rest), _seeds(seeds), only)
 
@@ -297,17 +304,19 @@ def _seeds(typed: list[str]) -> list[int] | None:
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """Hydra's own expansion of comma lists, in order."""
+    """Hydra's expansion of comma-separated values to all combinations, in order."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return BasicSweeper.split_arguments(parsed, None)[0]
 
 
 def named(text: str) -> list[str]:
-    """The tables that a name means: "man/table1", or "table1", "man" or "all" for those that there are. Figures
-    are meant by "man/fig4", "fig4", "man/figures" and "figures", grids likewise by "ours/depth" and "grids".
+    """The names of the tables, figures or grids that a text selects.
+
+    Tables are selected by "man/table1", "table1", "man" or "all"; figures by "man/fig4", "fig4", "man/figures" or
+    "figures"; grids by "ours/depth", "depth", "ours/grids" or "grids".
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if nothing matches.
     """
     found = [name for name in every() if text in ("all", name, *name.split("/"))]
     for kind, names in (("figures", figures()), ("grids", grids())):
@@ -320,7 +329,7 @@ def named(text: str) -> list[str]:
         near = difflib.get_close_matches(text, [*known, *(name.split("/")[1] for name in known)], n=1)
         instead = f"did you mean sweep={near[0]}?" if near else ""
         papers = sorted({name.split("/")[0] for name in known})
-        what = f"a file of sweeps/: table1, or man/table1, or man/figures, of {', '.join(papers)}"
+        what = f"one of the files of sweeps/, such as table1, man/table1 or man/figures, of {', '.join(papers)}"
         raise ConfigError([Problem("sweep", text, what, instead)])
     return found
 
@@ -336,7 +345,7 @@ def figures() -> list[str]:
 
 
 def grids() -> list[str]:
-    """The names of all grids: figures by another name, of settings that no paper varies so."""
+    """The names of all grids: figures of settings that no paper varies in this way."""
     return [name for name in _files("*") if name not in (*every(), *figures())]
 
 
@@ -346,9 +355,9 @@ def _files(pattern: str) -> list[str]:
 
 
 def read(name: str) -> Table:
-    """The table or figure of a file, each cell of a table tied to its published numbers.
+    """Read the table, figure or grid of a file of sweeps/, with the published numbers of each cell.
 
-    A figure that says only `same_as: mlaan/fig4` is that one under its own name.
+    `same_as: mlaan/fig4` defines a figure as another one under a new name.
     """
     values = OmegaConf.to_container(OmegaConf.load(SWEEPS / f"{name}.yaml"))
     assert isinstance(values, dict)
@@ -364,44 +373,45 @@ def read(name: str) -> Table:
 
 
 def _figure(name: str, values: dict[str, Any]) -> Table:
-    shows = tuple(values["analysis"].split())
-    kept = () if shows[0] in BY_RECORD else ("checkpoint.required=true",)
+    analysis = tuple(values["analysis"].split())
+    kept = () if analysis[0] in WITHOUT_CHECKPOINT else ("checkpoint.required=true",)
     cells = [
         replace(cell, overrides=(*cell.overrides, *kept), drawn=True)
         for grid in values["grids"]
         for cell in _cells(grid, {})
     ]
-    return Table(name, values["title"], values["seeds"], {}, None, cells, shows)
+    return Table(name, values["title"], values["seeds"], {}, None, cells, analysis)
 
 
 def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -> Iterator[Cell]:
     for combination in combinations(grid["run"].split()):
         typed = dict(override.split("=", 1) for override in combination)
-        keys = {key: typed.get(override, "") for key, override in TOLD.items()}
+        keys = {key: typed.get(override, "") for key, override in OVERRIDE_OF_KEY.items()}
         keys |= {key: str(value) for key, value in grid.get("keys", {}).items()}
         ordered = tuple(keys.get(key, "") for key in KEYS)
-        more: dict[str, Any] = {k: tuple(grid.get(k, "").split()) for k in ("defaults", "formerly")}
-        more |= {"seeds": grid.get("seeds"), "note": grid.get("note", "")}
-        more["backbone_run"] = tuple(grid.get("backbone_run", "").split())
-        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])), **more)
+        options: dict[str, Any] = {k: tuple(grid.get(k, "").split()) for k in ("defaults", "formerly")}
+        options |= {"seeds": grid.get("seeds"), "note": grid.get("note", "")}
+        options["backbone_run"] = tuple(grid.get("backbone_run", "").split())
+        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])), **options)
 
 
 def started_from(backbone_run: Sequence[str]) -> str:
-    """The override that names a run by what is typed for it, as Hydra reads it."""
+    """The override `backbone_run=...` with a run's overrides as its value, quoted for Hydra."""
     text = shlex.join([*backbone_run, f"seed={BACKBONE_SEED}"])
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'backbone_run="{escaped}"'
 
 
 def _of_backbone(cell: Cell, typed: Sequence[str]) -> tuple[str, ...]:
-    """What is typed for the run that a cell starts from: what was typed beside the table, but for the detector."""
+    """The overrides of the backbone's run of a cell: its own, and the typed ones that do not concern the detector."""
     kept = [o for o in typed if not field_of(o).startswith(("hydra", "task", "detector"))]
     return _merged(cell.backbone_run, kept)
 
 
 def _merged(cell: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
-    """A cell's overrides with those typed for the whole sweep, which replace the cell's own, a group with
-    all of its values; but the paper's schedule, which cells are of, leaves them their epochs.
+    """Merge a cell's overrides with typed ones, which replace the cell's; a typed group replaces all of its values.
+
+    schedule=paper replaces nothing, because cells may state their own number of epochs within it.
     """
     replaced = [field_of(o) for o in typed if o != "schedule=paper"]
     kept = [o for o in cell if not any(field_of(o) == r or field_of(o).startswith(f"{r}.") for r in replaced)]

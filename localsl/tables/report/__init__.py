@@ -1,6 +1,7 @@
-"""All results on one page: progress, figures, the papers' tables, what is to run, and the runs behind the numbers.
+"""The report: one page with progress, figures, the papers' tables, what is left to run, and the runs.
 
-The page is one file that loads nothing. Its frame is page.html, its style page.css, and what it does page.js.
+The page is a single file that loads nothing else: page.html is its template, page.css its style and page.js its
+script.
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ from localsl.tables.records import Run
 from localsl.tables.render import Row
 from localsl.tables.report import filters, markup, pictures, progress, published, settings
 from localsl.tables.report import runs as of_runs
-from localsl.tables.report.markup import Of
+from localsl.tables.report.markup import FilterKeys
 from localsl.tables.sweeps import Table
 
 HERE = Path(__file__).parent
 
 
 def write(results_dir: Path, tables: Sequence[Table], made: dict[str, list[Row]], runs: Sequence[Run]) -> Path:
-    """Write RESULTS_DIR/index.html, the same bytes for the same results; returns the file.
+    """Write RESULTS_DIR/index.html, and return its path. Equal results produce equal bytes.
 
     Args:
-        results_dir: where the figures are, too.
-        made: by a table's name its rows, as `render.rows` gives them.
-        runs: what is drawn, runs that fill no cell included; metrics.csv is read from their folders.
+        results_dir: the folder to write to, which also contains the figures.
+        made: the rows of each table by its name, from `render.rows`.
+        runs: the runs to draw, including those outside all tables; metrics.csv is read from their folders.
     """
     groups = of_runs.grouped(runs, made)
     rows = [row for table in tables for row in made[table.name]]
-    codes = settings.codes(rows, (group.told for group in groups))
-    shown = [Of(row["dataset"], row["backbone"], row["method"]) for row in rows]
+    codes = settings.codes(rows, (group.setting for group in groups))
+    shown = [FilterKeys(row["dataset"], row["backbone"], row["method"]) for row in rows]
     parts = {
         "style": _file("page.css") + "".join(_colours()),
         "script": _file("page.js"),
         "summary": progress.summary(tables, made, len(runs)),
         "matrix": progress.matrix(tables, made),
-        "filters": filters.form([*shown, *(group.of for group in groups)]),
+        "filters": filters.form([*shown, *(group.filter_keys for group in groups)]),
         "figures": pictures.gallery(list(pictures.of_paper(results_dir, "ours"))),
         "papers": "".join(_papers(results_dir, tables, made, codes, runs)),
         "runs": "".join(of_runs.articles(groups, codes)) or "<p>None.</p>",
@@ -56,7 +57,7 @@ def _file(name: str) -> str:
 
 
 def _colours() -> Iterator[str]:
-    """The colour of each family of rules as a style of its own."""
+    """The style that sets the colour of each family of rules."""
     for family, colour in palette.COLOURS.items():
         yield f"i.{family} {{ --rule-colour: {colour}; }}\n"
 
@@ -68,7 +69,7 @@ def _papers(
     codes: dict[str, str],
     runs: Sequence[Run],
 ) -> Iterator[str]:
-    """A section a paper."""
+    """One section for each paper."""
     by_id = {run.record["id"]: run for run in runs}
     for paper, of_paper in progress.by_paper(tables):
         yield f'<section id="{markup.anchor(paper)}"><h2>{escape(progress.PAPERS.get(paper, paper))}</h2>\n'

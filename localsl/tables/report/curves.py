@@ -1,4 +1,4 @@
-"""A run's metrics as lines, and drawings of them as SVG."""
+"""The metrics of a run as curves, and their drawings as SVG."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from html import escape
 from pathlib import Path
 
 LOSS = "output loss, logarithmic (dashed: test)"
-POINTS = 150  # of a curve: more would not show at the width of a drawing
+POINTS = 150  # of a curve; more would not be visible at the width of a drawing
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line in one of the drawings of a configuration; of losses it has the logarithms to base 10."""
+    """A line in one of the drawings of a configuration; losses are stored as logarithms to base 10."""
 
     drawing: str
     across: str
@@ -24,7 +24,7 @@ class Curve:
 
 
 def read(metrics: Path) -> Iterator[Curve]:
-    """The curves of a metrics.csv, at most POINTS points each; none where the file is missing."""
+    """Read the curves of a metrics.csv, with at most about POINTS points each; none if the file is missing."""
     if not metrics.exists():
         return
     with metrics.open(newline="") as lines:
@@ -44,10 +44,10 @@ def read(metrics: Path) -> Iterator[Curve]:
 
 
 class Axes:
-    """The frame of a drawing, the same for all configurations of a panel.
+    """The axes of a drawing, which all configurations of a panel share.
 
     Attributes:
-        others: the full lines of all of them as one path, which `svg` refers to.
+        others: the solid lines of all configurations as one path, which each drawing shows in grey.
     """
 
     LEFT, TOP, RIGHT, BOTTOM = 40, 20, 292, 130
@@ -60,15 +60,15 @@ class Axes:
         self.others = f'<path id="{name}" d="{full}"/>'
 
     def svg(self, label: str, curves: list[Curve]) -> str:
-        """The drawing of one configuration."""
+        """Draw the curves of one configuration."""
         parts = [f'<text y="10">{escape(self._about.drawing)}</text>']
         parts.append(f'<text class="end" x="{self.RIGHT}" y="{self.BOTTOM + 26}">{self._about.across}</text>')
         log = self._about.drawing == LOSS
         for value in _powers(*self._y) if log else _ticks(*self._y):
             place = self._place(self._x[0], value).split(",")[1]
             parts.append(f'<path class="rule" d="M{self.LEFT},{place}H{self.RIGHT}"/>')
-            told = f"{10**value if log else value:.4g}"
-            parts.append(f'<text class="end" x="{self.LEFT - 4}" y="{place}" dy="3">{told}</text>')
+            tick = f"{10**value if log else value:.4g}"
+            parts.append(f'<text class="end" x="{self.LEFT - 4}" y="{place}" dy="3">{tick}</text>')
         for value in _ticks(*self._x, least=1):
             place = self._place(value, self._y[0]).split(",")[0]
             parts.append(f'<text class="mid" x="{place}" y="{self.BOTTOM + 13}">{value:g}</text>')
@@ -78,7 +78,7 @@ class Axes:
         return f'<svg viewBox="{size}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
     def _path(self, curve: Curve) -> str:
-        """A line through the points; lines of no length are dots."""
+        """The SVG path through the points of a curve; a single point becomes a dot."""
         places = [self._place(*point) for point in curve.points]
         dots = "".join(f"M{place}h0" for place in places) if len(places) == 1 else ""
         return f"M{'L'.join(places)}{dots}"
@@ -96,14 +96,14 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, least: float = 0) -> list[float]:
-    """Some three to seven round numbers in a range, `least` or more apart."""
+    """About three to seven round numbers in a range, at least `least` apart."""
     unit = 10 ** math.floor(math.log10((high - low) / 3))
     step = max(least, next(unit * m for m in (1, 2, 5, 10) if (high - low) / (unit * m) <= 6))
     return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _powers(low: float, high: float) -> list[float]:
-    """The logarithms of 1, 2, 5, 10, 20 ... in a range, or of the powers of ten alone where those are many."""
+    """The logarithms of 1, 2, 5, 10, 20 ... in a range, or only of powers of ten if those are too many."""
     decades = range(math.floor(low), math.ceil(high) + 1)
     ticks = [d + math.log10(m) for d in decades for m in (1, 2, 5) if low <= d + math.log10(m) <= high]
     return ticks if len(ticks) <= 7 else [d for d in decades if low <= d <= high]

@@ -1,4 +1,4 @@
-"""The choices of the page's filters: data sets, backbones and rules that something on the page is of."""
+"""The form with the page's filters: the data sets, backbones and rules that occur on the page."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterable
 from html import escape
 
 from localsl.analysis import names, palette
-from localsl.tables.report.markup import Of
+from localsl.tables.report.markup import FilterKeys
 
 LABELS = {"dataset": "data set", "backbone": "backbone", "rule": "rule"}
 
 
-def form(shown: Iterable[Of]) -> str:
-    """A list to choose from for each of LABELS."""
-    of = list(dict.fromkeys(shown))
+def form(shown: Iterable[FilterKeys]) -> str:
+    """The form, with a drop-down list for each of LABELS."""
+    keys = list(dict.fromkeys(shown))
     order = list(palette.COLOURS)
-    rules = sorted({one.rule for one in of}, key=lambda rule: (_place(palette.family(rule), order), rule))
-    choices = {"dataset": {one.dataset: names.dataset(one.dataset) for one in of}}
-    choices["backbone"] = {name: names.backbone(name) for name in sorted({one.backbone for one in of})}
+    rules = sorted({key.rule for key in keys}, key=lambda rule: (_place(palette.family(rule), order), rule))
+    choices = {"dataset": {key.dataset: names.dataset(key.dataset) for key in keys}}
+    choices["backbone"] = {name: names.backbone(name) for name in sorted({key.backbone for key in keys})}
     choices["rule"] = {rule: names.rule(rule) for rule in rules}
     return "".join(_choice(name, choices[name]) for name in LABELS)
 

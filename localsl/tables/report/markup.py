@@ -1,4 +1,4 @@
-"""Pieces of HTML: links, short paragraphs, and tables that the reader can sort and filter."""
+"""Building blocks of HTML: links, paragraphs, and tables that can be sorted and filtered."""
 
 from __future__ import annotations
 
@@ -14,62 +14,67 @@ NUMBER = re.compile(r"([+-]?[\d.,]+( ± [\d.]+| MiB)?)?")
 
 
 class Html(str):
-    """Markup; every other text is escaped on its way into a table."""
+    """A string of HTML, which is not escaped in tables, unlike any other string."""
 
 
 @dataclass(frozen=True)
-class Of:
-    """What an element is of: what the page's filters go by."""
+class FilterKeys:
+    """The values of an element by which the page's filters select it."""
 
     dataset: str
     backbone: str
     rule: str
 
     def __str__(self) -> str:
-        """As attributes of the element."""
-        told = {"dataset": self.dataset, "backbone": self.backbone, "rule": self.rule}
-        return "".join(f' data-{name}="{escape(value)}"' for name, value in told.items())
+        """The values as data attributes of an HTML element."""
+        attributes = {"dataset": self.dataset, "backbone": self.backbone, "rule": self.rule}
+        return "".join(f' data-{name}="{escape(value)}"' for name, value in attributes.items())
 
 
 def text(value: Any) -> str:
-    """A value as markup."""
+    """A value as HTML, escaped unless it is `Html`."""
     return value if isinstance(value, Html) else escape(str(value))
 
 
 def anchor(name: str) -> str:
-    """The id of a table's place on the page."""
+    """The id of the HTML element of a table."""
     return escape(name.replace("/", "-"))
 
 
 def link(target: str, words: str) -> Html:
-    """A link to a place on the page; nothing if there is no target."""
+    """A link to an element of the page; empty without a target."""
     return Html(f'<a href="#{anchor(target)}">{escape(words)}</a>' if target else "")
 
 
 def paragraphs(css: str, *texts: str) -> str:
-    """These texts, but the empty ones, each a paragraph."""
+    """The nonempty texts, each as a paragraph."""
     return f'<div class="{css}">' + "".join(f"<p>{escape(t)}</p>" for t in texts if t) + "</div>"
 
 
 def mean(value: Any, deviation: Any) -> str:
-    """A mean with its standard deviation, if it has one."""
+    """A mean, with its standard deviation if there is one."""
     return f"{value} ± {deviation}" if value != "" and deviation != "" else str(value)
 
 
 def rule(label: str) -> Html:
-    """A rule's name after a dot in the colour of its family."""
+    """A rule's name, preceded by a dot in the colour of its family."""
     family = palette.family(palette.rule_of(label))
     return Html(
         f'<i class="{family if family in palette.COLOURS else "own-rule"}"></i>{escape(names.rule(label))}'
     )
 
 
-def grid(label: str, rows: Sequence[dict[str, Any]], of: Sequence[Of] = (), always: Sequence[str] = ()) -> str:
-    """Rows of equal keys as a table, without the columns that are empty in all.
+def grid(
+    label: str,
+    rows: Sequence[dict[str, Any]],
+    filter_keys: Sequence[FilterKeys] = (),
+    always: Sequence[str] = (),
+) -> str:
+    """Rows with equal keys as an HTML table, without columns that are empty in every row.
 
     Args:
-        of: what each row is of, where the filters concern the table.
-        always: columns that stay, empty or not.
+        filter_keys: the filter keys of each row; empty if the filters do not apply to the table.
+        always: columns that are shown even if they are empty.
     """
     if not rows:
         return ""
@@ -79,8 +84,10 @@ def grid(label: str, rows: Sequence[dict[str, Any]], of: Sequence[Of] = (), alwa
     css |= {key: "long" for key, texts in plain.items() if max(map(len, texts)) > 40}
     head = "".join(f'<th scope="col" class="{css[key]}">{escape(key)}</th>' for key in keep)
     body = ("".join(f'<td class="{css[key]}">{text(row[key])}</td>' for key in keep) for row in rows)
-    attributes = [str(one) for one in of] or [""] * len(rows)
-    lines = "".join(f"<tr{more}>{line}</tr>\n" for more, line in zip(attributes, body, strict=True))
+    attributes = [str(keys) for keys in filter_keys] or [""] * len(rows)
+    lines = "".join(
+        f"<tr{row_attributes}>{line}</tr>\n" for row_attributes, line in zip(attributes, body, strict=True)
+    )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>\n{lines}</tbody></table></div>\n"
@@ -88,5 +95,5 @@ def grid(label: str, rows: Sequence[dict[str, Any]], of: Sequence[Of] = (), alwa
 
 
 def folded(summary: str, content: str, css: str = "") -> str:
-    """Content that the reader unfolds; `summary` is markup."""
+    """Content that is folded under `summary`, which is HTML."""
     return f'<details class="{css}"><summary>{summary}</summary>{content}</details>\n'.replace(' class=""', "")

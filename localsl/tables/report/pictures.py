@@ -1,4 +1,4 @@
-"""Figures inside the page: the bytes of their files, so that the page needs no other file."""
+"""Figures embedded in the page as data URLs, so that the page needs no other file."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 from localsl.tables import sweeps
 from localsl.tables.sweeps import Table
 
-# What answers first which rule is best, and at which price.
+# The figures shown first: the accuracy of all rules, and error against memory.
 FIRST = ("ours/fig4", "ours/fig5")
 
 
 def inline(file: Path, title: str, caption: str = "") -> str:
-    """The figure in a file; nothing where there is no such file."""
+    """The figure in a PNG file as HTML; empty if the file does not exist."""
     if not file.exists():
         return ""
     data = file.read_bytes()
-    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))  # of a PNG's header
+    # The header of a PNG file contains its size.
+    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     size = f'width="{width // 2}" height="{height // 2}"'
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
@@ -27,12 +28,12 @@ def inline(file: Path, title: str, caption: str = "") -> str:
 
 
 def of_table(results_dir: Path, table: Table) -> str:
-    """The figure of a table that the paper draws."""
+    """The figure of a table, if the paper draws it."""
     return inline((results_dir / table.name).with_suffix(".png"), table.title) if table.plot else ""
 
 
 def of_paper(results_dir: Path, paper: str) -> Iterator[str]:
-    """The figures of a paper that are there, or our own."""
+    """The existing figures of a paper, or those of `ours`."""
     for name in sorted(sweeps.figures(), key=lambda name: name not in FIRST):
         file = (results_dir / name).with_suffix(".png")
         if name.startswith(f"{paper}/") and file.exists():
@@ -41,5 +42,5 @@ def of_paper(results_dir: Path, paper: str) -> Iterator[str]:
 
 
 def gallery(pictures: Sequence[str]) -> str:
-    """Several figures beside each other, as many as fit."""
+    """Several figures side by side."""
     return f'<div class="gallery">{"".join(pictures)}</div>' if pictures else ""

@@ -1,4 +1,4 @@
-"""How much of the papers is measured: in one sentence, and as a matrix of papers by tables."""
+"""The progress: how many published numbers are measured, in a sentence and as a matrix of papers and tables."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ MEASURED = STATES[:2]
 
 
 def state(row: Row) -> str:
-    """Which of STATES a row is in."""
+    """The state of a row, one of STATES."""
     first = row["status"].split(":")[0]
     return first if first in STATES else "fewer seeds"
 
 
 def is_measured(row: Row) -> bool:
-    """Whether a row has a number of ours."""
+    """Whether a row has a value of ours."""
     return state(row) in MEASURED
 
 
 def keys(row: Row) -> tuple[str, ...]:
-    """What tells the cell of a row from the others of its table."""
+    """The values of the key columns, which identify the cell of a row within its table."""
     return tuple(row[key] for key in KEYS)
 
 
 def states(made: Sequence[Row]) -> Counter[str]:
-    """How many numbers are in which state; one with several settings is in its best."""
+    """The number of published numbers in each state; one with several settings counts in its best state."""
     best: dict[Any, str] = {}
     for row in made:
         number = (keys(row), row["metric"])
@@ -50,7 +50,7 @@ def states(made: Sequence[Row]) -> Counter[str]:
 
 
 def summary(tables: Sequence[Table], made: dict[str, list[Row]], runs: int) -> str:
-    """How many numbers are measured, in a sentence and in figures."""
+    """A sentence and a list of counts that state how many numbers are measured."""
     count = sum((states(made[table.name]) for table in tables), Counter[str]())
     rows = [row for table in tables for row in made[table.name]]
     read_off = sum(row["metric"] == "structure" and row["status"] == "done" for row in rows)
@@ -58,8 +58,8 @@ def summary(tables: Sequence[Table], made: dict[str, list[Row]], runs: int) -> s
     figures = {"measured": measured, "of these with fewer seeds": count["fewer seeds"]}
     figures |= {"read off the networks": read_off} | {name: count[name] for name in STATES[2:]}
     figures |= {"finished runs": runs}
-    told = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items() if value)
-    return f"<p><b>{measured} of {count.total()} published numbers have a measurement.</b></p><dl>{told}</dl>"
+    words = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items() if value)
+    return f"<p><b>{measured} of {count.total()} published numbers have a measurement.</b></p><dl>{words}</dl>"
 
 
 def by_paper(tables: Sequence[Table]) -> list[tuple[str, list[Table]]]:
@@ -70,7 +70,7 @@ def by_paper(tables: Sequence[Table]) -> list[tuple[str, list[Table]]]:
 
 
 def matrix(tables: Sequence[Table], made: dict[str, list[Row]]) -> str:
-    """A row a paper, a cell a table: how many of its numbers are measured, and a link to it."""
+    """The matrix: a row for each paper, and a cell for each table with its share of measured numbers and a link."""
     lines = []
     for paper, of_paper in by_paper(tables):
         head = f'<div class="paper" role="rowheader">{escape(PAPERS.get(paper, paper))}</div>'
@@ -87,18 +87,18 @@ def _cell(table: Table, made: Sequence[Row]) -> str:
     count, number = states(made), table.name.split("/")[1].removeprefix("table")
     measured, total = sum(count[name] for name in MEASURED), count.total()
     done, part = 100 * count["done"] / total, 100 * measured / total
-    told = f"Table {number}, {table.title}: {measured} of {total} numbers measured"
-    told += f", {count['fewer seeds']} with fewer seeds" if count["fewer seeds"] else ""
-    told += f", {count['not built']} cannot be run yet" if count["not built"] else ""
+    words = f"Table {number}, {table.title}: {measured} of {total} numbers measured"
+    words += f", {count['fewer seeds']} with fewer seeds" if count["fewer seeds"] else ""
+    words += f", {count['not built']} cannot be run yet" if count["not built"] else ""
     attributes = "" if measured else ' class="none"'
-    attributes += f' href="#{anchor(table.name)}" title="{escape(told)}" aria-label="{escape(told)}"'
+    attributes += f' href="#{anchor(table.name)}" title="{escape(words)}" aria-label="{escape(words)}"'
     attributes += f' style="--full:{done:.0f}%;--some:{part:.0f}%"'
     value = f"<span>{number}</span><b>{measured}<small>/{total}</small></b>"
     return f'<div role="cell"><a{attributes}>{value}</a></div>'
 
 
 def status(row: Row) -> tuple[str, str]:
-    """What is told of a row's state, and why where it says so."""
+    """The displayed state of a row, and the reason if the row states one."""
     earlier = row["status"].startswith(EARLIER)
-    told, _, reason = row["status"].removeprefix(EARLIER).partition(": ")
-    return f"{told}, earlier form" if earlier else told, reason
+    words, _, reason = row["status"].removeprefix(EARLIER).partition(": ")
+    return f"{words}, earlier form" if earlier else words, reason

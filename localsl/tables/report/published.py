@@ -1,4 +1,4 @@
-"""A paper's table on the page: its figure, the numbers that are measured, and folded below them what is to run."""
+"""A paper's table on the page: its figure, the measured numbers, and a folded list of what is left to run."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from localsl.runs import identity
 from localsl.tables.records import Run
 from localsl.tables.render import Row
 from localsl.tables.report import markup, pictures, progress, settings
-from localsl.tables.report.markup import Html, Of
+from localsl.tables.report.markup import FilterKeys, Html
 from localsl.tables.sweeps import MEASURED_ALONE, Cell, Table, started_from
 
-# Keys that a reader needs beside the rule; those that all lines share are told once, above them.
-BESIDE = ("part", "dataset", "backbone", "K", "variant", "metric")
+# Keys shown in addition to the rule; those with the same value in all lines are stated once above the table.
+SHOWN_KEYS = ("part", "dataset", "backbone", "K", "variant", "metric")
 HEADS = {"dataset": "data set"}
 
 
 def article(
     table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dict[str, Run], results: Path
 ) -> str:
-    """A table with its heading."""
+    """The HTML of a table, with its heading."""
     number = table.name.split("/")[1].removeprefix("table")
     measured = [row for row in made if progress.is_measured(row)]
-    shared, beside = _shared(measured or made)
+    shared, varying = _shared(measured or made)
     words = " · ".join(shared)
     seeds = " or ".join(map(str, sorted({table.seeds_of(cell) for cell in table.cells}, reverse=True)))
     about = [
@@ -38,21 +38,21 @@ def article(
         f'<article id="{markup.anchor(table.name)}"><h3>Table {escape(number)}. {escape(table.title)}</h3>'
         f"{markup.paragraphs('about', *about)}{pictures.of_table(results, table)}"
         f"{markup.paragraphs('about', f'Measured: {words}') if measured and words else ''}"
-        f"{_measured(table, measured, beside, codes)}{_settings(measured, codes)}"
+        f"{_measured(table, measured, varying, codes)}{_settings(measured, codes)}"
         f"{_to_run(table, made, codes, by_id)}</article>\n"
     )
 
 
 def _settings(measured: Sequence[Row], codes: dict[str, str]) -> str:
-    """The settings of a table in words, folded."""
-    told = {settings.of(row) for row in measured} - {""}
-    used = {codes[words]: words for words in codes if words in told}
+    """The settings that occur in a table, in words and folded."""
+    found = {settings.describe(row) for row in measured} - {""}
+    used = {codes[words]: words for words in codes if words in found}
     lines = markup.paragraphs("about", *(f"{code}: {words}" for code, words in used.items()))
     return markup.folded(f"Settings: {', '.join(used)}", lines) if used else ""
 
 
 def command(table: Table, cell: Cell, measure: str | None = None, run: Run | None = None) -> str:
-    """What is typed for a cell: to measure it, or for all its seeds with the paper's setting or a run's."""
+    """The command for a cell: its measurement, or all its seeds with the paper's setting or with that of a run."""
     if measure is not None:
         return shlex.join(["python", "run.py", *cell.overrides, f"measure={measure}"])
     typed = list(cell.overrides)
@@ -66,51 +66,54 @@ def command(table: Table, cell: Cell, measure: str | None = None, run: Run | Non
 
 
 def _shared(made: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """What all rows have in common, in words, and the keys in which they differ; BP's empty K is no difference."""
-    values = {key: list(dict.fromkeys(row[key] for row in made)) for key in BESIDE}
+    """The values that all rows share, in words, and the keys in which they differ.
+
+    The empty K of backpropagation does not count as a difference.
+    """
+    values = {key: list(dict.fromkeys(row[key] for row in made)) for key in SHOWN_KEYS}
     values["K"] = [value for value in values["K"] if value] or [""]
     shared = {key: next(iter(found), "") for key, found in values.items() if len(found) < 2}
-    told = [f"K={value}" if key == "K" else names.of(key, value) for key, value in shared.items() if value]
-    return told, [key for key in BESIDE if key not in shared]
+    words = [f"K={value}" if key == "K" else names.of(key, value) for key, value in shared.items() if value]
+    return words, [key for key in SHOWN_KEYS if key not in shared]
 
 
-def _cell(row: Row, beside: Sequence[str]) -> dict[str, Any]:
-    """What a line is of."""
+def _cell(row: Row, varying: Sequence[str]) -> dict[str, Any]:
+    """The columns that identify a line."""
     label = " ".join(filter(None, (row["method"], row["base"], row["depth"] and f"d={row['depth']}")))
-    return {"rule": markup.rule(label)} | {HEADS.get(key, key): names.of(key, row[key]) for key in beside}
+    return {"rule": markup.rule(label)} | {HEADS.get(key, key): names.of(key, row[key]) for key in varying}
 
 
-def _of(row: Row) -> Of:
-    return Of(row["dataset"], row["backbone"], row["method"])
+def _filter_keys(row: Row) -> FilterKeys:
+    return FilterKeys(row["dataset"], row["backbone"], row["method"])
 
 
-def _measured(table: Table, rows: Sequence[Row], beside: Sequence[str], codes: dict[str, str]) -> str:
-    """A line for each number and setting."""
+def _measured(table: Table, rows: Sequence[Row], varying: Sequence[str], codes: dict[str, str]) -> str:
+    """The table of measured numbers, with a line for each number and setting."""
     lines = []
     for row in rows:
-        code = codes.get(settings.of(row), "")
-        told, reason = progress.status(row)
-        line = _cell(row, beside) | {"setting": markup.link(code, code)}
+        code = codes.get(settings.describe(row), "")
+        words, reason = progress.status(row)
+        line = _cell(row, varying) | {"setting": markup.link(code, code)}
         line["paper"] = markup.mean(row["paper_mean"], row["paper_std"])
         line["ours"] = Html(f"<b>{escape(markup.mean(row['ours_mean'], row['ours_std']))}</b>")
         line |= {"difference": row["difference"], "n": row["n"]}
-        line["status"] = Html(f'<span class="{progress.state(row).replace(" ", "-")}">{escape(told)}</span>')
+        line["status"] = Html(f'<span class="{progress.state(row).replace(" ", "-")}">{escape(words)}</span>')
         line["best epoch"] = markup.mean(row["best_mean"], row["best_std"])
         lines.append(line | {"remarks": "; ".join(filter(None, (reason, row["note"])))})
-    return markup.grid(table.title, lines, [_of(row) for row in rows], ["ours"])
+    return markup.grid(table.title, lines, [_filter_keys(row) for row in rows], ["ours"])
 
 
 def _to_run(table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dict[str, Run]) -> str:
-    """Numbers without a measurement or with fewer seeds, each with the command that measures it."""
+    """The numbers that lack a measurement or seeds, each with the command that measures it."""
     cells = {cell.keys: cell for cell in table.cells}
     rows = [row for row in made if progress.state(row) != "done"]
-    shared, beside = _shared(rows)
+    shared, varying = _shared(rows)
     lines = []
     for row in rows:
-        measure, code = MEASURED_ALONE.get(row["metric"]), codes.get(settings.of(row), "")
-        told, reason = progress.status(row)
-        line = _cell(row, beside) | {"paper": markup.mean(row["paper_mean"], row["paper_std"])}
-        line |= {"status": told, "setting": markup.link(code, code), "command": ""}
+        measure, code = MEASURED_ALONE.get(row["metric"]), codes.get(settings.describe(row), "")
+        words, reason = progress.status(row)
+        line = _cell(row, varying) | {"paper": markup.mean(row["paper_mean"], row["paper_std"])}
+        line |= {"status": words, "setting": markup.link(code, code), "command": ""}
         if progress.state(row) in ("fewer seeds", "missing"):
             run = by_id.get(row["runs"].split(" ")[0])
             typed = command(table, cells[progress.keys(row)], measure, run)
@@ -119,9 +122,9 @@ def _to_run(table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dic
     if not lines:
         return ""
     count = progress.states(made)
-    told = [f"{count[state]} {state}" for state in progress.STATES[1:] if count[state]]
+    words = [f"{count[state]} {state}" for state in progress.STATES[1:] if count[state]]
     whole = f"make {table.name.split('/')[1]} PAPER={table.paper}"
     shown = f'<span class="count" data-all="{len(lines)}"></span>'
-    summary = f"To run: {', '.join(told)} {shown}<code>{escape(whole)}</code>"
-    lines_shown = markup.grid(f"To run for {table.name}", lines, [_of(row) for row in rows])
+    summary = f"To run: {', '.join(words)} {shown}<code>{escape(whole)}</code>"
+    lines_shown = markup.grid(f"To run for {table.name}", lines, [_filter_keys(row) for row in rows])
     return markup.folded(summary, f"{markup.paragraphs('about', ' · '.join(shared))}{lines_shown}", "to-run")

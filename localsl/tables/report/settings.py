@@ -1,4 +1,4 @@
-"""The settings that numbers were measured under, each with a short code."""
+"""The settings under which numbers were measured, each with a short code."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from localsl.tables.render import Row
 from localsl.tables.report.markup import Html, grid
 
 
-def of(row: Row) -> str:
-    """How a row's number was measured, in words; empty where there is none."""
+def describe(row: Row) -> str:
+    """The setting of a row in words; empty if its number is not measured."""
     if row["runs"] or not row["measured_on"]:
         return render.setting(row)
     return f"{row['measured_on']}, batch {row['batch_size']}, {row['precision']}"
 
 
 def codes(rows: Iterable[Row], further: Iterable[str]) -> dict[str, str]:
-    """A code for each setting: those of the rows first, then further ones that only runs have."""
-    told = filter(None, dict.fromkeys([*map(of, rows), *further]))
-    return {text: f"S{i}" for i, text in enumerate(told, 1)}
+    """Assign a code to each setting: first to those of the rows, then to further ones, which only runs have."""
+    found = filter(None, dict.fromkeys([*map(describe, rows), *further]))
+    return {text: f"S{i}" for i, text in enumerate(found, 1)}
 
 
 def table(settings: dict[str, str], rows: Iterable[Row]) -> str:
-    """The codes in words, and how many values each has."""
-    values = Counter(map(of, rows))
+    """The table of codes, with the setting in words and the number of measured values."""
+    values = Counter(map(describe, rows))
     lines = [
         {"setting": Html(f'<span id="{code}">{code}</span>'), "in words": text, "values": values[text]}
         for text, code in settings.items()
