@@ -215,3 +215,8 @@ def test_runs_at_home_make_no_folder_of_that_name(monkeypatch, tmp_path):
     assert typed(monkeypatch, *SMALL, *more, "-m", "seed=1,2") == 0
     assert len(records(tmp_path / "home" / "runs")) == 3
     assert not Path("~").exists()
+
+
+def test_a_list_of_runs_is_printed_once_whatever_is_swept(monkeypatch, capsys):
+    assert typed(monkeypatch, "-m", "method=dgl,bp", "show=runs") == 0
+    assert capsys.readouterr().out.count("no runs") == 1

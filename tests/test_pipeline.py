@@ -309,7 +309,7 @@ def test_a_model_of_several_devices(monkeypatch):
     assert [row["devices"] for row in rows] == [1, 2, 4, 8, 9]
     assert rows[0]["limit"] == 1
     assert rows[1]["modules"] < rows[0]["modules"]
-    commands.run(compose(["show=pipeline"]))
+    print(commands.listing(compose(["show=pipeline"])))
     assert Path("results/ours/pipeline.png").exists()
     with Path("results/ours/auglocal_parallel.csv").open() as file:
         (row,) = csv.DictReader(file)

@@ -516,3 +516,10 @@ def test_memory_is_compared_with_backpropagations():
     made = reductions.add(rows)
     found = [(r["paper_reduction_pct"], r["ours_reduction_pct"]) for r in made]
     assert found == [("", ""), ("75.0", "25.0"), ("25.0", ""), ("", ""), ("75.0", "25.0"), ("", "")]
+
+
+def test_a_smoke_sweep_runs_each_cell_once_unless_seeds_are_typed():
+    smoke = ["sweep=man/table4", "schedule=smoke"]
+    assert {job.seed for job in sweeps.requested(smoke).jobs} == {0}
+    assert {job.seed for job in sweeps.requested([*smoke, "seed=1,2"]).jobs} == {1, 2}
+    assert len({job.seed for job in sweeps.requested(["sweep=man/table4"]).jobs}) > 1

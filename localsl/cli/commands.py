@@ -26,20 +26,6 @@ def run(cfg: Command) -> dict[str, Any] | None:
             size.
         Diverged: if a module's loss stops being finite.
     """
-    if cfg.show == "runs":
-        runs = tracking.found_runs(cfg.output_dir)
-        print(display.summary(runs, tracking.distinctions(runs)))
-        return None
-    if cfg.show == "bench":
-        from localsl.measure.bench import bench  # imported here because a training run does not need it
-
-        print(bench(cfg))
-        return None
-    if cfg.show == "pipeline":
-        from localsl.tables import scaling
-
-        print(scaling.show(cfg))
-        return None
     if cfg.show == "modules":
         print(experiment.describe(cfg, tasks.described(cfg)))
         return None
@@ -59,6 +45,22 @@ def run(cfg: Command) -> dict[str, Any] | None:
         return experiment.run(cfg, cfg.held)
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(cfg) from error
+
+
+def listing(cfg: Command) -> str | None:
+    """What `show=` lists of OUTPUT_DIR, whatever else is typed; None if it asks for something else."""
+    if cfg.show == "runs":
+        runs = tracking.found_runs(cfg.output_dir)
+        return display.summary(runs, tracking.distinctions(runs))
+    if cfg.show == "bench":
+        from localsl.measure.bench import bench  # imported here because a training run does not need it
+
+        return bench(cfg)
+    if cfg.show == "pipeline":
+        from localsl.tables import scaling
+
+        return scaling.show(cfg)
+    return None
 
 
 def _out_of_memory(cfg: Config) -> LocalslError:

@@ -61,7 +61,8 @@ def main() -> None:
     try:
         resources.check()
         line = check_command_line(sys.argv[1:])
-        text = command.shown(line)
+        text = commands.listing(line.base) if line.base else None
+        text = command.shown(line) if text is None else text
         if text is not None:
             print(text, flush=True)
             return

@@ -292,7 +292,8 @@ def requested(arguments: Sequence[str]) -> Request | None:
     rest = [a for a in arguments if a.lstrip("+") not in named_sweeps and a not in (*seeds, *measures)]
     wanted = [a.removeprefix("sweep=") for combination in combinations(named_sweeps) for a in combination]
     tables = [read(name) for name in dict.fromkeys(name for text in wanted for name in named(text))]
-    return Request(tables, combinations(rest), _seeds(seeds), only)
+    smoke = [0] if "schedule=smoke" in rest else None  # a smoke run shows whether a cell works: one is enough
+    return Request(tables, combinations(rest), _seeds(seeds) or smoke, only)
 
 
 def _seeds(typed: list[str]) -> list[int] | None:
