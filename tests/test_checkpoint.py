@@ -159,7 +159,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(monkeypatch):
     assert older.exists()
     assert newest.exists()
     experiment.run(cfg)
-    assert list(newest.parent.glob("*.partial")) == []
+    assert list(newest.parent.glob(".*")) == []
 
 
 def test_a_failed_write_leaves_no_view_of_the_state_behind(monkeypatch):

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+from localsl.execution.files import replacing
+
 INK, SOFT, FAINT = "#1c2024", "#5a636c", "#e6e9ec"
 COLOURS = 192  # in the palette of a file
 TEXT = 8.5  # size of labels, in points
@@ -102,10 +104,9 @@ def save(file: Path, figure: Figure, title: str, note: str = "") -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=144, format="png", bbox_inches=shown)
     plt.close(figure)
-    temporary = file.with_name(f".{file.name}")
     # A palette reduces the file to a third: figures are kept in git, and again in the report.
     image = (
         Image.open(drawn).convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     )
-    image.save(temporary, "png", optimize=True)
-    temporary.replace(file)
+    with replacing(file) as temporary:
+        image.save(temporary, "png", optimize=True)

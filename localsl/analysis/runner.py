@@ -13,8 +13,8 @@ import torch
 from localsl.analysis import findings, runs
 from localsl.analysis.kinds import KINDS
 from localsl.analysis.runs import Trained
-from localsl.execution import devices
-from localsl.runs import identity, tracking
+from localsl.execution import devices, files
+from localsl.runs import identity
 
 if TYPE_CHECKING:
     from localsl.config.command import AnalysisConfig, Command
@@ -50,7 +50,7 @@ def analyse(
     found = [KINDS[settings.kind](panel, settings, device) for panel in panels]
     stem.parent.mkdir(parents=True, exist_ok=True)
     table, picture = (stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "png"))
-    tracking.write_csv(table, [row for rows in found for row in rows])
+    files.write_csv(table, [row for rows in found for row in rows])
     from localsl.analysis import draw
 
     draw.draw(picture, settings.kind, title, found)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from localsl.execution.files import replacing
 
 
 def write(file: Path, content: bytes) -> bool:
@@ -18,9 +19,8 @@ def write(file: Path, content: bytes) -> bool:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_bytes(content)
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         _warn(file.parent.parent, error.strerror or str(error))
         return False

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localsl.execution import files
 from localsl.runs import display, tracking
 
 if TYPE_CHECKING:
@@ -66,4 +67,4 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    tracking.write_csv(file, rows)
+    files.write_csv(file, rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localsl.config.building import build_network
-from localsl.execution import devices
+from localsl.execution import devices, files
 from localsl.measure.kinds import MEASURES, Measurement
 from localsl.measure.records import allocated_bytes, cost_id, measured, recorded
 from localsl.runs import display, provenance, tracking
@@ -97,7 +97,7 @@ def _write(cfg: Command, record: dict[str, Any]) -> None:
     assert cfg.measure is not None
     file = recorded(cfg, Path(cfg.output_dir))
     file.parent.mkdir(parents=True, exist_ok=True)
-    tracking.write_atomically(file, json.dumps(record, indent=2) + "\n")
+    files.write(file, json.dumps(record, indent=2) + "\n")
     _tabulate(file.parent, cfg.measure)
 
 
@@ -126,4 +126,4 @@ def _tabulate(folder: Path, measure: str) -> None:
         for r in records
         if r is not None
     ]
-    tracking.write_csv(folder / f"{measure}.csv", rows)
+    files.write_csv(folder / f"{measure}.csv", rows)

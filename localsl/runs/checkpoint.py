@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from localsl.core.settings import first_line
+from localsl.execution.files import replacing
 from localsl.runs import identity
 
 if TYPE_CHECKING:
@@ -55,18 +56,16 @@ class Checkpoints:
         # If a write fails, Python 3.12.1 crashes when the garbage collector releases this view after its buffer.
         with buffer.getbuffer() as data:
             file = self._folder / f"epoch={epochs}-step={steps}-{_digest(data)}.pt"
-            partial = file.with_suffix(".partial")
-            with partial.open("wb") as out:
+            with replacing(file) as temporary, temporary.open("wb") as out:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
-        partial.replace(file)
         _flush(self._folder)
         self.keep(KEPT)
 
     def keep(self, count: int) -> None:
-        """Remove all but the `count` newest checkpoints, and the partial files of killed processes."""
-        for file in [*self._files()[count:], *self._folder.glob("*.partial")]:
+        """Remove all but the `count` newest checkpoints, and temporary files of killed processes."""
+        for file in [*self._files()[count:], *self._folder.glob(".*")]:
             file.unlink(missing_ok=True)
 
     def newest(self, *, set_aside: bool = False) -> dict[str, Any] | None:

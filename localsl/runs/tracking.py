@@ -19,6 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from localsl.core.settings import ConfigError, Problem
+from localsl.execution import files
 from localsl.runs import identity, lock
 from localsl.runs.checkpoint import Checkpoints
 
@@ -53,10 +54,10 @@ class RunFolder:
             writer = csv.DictWriter(text, rows[0])
             writer.writeheader()
             writer.writerows(rows)
-            write_atomically(self._metrics, text.getvalue())
+            files.write(self._metrics, text.getvalue())
         else:
             self._metrics.unlink(missing_ok=True)
-        write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(asdict(cfg)))
+        files.write(self.path / "config.yaml", OmegaConf.to_yaml(asdict(cfg)))
 
     def row(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.csv; the keys of the first row are the header."""
@@ -69,7 +70,7 @@ class RunFolder:
 
     def close(self, record: dict[str, Any]) -> None:
         """Write record.json."""
-        write_atomically(self.path / "record.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+        files.write(self.path / "record.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 class WandB:
@@ -212,22 +213,6 @@ def read(file: Path) -> dict[str, Any] | None:
         return record if "status" in record else None
     except (OSError, ValueError, TypeError):
         return None
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Replace the contents of a file atomically: a reader sees the old text or the new."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text, newline="")
-    temporary.replace(file)
-
-
-def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a CSV file atomically; its columns are the keys of all rows, in the order of first occurrence."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(file, text.getvalue())
 
 
 def present(folder: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import torch
 from localsl.config.building import build_network
 from localsl.config.validation import compose
 from localsl.data import sources
+from localsl.execution import files
 from localsl.measure.flops import training_flops
-from localsl.runs import identity, tracking
+from localsl.runs import identity
 from localsl.tables import records
 from localsl.train import optim
 from localsl.train.step import train_step
@@ -62,7 +63,7 @@ def work(configs: Sequence[Command]) -> Iterator[str]:
     rate = _rate(left[0], counted)
     if len(counted) > known:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        tracking.write_atomically(kept, json.dumps(counted, indent=2) + "\n")
+        files.write(kept, json.dumps(counted, indent=2) + "\n")
     detectors = f", {uncounted} detectors apart" if uncounted else ""
     yield (
         f"{len(left)} runs to do: about {total:.1e} floating-point operations of training, at least "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from localsl.execution import files
 from localsl.measure.records import measured, recorded
 from localsl.runs import identity, tracking
 
@@ -78,16 +79,16 @@ def keep(configs: Iterable[Command]) -> None:
             found, kept = measured(cfg), recorded(cfg, Path(cfg.results_dir))
             if found is not None and found != tracking.read(kept):
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                tracking.write_atomically(kept, json.dumps(found, indent=2) + "\n")
+                files.write(kept, json.dumps(found, indent=2) + "\n")
             continue
         run = read(identity.run_directory(cfg))
         if run is not None:
             folder = identity.kept_directory(cfg)
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.csv", "record.json"):
-                tracking.write_atomically(folder / name, (run.folder / name).read_text())
+                files.write(folder / name, (run.folder / name).read_text())
             values = {key: value for key, value in run.values.items() if key not in PLACES}
-            tracking.write_atomically(folder / "config.yaml", OmegaConf.to_yaml(values))
+            files.write(folder / "config.yaml", OmegaConf.to_yaml(values))
 
 
 def state(cfg: Command) -> str:

@@ -19,10 +19,11 @@ import joblib
 from localsl.config.composition import Composition
 from localsl.config.validation import compose
 from localsl.core.settings import LocalslError
+from localsl.execution import files
 from localsl.execution.bounded import Outcome, call_each
 from localsl.measure import rehearsal
 from localsl.measure.rehearsal import Rehearsed
-from localsl.runs import display, identity, provenance, tracking
+from localsl.runs import display, identity, provenance
 from localsl.tables import sweeps
 from localsl.tables.sweeps import Cell, Line, Request
 
@@ -80,7 +81,7 @@ def rehearse(line: Line) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
     for row in _rehearsed(left, commit, _memory()):
         rows[row["id"]] = row
-        tracking.write_csv(file, [*kept.values(), *rows.values()])
+        files.write_csv(file, [*kept.values(), *rows.values()])
         print(f"{len(rows)}/{len(selected)} {_short_line(row)}", flush=True)
     ordered = [rows[part.id] for part in selected]
     every = {table.name for table in line.request.tables} == {
@@ -91,7 +92,7 @@ def rehearse(line: Line) -> str:
     if every and not line.request.varied:
         file = Path(line.base.results_dir) / FILE
         file.parent.mkdir(parents=True, exist_ok=True)
-        tracking.write_csv(file, ordered)
+        files.write_csv(file, ordered)
     table = display.table([_line(row) for row in ordered])
     count = Counter(str(row["result"]).split(":")[0] for row in ordered)
     failed = sum(not _succeeded(row) for row in ordered)

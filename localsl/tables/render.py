@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from localsl.config.composition import field_of
 from localsl.config.fields import effect, leaves
+from localsl.execution import files
 from localsl.measure.records import TIMES, allocated_bytes, costly, everywhere
 from localsl.published.numbers import KEYS, Number
-from localsl.runs import provenance, tracking
+from localsl.runs import provenance
 from localsl.tables import records, reductions, structures, sweeps
 from localsl.tables.records import Run
 from localsl.tables.sweeps import MEASURED_ALONE, MEASURED_BY_TRAINING, Cell, Request, Table
@@ -259,8 +260,8 @@ def write(folder: Path, table: Table, made: list[Row]) -> list[Path]:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(made)
-    tracking.write_atomically(stem.with_suffix(".csv"), text.getvalue())
-    tracking.write_atomically(stem.with_suffix(".md"), markdown(table, made))
+    files.write(stem.with_suffix(".csv"), text.getvalue())
+    files.write(stem.with_suffix(".md"), markdown(table, made))
     written = [stem.with_suffix(".csv"), stem.with_suffix(".md")]
     if table.plot is not None:
         from localsl.tables import plot

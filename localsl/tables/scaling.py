@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from localsl.analysis.draw import lines, save
 from localsl.config import compose
 from localsl.config.building import module_operations
+from localsl.execution import files
 from localsl.execution.balance import balanced
 from localsl.measure.pipeline import DEVICES
 from localsl.runs import tracking
@@ -46,7 +47,7 @@ def show(cfg: Command) -> str:
     folder = Path(cfg.results_dir) / "ours"
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row for record in records for row in _rows(record)]
-    tracking.write_csv(folder / "pipeline.csv", rows)
+    files.write_csv(folder / "pipeline.csv", rows)
     drawn = [row | {"dataset": f"batch {row['batch_size']}"} for row in rows]
     panels = [
         [row for row in drawn if row["backbone"] == name] for name in dict.fromkeys(r["backbone"] for r in rows)
@@ -57,7 +58,7 @@ def show(cfg: Command) -> str:
         figure,
         "Devices that share modules, or batches, by a model fed with one device's times",
     )
-    tracking.write_csv(folder / "auglocal_parallel.csv", claims())
+    files.write_csv(folder / "auglocal_parallel.csv", claims())
     return f"written to {folder / 'pipeline.csv'}, pipeline.png and auglocal_parallel.csv"
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from localsl.execution import files
 from localsl.runs import display, provenance, tracking
 
 ARCHIVE, SUMMARY = "gpu.tar.gz", "gpu.md"
@@ -46,14 +47,14 @@ class Report:
     def stage(self, name: str, state: str, seconds: float | None = None) -> None:
         """Record and print the state of a stage, and write both files."""
         self._stages[name] = {"stage": name, "state": state, "seconds": round(seconds or 0, 1)}
-        tracking.write_atomically(self._file, json.dumps(self._stages, indent=2) + "\n")
+        files.write(self._file, json.dumps(self._stages, indent=2) + "\n")
         print(f"{name:<8} {state}" + (f", {seconds:.1f} s" if seconds is not None else ""), flush=True)
         self.write()
 
     def write(self) -> None:
         """Rewrite both files."""
         summary = self.summary()
-        tracking.write_atomically(self._out / SUMMARY, summary)
+        files.write(self._out / SUMMARY, summary)
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=6) as archive:
             _add(archive, f"gpu/{SUMMARY}", summary.encode())

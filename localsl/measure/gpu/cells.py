@@ -13,8 +13,8 @@ import torch
 
 from localsl.config.composition import Composition
 from localsl.config.validation import compose
+from localsl.execution import files
 from localsl.measure.gpu.groups import ROOT
-from localsl.runs import tracking
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
@@ -66,7 +66,7 @@ class Rows:
         self._rows.setdefault(name, {"cell": name}).update(figures)
         columns = list(dict.fromkeys(key for row in self._rows.values() for key in row))
         rows = [{key: row.get(key, "") for key in columns} for row in self._rows.values()]
-        tracking.write_atomically(self._file, json.dumps(rows, indent=2) + "\n")
+        files.write(self._file, json.dumps(rows, indent=2) + "\n")
 
     def resume(self, rows: list[dict[str, object]]) -> None:
         """Continue from rows that were read from the file."""

@@ -15,6 +15,7 @@ from localsl.config.composition import Composition
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError
 from localsl.data import sources
+from localsl.execution import files
 from localsl.measure.gpu.cells import label, reason
 from localsl.measure.gpu.groups import ROOT, Group, end
 from localsl.measure.gpu.stages import WRITE_INTERVAL, Write
@@ -194,7 +195,7 @@ class Queue:
 
     def _write_table(self) -> None:
         rows = [run.row() for run in self.runs]
-        tracking.write_atomically(self._places.work / "train.json", json.dumps(rows, indent=2) + "\n")
+        files.write(self._places.work / "train.json", json.dumps(rows, indent=2) + "\n")
 
     def _print(self, run: Run) -> None:
         print(f"{run.name}: {run.state}, {run.seconds:.0f} s", flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from localsl.analysis import palette
-from localsl.runs import tracking
+from localsl.execution import files
 from localsl.tables.records import Run
 from localsl.tables.render import Row
 from localsl.tables.report import filters, markup, pictures, progress, published, settings
@@ -48,7 +48,7 @@ def write(results_dir: Path, tables: Sequence[Table], made: dict[str, list[Row]]
     }
     file = results_dir / "index.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    tracking.write_atomically(file, Template(_file("page.html")).substitute(parts))
+    files.write(file, Template(_file("page.html")).substitute(parts))
     return file
 
 
