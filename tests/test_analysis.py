@@ -21,7 +21,7 @@ from localsl.config import ConfigError, compose
 from localsl.data import Split
 from localsl.network import build_network
 from localsl.published import numbers as published
-from localsl.runs import experiment, identity, tracking
+from localsl.runs import experiment, identity, stored
 from tests.conftest import ROOT
 from tests.helpers.analysis import NETWORK, TINY, rows_of
 from tests.helpers.command import typed
@@ -305,7 +305,7 @@ def test_the_pyramid_end_to_end(trained, monkeypatch):
 def test_the_tradeoff_end_to_end(trained, ids, monkeypatch):
     assert analysed(monkeypatch, trained, "tradeoff", [ids["bp"], ids["dgl"]]) == 0
     records = [
-        tracking.read(next(trained.glob(f"digits/{of}/*/record.json"))) for of in ("bp-tiny", "dgl-tiny-K4")
+        stored.read(next(trained.glob(f"digits/{of}/*/record.json"))) for of in ("bp-tiny", "dgl-tiny-K4")
     ]
     rows = rows_of("there/it.csv")
     assert [int(row["peak_memory_bytes"]) for row in rows] == [r["peak_memory_bytes"] for r in records]
@@ -355,7 +355,7 @@ def test_dots_of_accuracy_are_means_over_seeds():
 def test_memory_counted_in_two_ways_is_not_compared(trained, ids, tmp_path):
     copy = tmp_path / "other"
     shutil.copytree(next(trained.glob("digits/dgl-tiny-K4/*")), copy)
-    record = tracking.read(copy / "record.json")
+    record = stored.read(copy / "record.json")
     cfg = compose([f"output_dir={trained}", "device=cpu"])
     settings = replace(cfg.analysis, kind="tradeoff", output="there/it")
     for change, words in (

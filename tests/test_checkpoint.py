@@ -15,7 +15,7 @@ import torch
 from localsl.config import compose
 from localsl.core.settings import LocalslError
 from localsl.data.batches import TrainBatches
-from localsl.runs import checkpoint, classification, experiment, tracking
+from localsl.runs import checkpoint, classification, experiment, stored
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.identity import kept_directory, run_directory
 from localsl.tables import records
@@ -70,10 +70,10 @@ def test_a_run_trained_again_for_its_checkpoint_goes_on_after_a_stop():
     terminated(cfg, TrainBatches, "augmented", 5)
     assert records.state(cfg) == "interrupted"
     experiment.run(cfg)
-    assert tracking.finished(cfg) == run_directory(cfg)
+    assert stored.finished(cfg) == run_directory(cfg)
     (checkpoint,) = (run_directory(cfg) / "checkpoints").iterdir()
     flip_a_bit(checkpoint)
-    assert tracking.finished(cfg) is None
+    assert stored.finished(cfg) is None
 
 
 def test_a_run_that_was_begun_on_another_kind_of_device_says_so(monkeypatch, capsys):
@@ -194,7 +194,7 @@ def killed(overrides, kills, seed):
     one, other = (compose([*overrides, f"output_dir={name}"]) for name in ("straight", "killed"))
     began = time.perf_counter()
     subprocess.run([*line, "output_dir=straight"], check=True, capture_output=True)
-    whole, record, moment = time.perf_counter() - began, tracking.read_record(one), random.Random(seed)
+    whole, record, moment = time.perf_counter() - began, stored.read_record(one), random.Random(seed)
     assert record is not None
     start = whole - record["seconds"]
     for _ in range(kills):

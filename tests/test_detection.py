@@ -14,7 +14,7 @@ from localsl.detection.batches import TrainScenes
 from localsl.detection.evaluation import FIGURES
 from localsl.detection.scenes import ShapeScenes
 from localsl.network import build_network
-from localsl.runs import detection, experiment, tracking
+from localsl.runs import detection, experiment, stored
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.identity import run_directory
 from localsl.tables import render, sweeps
@@ -101,7 +101,7 @@ def test_a_stopped_detector_goes_on_bit_for_bit_and_leaves_the_record_of_any_run
         assert (state["epochs"], state["steps"]) == (1, steps)
     experiment.run(stopped)
     assert_same(left_by(stopped), left_by(straight))
-    record = tracking.read_record(straight)
+    record = stored.read_record(straight)
     assert record is not None
     assert (record["status"], record["task"], record["backbone_run"]) == ("done", "detection", folder.name[-8:])
     assert record["images"] == {"train": 8, "test": 6}

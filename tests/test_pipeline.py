@@ -29,7 +29,7 @@ from localsl.execution.pipeline import inexact, random_modules
 from localsl.measure import scaling
 from localsl.measure.scaling import Module
 from localsl.network import build_network
-from localsl.runs import experiment, tracking
+from localsl.runs import experiment, stored
 from localsl.runs.identity import run_id
 from localsl.tables import scaling as tables_scaling
 from tests.conftest import ROOT, environment
@@ -156,7 +156,7 @@ def test_a_run_goes_on_with_as_many_processes_or_others(number, sizes):
     hurt(run, number)
     assert run.returncode not in (0, None)
     if number == signal.SIGTERM:
-        record = tracking.read_record(broken)
+        record = stored.read_record(broken)
         assert record is not None
         assert record["status"] == "interrupted"
     run = started(sizes[1], "output_dir=broken")

@@ -14,8 +14,8 @@ from localsl.config import compose
 from localsl.published import numbers as published
 from localsl.published.numbers import KEYS
 from localsl.runs.identity import digest, identity
+from localsl.runs.stored import Run
 from localsl.tables import records
-from localsl.tables.records import Run
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "results"

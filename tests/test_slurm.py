@@ -129,8 +129,8 @@ def test_a_time_limit_in_the_middle_of_a_run(slurm):
 
 def left_in(cfg):
     """How many seconds a run took."""
-    from localsl.runs import tracking
+    from localsl.runs import stored
 
-    record = tracking.read_record(cfg)
+    record = stored.read_record(cfg)
     assert record is not None
     return record["seconds"]

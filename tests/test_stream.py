@@ -20,7 +20,7 @@ from localsl.core.settings import LocalslError
 from localsl.data import feed, streamed
 from localsl.data.pictures import Pictures, in_memory
 from localsl.execution.processes import WHOLE, Part
-from localsl.runs import experiment, identity, tracking
+from localsl.runs import experiment, identity, stored
 from tests.conftest import ROOT, environment
 from tests.helpers.pictures import CPU, epoch, evaluated, same, typed
 from tests.helpers.runs import assert_same, left_by
@@ -144,7 +144,7 @@ def test_a_file_that_breaks_later_is_named(folder, workers, monkeypatch):
         experiment.run(cfg)
     assert error.value.exit_code == 1
     assert children() == set()
-    record = tracking.read_record(cfg)
+    record = stored.read_record(cfg)
     assert record is not None
     assert record["status"] == "failed"
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from localsl.config import ConfigError, compose
-from localsl.runs import classification, experiment, tracking
+from localsl.runs import classification, experiment, stored, tracking
 from localsl.runs.identity import cell_id, kept_directory, run_directory, run_id
 from tests.helpers.runs import columns
 from tests.helpers.wandb import FakeWandB
@@ -79,7 +79,7 @@ def test_a_finished_run_is_told_and_not_repeated(capsys):
     metrics = run_directory(cfg) / "metrics.csv"
     before = metrics.stat().st_mtime_ns
     capsys.readouterr()
-    assert experiment.run(cfg) == tracking.read_record(cfg)
+    assert experiment.run(cfg) == stored.read_record(cfg)
     assert metrics.stat().st_mtime_ns == before
     assert "This run is done" in capsys.readouterr().out
 
@@ -90,11 +90,11 @@ def test_a_run_is_finished_where_its_results_are_kept(required):
     record = {"status": "done", "method": "dgl"}
     kept_directory(cfg).mkdir(parents=True)
     (kept_directory(cfg) / "record.json").write_text(json.dumps(record))
-    ((folder, told),) = tracking.planned_runs([cfg])
+    (run,) = stored.planned_runs([cfg])
     if required:  # results keep no checkpoints
-        assert (folder, told["status"]) == (run_directory(cfg), "not run")
+        assert (run.folder, run.record["status"]) == (run_directory(cfg), "not run")
     else:
-        assert (folder, told) == (kept_directory(cfg), record)
+        assert (run.folder, run.record) == (kept_directory(cfg), record)
 
 
 def test_an_interrupted_run_says_so_and_goes_on(monkeypatch):
@@ -103,7 +103,7 @@ def test_an_interrupted_run_says_so_and_goes_on(monkeypatch):
         patch.setattr(classification, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             experiment.run(cfg)
-    record = tracking.read_record(cfg)
+    record = stored.read_record(cfg)
     assert record is not None
     assert record["status"] == "interrupted"
     again = experiment.run(cfg)
@@ -116,7 +116,7 @@ def test_a_run_whose_loss_is_not_finite_diverges_by_name():
     cfg = compose([*TINY, "optimizer.lr=1e30", "schedule.warmup_lr=1e30"])
     with pytest.raises(experiment.Diverged, match=r"module \d is (nan|inf) in epoch 1 at learning rate 1e\+30"):
         experiment.run(cfg)
-    record = tracking.read_record(cfg)
+    record = stored.read_record(cfg)
     assert record is not None
     assert record["status"] == "diverged"
 
@@ -132,7 +132,7 @@ def test_a_record_that_cannot_be_read_is_none():
     run_directory(cfg).mkdir(parents=True)
     for text in ("", "{}", '{"sta', "[]"):
         (run_directory(cfg) / "record.json").write_text(text)
-        assert tracking.read_record(cfg) is None
+        assert stored.read_record(cfg) is None
 
 
 def test_a_folder_that_cannot_be_written_is_told():
@@ -146,7 +146,7 @@ def test_wandb_that_does_not_start_is_told(monkeypatch):
     cfg = compose([*TINY, "logger=wandb"])
     with pytest.raises(ConfigError, match="W&B cannot start"):
         experiment.run(cfg)
-    record = tracking.read_record(cfg)
+    record = stored.read_record(cfg)
     assert record is not None
     assert record["status"] == "failed"
 
@@ -200,13 +200,13 @@ def test_tags_that_wandb_would_refuse(tag):
 def test_runs_of_one_rule_are_told_apart_by_what_differs():
     configs = [compose([*TINY, "seed=1", f"optimizer.lr={lr}"]) for lr in (0.05, 0.2)]
     configs += [compose([*TINY, "seed=1", "method=bp"])]
-    told = tracking.distinctions(tracking.planned_runs(configs), configs)
+    told = stored.distinctions(stored.planned_runs(configs), configs)
     assert told == [{"optimizer.lr": "0.05"}, {"optimizer.lr": "0.2"}, {"optimizer.lr": ""}]
     for cfg in configs:
         experiment.run(cfg)
-    found = tracking.distinctions(tracking.found_runs("outputs"))
+    found = stored.distinctions(stored.found_runs("outputs"))
     assert sorted(row["optimizer.lr"] for row in found) == ["", "0.05", "0.2"]
-    assert tracking.distinctions(tracking.planned_runs(configs[1:]), configs[1:]) == [{}, {}]
+    assert stored.distinctions(stored.planned_runs(configs[1:]), configs[1:]) == [{}, {}]
 
 
 @pytest.mark.parametrize(

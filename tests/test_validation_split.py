@@ -11,7 +11,7 @@ from localsl.data import stratified
 from localsl.data.pictures import Pictures
 from localsl.data.splits import Split
 from localsl.measure.records import cost_id
-from localsl.runs import classification, epochs, experiment, identity, tracking
+from localsl.runs import classification, epochs, experiment, identity, stored
 from localsl.runs.identity import run_directory, run_id
 from localsl.tables import records
 from tests.helpers.runs import TINY, assert_same, columns, left_by, terminated
@@ -138,6 +138,6 @@ def test_a_run_stopped_while_it_validates_goes_on_bit_for_bit():
     terminated(stopped, classification, "evaluate", 4)  # the validation of the second epoch
     experiment.run(stopped)
     assert_same(left_by(stopped), left_by(straight))
-    record = tracking.read_record(stopped)
+    record = stored.read_record(stopped)
     assert record is not None
     assert record["selected"] is not None

@@ -6,7 +6,6 @@ import glob
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,9 @@ from localsl.config.validation import validate
 from localsl.core.settings import ConfigError, Problem
 from localsl.data.sources import ON_DISK
 from localsl.execution import devices
-from localsl.runs import identity, tracking
+from localsl.runs import identity, stored
 from localsl.runs.checkpoint import Checkpoints
+from localsl.runs.stored import Run
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
@@ -40,25 +40,23 @@ def refused(what: str, instead: str) -> ConfigError:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished run.
+class Trained(Run):
+    """A finished run that is analysed, for most analyses with checkpoints.
 
     Attributes:
-        folder: its folder, with metrics.csv, record.json and, for most analyses, checkpoints.
         cfg: its configuration, with FROM_COMMAND and a given `dataset.root` from the command at hand.
         label: its label in figures. Runs with equal labels are averaged, as those of several seeds.
     """
 
-    folder: Path
     cfg: Command = field(repr=False)
     label: str
 
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """The contents of record.json."""
-        record = tracking.read(self.folder / "record.json")
+    @classmethod
+    def of(cls, folder: Path, cfg: Command, label: str) -> Trained:
+        """The finished run in a folder."""
+        record = stored.read(folder / "record.json")
         assert record is not None
-        return record
+        return cls(folder, record, cfg, label)
 
     def network(self, device: torch.device) -> LocalNetwork:
         """The network of the newest checkpoint, in evaluation mode.
@@ -107,7 +105,7 @@ def found(texts: Sequence[str], command: Command) -> list[Trained]:
     folders: dict[Path, None] = {}
     problems = []
     for text in texts:
-        records = {path: tracking.read(path / "record.json") for path in _folders(text, command)}
+        records = {path: stored.read(path / "record.json") for path in _folders(text, command)}
         matching = {path: record for path, record in records.items() if record is not None}
         folders |= dict.fromkeys(matching)
         if not matching:
@@ -122,7 +120,7 @@ def found(texts: Sequence[str], command: Command) -> list[Trained]:
     if problems:
         raise ConfigError(problems)
     configs = [_config(folder, command) for folder in folders]
-    return [Trained(f, c, label) for f, c, label in zip(folders, configs, labels(configs), strict=True)]
+    return [Trained.of(f, c, label) for f, c, label in zip(folders, configs, labels(configs), strict=True)]
 
 
 def _folders(text: str, command: Command) -> list[Path]:

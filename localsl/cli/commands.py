@@ -11,7 +11,7 @@ from localsl.config.command import Command
 from localsl.config.schema import Config
 from localsl.core.settings import ConfigError, LocalslError
 from localsl.execution import processes
-from localsl.runs import display, experiment, tasks, tracking
+from localsl.runs import display, experiment, stored, tasks
 
 
 def run(cfg: Command) -> dict[str, Any] | None:
@@ -50,8 +50,8 @@ def run(cfg: Command) -> dict[str, Any] | None:
 def listing(cfg: Command) -> str | None:
     """What `show=` lists of OUTPUT_DIR, whatever else is typed; None if it asks for something else."""
     if cfg.show == "runs":
-        runs = tracking.found_runs(cfg.output_dir)
-        return display.summary(runs, tracking.distinctions(runs))
+        runs = stored.found_runs(cfg.output_dir)
+        return display.summary(runs, stored.distinctions(runs))
     if cfg.show == "bench":
         from localsl.measure.bench import bench  # imported here because a training run does not need it
 

@@ -12,9 +12,9 @@ from typing import Any
 from localsl.config.composition import Composition
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem
-from localsl.runs import display, identity, tracking
+from localsl.runs import display, identity, stored
+from localsl.runs.stored import Run
 from localsl.tables import overview, records, render
-from localsl.tables.records import Run
 from localsl.tables.render import Composed, Row
 from localsl.tables.sweeps import Line, Table
 
@@ -91,17 +91,17 @@ def _after(line: Line) -> str:
         from localsl.measure.runner import compared
 
         return compared(line.configs)
-    runs = tracking.planned_runs(line.configs)
-    distinctions = tracking.distinctions(runs, line.configs)
+    runs = stored.planned_runs(line.configs)
+    distinctions = stored.distinctions(runs, line.configs)
     return f"\n{display.summary(runs, distinctions)}\n{_over_seeds(line, runs, distinctions)}"
 
 
-def _over_seeds(line: Line, runs: list[tuple[Path, dict[str, Any]]], distinctions: list[dict[str, str]]) -> str:
+def _over_seeds(line: Line, runs: list[Run], distinctions: list[dict[str, str]]) -> str:
     """The mean and standard deviation over runs that differ in the seed only."""
     cells = {identity.run_id(cfg): identity.cell_id(cfg) for cfg in line.configs}
     groups: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for (_, record), columns in zip(runs, distinctions, strict=True):
-        groups.setdefault(cells[record["id"]], []).append((record, columns))
+    for run, columns in zip(runs, distinctions, strict=True):
+        groups.setdefault(cells[run.record["id"]], []).append((run.record, columns))
     text = display.over_seeds(list(groups.values()))
     return f"\n{text}\n" if text else ""
 

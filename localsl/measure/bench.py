@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localsl.execution import files
-from localsl.runs import display, tracking
+from localsl.runs import display, stored
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
@@ -18,7 +18,7 @@ KEYS = ("method", "aux", "depth", "backbone", "K", "image_size", "batch_size", "
 
 def bench(cfg: Command) -> str:
     """Write the speeds measured in `cfg.output_dir`; return their table and the names of the files."""
-    found = [tracking.read(file) for file in (Path(cfg.output_dir) / "measured").glob("speed-*.json")]
+    found = [stored.read(file) for file in (Path(cfg.output_dir) / "measured").glob("speed-*.json")]
     records = sorted((r for r in found if r is not None), key=_order)
     if not records:
         return f"{cfg.output_dir} has no measured speeds: type -m measure=speed method=bp,dgl"

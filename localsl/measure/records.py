@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from localsl.config.fields import effect, top_level
 from localsl.core.settings import Affects
 from localsl.execution import devices
-from localsl.runs import identity, provenance, tracking
+from localsl.runs import identity, provenance, stored
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
@@ -60,7 +60,7 @@ def recorded(cfg: Command, root: Path) -> Path:
 
 def measured(cfg: Command) -> dict[str, Any] | None:
     """What is known of a configuration, in OUTPUT_DIR or among the results: rather with a GPU's figures."""
-    found = [tracking.read(recorded(cfg, root)) for root in _roots(cfg)]
+    found = [stored.read(recorded(cfg, root)) for root in _roots(cfg)]
     known = [record for record in found if record is not None]
     return min(known, key=lambda record: allocated_bytes(record) is None, default=None)
 
@@ -72,7 +72,7 @@ def everywhere(cfg: Command) -> list[dict[str, Any]]:
         return [] if record is None else [record]
     pattern = f"measured/{cfg.measure}-{cost_id(cfg)}-*.json"
     files = {file.name: file for root in reversed(_roots(cfg)) for file in root.glob(pattern)}
-    found = (tracking.read(files[name]) for name in sorted(files))
+    found = (stored.read(files[name]) for name in sorted(files))
     return [record for record in found if record is not None]
 
 

@@ -11,7 +11,7 @@ from localsl.config.building import build_network
 from localsl.execution import devices, files
 from localsl.measure.kinds import MEASURES, Measurement
 from localsl.measure.records import allocated_bytes, cost_id, measured, recorded
-from localsl.runs import display, provenance, tracking
+from localsl.runs import display, provenance, stored
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
@@ -33,7 +33,7 @@ def run(cfg: Command) -> dict[str, Any]:
     on_gpu = cfg.measure == "memory" and devices.chosen(cfg.device).type == "cuda"
     if record is None or cfg.measure in REPEATED or (on_gpu and allocated_bytes(record) is None):
         record = keep(cfg, MEASURES[cfg.measure](cfg))
-    elif record != tracking.read(file):  # recorded among the results only
+    elif record != stored.read(file):  # recorded among the results only
         _write(cfg, record)
     print(f"{cfg.method.name} on {cfg.backbone.name}, K={cfg.K}, batch {cfg.batch_size}, {cfg.precision}")
     print(f"{record['scope']}; {file.parent / cfg.measure}.csv")
@@ -120,7 +120,7 @@ def _what(cfg: Command) -> dict[str, Any]:
 
 def _tabulate(folder: Path, measure: str) -> None:
     """Write FOLDER/<kind>.csv, with a row for each recorded measurement of the kind."""
-    records = [tracking.read(file) for file in sorted(folder.glob(f"{measure}-*.json"))]
+    records = [stored.read(file) for file in sorted(folder.glob(f"{measure}-*.json"))]
     rows = [
         {k: v for k, v in r.items() if k not in ("figures", "told", "status", "versions")} | r["figures"]
         for r in records

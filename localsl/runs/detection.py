@@ -18,7 +18,7 @@ from localsl.detection.model import mask_rcnn, pyramid
 from localsl.detection.network import DetectionNetwork
 from localsl.detection.sources import Data
 from localsl.execution.processes import Part, Team
-from localsl.runs import checkpoint, display, lock, tracking
+from localsl.runs import checkpoint, display, lock, stored
 from localsl.train.step import Autocast
 from localsl.train.task import Batches, Task
 
@@ -122,7 +122,7 @@ def trained_backbone(cfg: Config) -> Backbone:
         raise LocalslError(f"{run} is not trained yet: {instead}") from None
     if lock.is_held(folder):
         raise LocalslError(f"{run} is still running: type the same command once it is done")
-    record = tracking.read(folder / "record.json")
+    record = stored.read(folder / "record.json")
     if record is None or record["status"] != "done":
         raise LocalslError(f"{run} is not done: {instead}")
     state = checkpoint.weights(folder)

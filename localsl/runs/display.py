@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
 from localsl.train.task import SCORES, score
+
+if TYPE_CHECKING:
+    from localsl.runs.stored import Run
 
 T = TypeVar("T")
 
@@ -69,7 +71,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(line(values) for values in [head, *cells])
 
 
-def summary(runs: list[tuple[Path, dict[str, Any]]], distinctions: list[dict[str, Any]] | None = None) -> str:
+def summary(runs: Sequence[Run], distinctions: list[dict[str, Any]] | None = None) -> str:
     """A table of runs, made from their records, followed by the files of the finished ones.
 
     Args:
@@ -78,8 +80,8 @@ def summary(runs: list[tuple[Path, dict[str, Any]]], distinctions: list[dict[str
     if not runs:
         return "no runs"
     rows = []
-    for (_, record), columns in zip(runs, distinctions or [{}] * len(runs), strict=True):
-        done = record["status"] == "done"
+    for run, columns in zip(runs, distinctions or [{}] * len(runs), strict=True):
+        record, done = run.record, run.record["status"] == "done"
         rows.append(
             {
                 "method": record["method"],
@@ -95,8 +97,9 @@ def summary(runs: list[tuple[Path, dict[str, Any]]], distinctions: list[dict[str
                 "id": record["id"],
             }
         )
-    files = [f"{folder}/{{config.yaml,metrics.csv,record.json}}" for folder, r in runs if r["status"] == "done"]
-    return "\n".join([table(rows), "", "Files:", *(f"  {file}" for file in files)])
+    done = [run.folder for run in runs if run.record["status"] == "done"]
+    files = [f"  {folder}/{{config.yaml,metrics.csv,record.json}}" for folder in done]
+    return "\n".join([table(rows), *(["", "Files:", *files] if files else [])])
 
 
 def over_seeds(groups: list[list[tuple[dict[str, Any], dict[str, Any]]]]) -> str:

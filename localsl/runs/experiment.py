@@ -20,7 +20,7 @@ from localsl.core.settings import LocalslError
 from localsl.execution import devices, processes
 from localsl.execution.compiled import Compiled
 from localsl.execution.processes import Team
-from localsl.runs import display, identity, lock, provenance, tasks, tracking
+from localsl.runs import display, identity, lock, provenance, stored, tasks, tracking
 from localsl.runs.classification import Counts
 from localsl.runs.epochs import Diverged
 from localsl.runs.training import Training
@@ -90,8 +90,8 @@ def _held(cfg: Config, held: str, stack: ExitStack) -> dict[str, Any] | None:
 
 
 def _finished(cfg: Config) -> dict[str, Any] | None:
-    folder = tracking.finished(cfg)
-    record = tracking.read(folder / "record.json") if folder else None
+    folder = stored.finished(cfg)
+    record = stored.read(folder / "record.json") if folder else None
     if record is not None:
         print(f"This run is done: {folder} (delete the folder to run it again)")
         print(closing(record))

@@ -1,4 +1,4 @@
-"""The record of a run: its folder with configuration, metrics and record, and W&B."""
+"""Recording a run: its folder with configuration, metrics and record, and W&B."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import yaml
 from omegaconf import OmegaConf
 
 from localsl.core.settings import ConfigError, Problem
 from localsl.execution import files
-from localsl.runs import identity, lock
-from localsl.runs.checkpoint import Checkpoints
+from localsl.runs import identity
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -199,99 +197,3 @@ class Untracked(Tracker):
 
     def close(self, record: dict[str, Any]) -> None:
         """Do nothing."""
-
-
-def read_record(cfg: Config) -> dict[str, Any] | None:
-    """The record of a configuration's run; None if there is none or it cannot be read."""
-    return read(identity.run_directory(cfg) / "record.json")
-
-
-def read(file: Path) -> dict[str, Any] | None:
-    """Read a record; None if the file does not exist or is incomplete."""
-    try:
-        record = json.loads(file.read_text())
-        return record if "status" in record else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def present(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """A run's record with its actual status: one that says "running" while no process runs it was interrupted."""
-    gone = record["status"] == "running" and not lock.is_held(folder)
-    return record | {"status": "interrupted"} if gone else record
-
-
-def finished(cfg: Config) -> Path | None:
-    """The folder of a configuration's finished run, its own or the one among the results; None if there is none.
-
-    With checkpoint.required=true a run is finished only if it has a checkpoint, which results do not keep.
-    """
-    if Checkpoints(cfg).missing:
-        return None
-    kept = [] if cfg.checkpoint.required else [identity.kept_directory(cfg)]
-    for folder in (identity.run_directory(cfg), *kept):
-        record = read(folder / "record.json")
-        if record is not None and record["status"] == "done":
-            return folder
-    return None
-
-
-def planned_runs(configs: Sequence[Config]) -> list[tuple[Path, dict[str, Any]]]:
-    """The folder and record of the run of each configuration, with the status "not run" if there is none."""
-    runs = {}
-    for cfg in configs:
-        absent = {"status": "not run", "method": cfg.method.name, "dataset": cfg.dataset.name}
-        absent |= {"backbone": cfg.backbone.name, "seed": cfg.seed, "id": identity.run_id(cfg)}
-        folder = finished(cfg) or identity.run_directory(cfg)
-        record = read(folder / "record.json")
-        runs[folder] = present(folder, record) if record else absent
-    return list(runs.items())
-
-
-def distinctions(
-    runs: list[tuple[Path, dict[str, Any]]], configs: Sequence[Config] = ()
-) -> list[dict[str, str]]:
-    """For each run, the settings in which runs with the same rule, data set, backbone and seed differ.
-
-    Args:
-        configs: the configurations of the runs, if known; others are read from their folders.
-    """
-    known = {identity.run_id(cfg): asdict(cfg) for cfg in configs}
-    alike: dict[tuple, list[int]] = {}
-    for index, (_, record) in enumerate(runs):
-        key = tuple(record.get(name) for name in ("method", "dataset", "backbone", "seed"))
-        alike.setdefault(key, []).append(index)
-    found: dict[int, dict[str, Any]] = {}
-    names: set[str] = set()
-    for group in (group for group in alike.values() if len(group) > 1):
-        for index in group:
-            folder, record = runs[index]
-            values = known.get(record["id"]) or _config_values(folder)
-            if values is not None:
-                found[index] = values
-        names.update(identity.distinguishing([found[index] for index in group if index in found]))
-    every = [dict(identity.leaves(found.get(index, {}))) for index in range(len(runs))]
-    return [{name: _shortened(values.get(name, "")) for name in sorted(names)} for values in every]
-
-
-def _config_values(folder: Path) -> dict[str, Any] | None:
-    try:
-        # Read with libyaml if available, because OmegaConf takes 20 ms per file.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        values = yaml.load((folder / "config.yaml").read_text(), loader)
-        identity.identity(values)
-    except (OSError, LookupError, TypeError, ValueError, yaml.YAMLError):  # not a run's, or of another version
-        return None
-    return values
-
-
-def _shortened(value: Any) -> str:
-    text = "null" if value is None else str(value)
-    return text if len(text) <= 30 else f"{text[:27]}..."
-
-
-def found_runs(output_dir: str) -> list[tuple[Path, dict[str, Any]]]:
-    """The folder and record of every run in a folder, in the order in which they ended."""
-    files = sorted(Path(output_dir).rglob("record.json"), key=lambda file: file.parent.stat().st_ctime)
-    records = [(file.parent, read(file)) for file in files]
-    return [(folder, present(folder, record)) for folder, record in records if record is not None]

@@ -11,7 +11,7 @@ from localsl.analysis.runs import Trained
 from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem
 from localsl.execution import devices
-from localsl.runs import tracking
+from localsl.runs import stored
 from localsl.tables.sweeps import Line
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def _panels(table: Table, line: Line) -> list[list[Trained]]:
     }
     panels: dict[tuple[str, str], list[Trained]] = {}
     for job, cfg in zip(line.jobs, line.configs, strict=True):
-        folder = tracking.finished(cfg) if table.name in job.tables else None
+        folder = stored.finished(cfg) if table.name in job.tables else None
         if folder is not None:
-            run = Trained(folder, cfg, labels[job.overrides])
+            run = Trained.of(folder, cfg, labels[job.overrides])
             panels.setdefault((cfg.dataset.name, cfg.backbone.name), []).append(run)
     return list(panels.values())
 

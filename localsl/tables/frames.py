@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from localsl.published import numbers as published
 from localsl.published.numbers import KEYS
-from localsl.runs import tracking
+from localsl.runs import stored
+from localsl.runs.stored import Run
 from localsl.tables import render
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -56,7 +56,7 @@ def runs(folder: Path) -> pd.DataFrame:
     """
     rows = [
         {key: record[key] for key in RECORDED} | {"test_error": 100 - record["last"]["test_accuracy"]}
-        for _, record in _finished(folder)
+        for record in (run.record for run in _finished(folder))
         if "test_accuracy" in record["last"]
     ]
     return pd.DataFrame(rows, columns=[*RECORDED, "test_error"]).drop_duplicates("id")
@@ -68,10 +68,10 @@ def epochs(folder: Path) -> pd.DataFrame:
     Columns of single modules, of which there can be more than a hundred, are left out.
     """
     frames = {}
-    for path, record in _finished(folder):
-        if (path / "metrics.csv").exists():
-            frame = pd.read_csv(path / "metrics.csv", usecols=lambda name: not name.startswith("module_"))
-            frames[record["id"]] = frame.assign(id=record["id"], seed=record["seed"])
+    for run in _finished(folder):
+        if (run.folder / "metrics.csv").exists():
+            frame = pd.read_csv(run.folder / "metrics.csv", usecols=lambda name: not name.startswith("module_"))
+            frames[run.record["id"]] = frame.assign(id=run.record["id"], seed=run.record["seed"])
     if not frames:
         return pd.DataFrame(columns=["id", "seed", "epoch"])
     return pd.concat(list(frames.values()), ignore_index=True)
@@ -84,11 +84,11 @@ def printed(table: str, metric: str) -> pd.DataFrame:
     return frame.assign(**{"label": _labels(frame), metric: [float(number.value) for number in numbers]})
 
 
-def _finished(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _finished(folder: Path) -> Iterator[Run]:
     for file in sorted(folder.rglob("record.json")):
-        record = tracking.read(file)
+        record = stored.read(file)
         if record is not None and record["status"] == "done":
-            yield file.parent, record
+            yield Run(file.parent, record)
 
 
 def _labels(frame: pd.DataFrame) -> list[str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from localsl.execution import files
 from localsl.measure.records import measured, recorded
-from localsl.runs import identity, tracking
+from localsl.runs import identity, stored
+from localsl.runs.stored import Run
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
@@ -22,41 +22,12 @@ if TYPE_CHECKING:
 PLACES = ("data_dir", "output_dir", "results_dir", "logger")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        folder: the folder of its files.
-        record: the contents of record.json.
-        values: the contents of config.yaml.
-    """
-
-    folder: Path
-    record: dict[str, Any] = field(repr=False)
-    values: dict[str, Any] = field(repr=False)
-
-    @cached_property
-    def signature(self) -> str:
-        """A digest of what was trained, without seed and setting; see `identity.signature`."""
-        return identity.signature(self.values)
-
-    @cached_property
-    def setting(self) -> tuple[tuple[str, str], ...]:
-        """The training setting and numbers of images, equal for runs whose figures may be averaged in a cell."""
-        images = self.record["images"]
-        setting = identity.setting(self.values) | {"train": images["train"], "test": images["test"]}
-        return tuple(sorted((name, str(value)) for name, value in setting.items()))
-
-
 def read(folder: Path) -> Run | None:
     """Read the run in a folder; None if it is not done, or lacks a file."""
-    record = tracking.read(folder / "record.json")
+    record = stored.read(folder / "record.json")
     if record is None or record["status"] != "done" or not (folder / "config.yaml").exists():
         return None
-    values = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(values, dict)
-    return Run(folder, record, values)  # pyright: ignore[reportArgumentType]
+    return Run(folder, record)
 
 
 def under(folder: Path) -> list[Run]:
@@ -67,7 +38,7 @@ def under(folder: Path) -> list[Run]:
 
 def of(configs: Iterable[Command]) -> list[Run]:
     """The finished runs of the given configurations, without duplicates."""
-    folders = dict.fromkeys(tracking.finished(cfg) for cfg in configs if cfg.measure is None)
+    folders = dict.fromkeys(stored.finished(cfg) for cfg in configs if cfg.measure is None)
     found = (read(folder) for folder in folders if folder is not None)
     return [run for run in found if run is not None]
 
@@ -77,7 +48,7 @@ def keep(configs: Iterable[Command]) -> None:
     for cfg in configs:
         if cfg.measure is not None:
             found, kept = measured(cfg), recorded(cfg, Path(cfg.results_dir))
-            if found is not None and found != tracking.read(kept):
+            if found is not None and found != stored.read(kept):
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 files.write(kept, json.dumps(found, indent=2) + "\n")
             continue
@@ -95,13 +66,13 @@ def state(cfg: Command) -> str:
     """The state of a configuration's run: done, running, interrupted, diverged, failed or missing."""
     if cfg.measure is not None:
         return "missing" if measured(cfg) is None else "done"
-    if tracking.finished(cfg) is not None:
+    if stored.finished(cfg) is not None:
         return "done"
-    record = tracking.read_record(cfg)
+    record = stored.read_record(cfg)
     # A finished run that gets here lacks its required checkpoint.
     if record is None or record["status"] == "done":
         return "missing"
-    return tracking.present(identity.run_directory(cfg), record)["status"]
+    return stored.present(identity.run_directory(cfg), record)["status"]
 
 
 def signature(cfg: Command) -> str:

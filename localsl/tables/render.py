@@ -21,8 +21,8 @@ from localsl.execution import files
 from localsl.measure.records import TIMES, allocated_bytes, costly, everywhere
 from localsl.published.numbers import KEYS, Number
 from localsl.runs import provenance
+from localsl.runs.stored import Run
 from localsl.tables import records, reductions, structures, sweeps
-from localsl.tables.records import Run
 from localsl.tables.sweeps import MEASURED_ALONE, MEASURED_BY_TRAINING, Cell, Request, Table
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from localsl.config.building import module_operations
 from localsl.execution import files
 from localsl.execution.balance import balanced
 from localsl.measure.pipeline import DEVICES
-from localsl.runs import tracking
+from localsl.runs import stored
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
@@ -38,7 +38,7 @@ def show(cfg: Command) -> str:
     Returns:
         A message that names the written files.
     """
-    found = [tracking.read(file) for file in (Path(cfg.output_dir) / "measured").glob("pipeline-*.json")]
+    found = [stored.read(file) for file in (Path(cfg.output_dir) / "measured").glob("pipeline-*.json")]
     records = sorted((r for r in found if r is not None), key=lambda r: (r["backbone"], r["method"], r["K"]))
     if not records:
         return (

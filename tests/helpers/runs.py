@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from localsl.runs import experiment, tracking
+from localsl.runs import experiment, stored
 from localsl.runs.identity import run_directory
 from tests.conftest import ROOT
 
@@ -35,7 +35,7 @@ def left_by(cfg):
     (checkpoint,) = (folder / "checkpoints").glob("*.pt")
     state = torch.load(checkpoint, weights_only=True)
     metrics = columns(folder / "metrics.csv")
-    record = tracking.read_record(cfg)
+    record = stored.read_record(cfg)
     assert record is not None
     for timed in (state, record):
         del timed["seconds"]
@@ -77,7 +77,7 @@ def terminated(cfg, owner, name, call, status="interrupted"):
         with pytest.raises(SystemExit) as end:
             experiment.run(cfg)
     assert end.value.code == 143
-    record = tracking.read_record(cfg)
+    record = stored.read_record(cfg)
     assert record is not None
     assert record["status"] == status
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from localsl.execution import files
-from localsl.runs import display, provenance, tracking
+from localsl.runs import display, provenance, stored
 
 ARCHIVE, SUMMARY = "gpu.tar.gz", "gpu.md"
 MAX_OUTPUT = 2**20  # bytes kept of the end of a stage's or run's output
@@ -89,7 +89,7 @@ def contents(work: Path) -> Iterator[tuple[str, Path]]:
             yield f"outputs/measured/{file.name}", file
     for record in outputs.rglob("record.json"):
         run = record.parent
-        ended = (tracking.read(record) or {}).get("status") in ENDED
+        ended = (stored.read(record) or {}).get("status") in ENDED
         place = "outputs" if ended else "gpu/unfinished"
         for file in run.glob("*"):
             if file.is_file() and not file.name.startswith("."):

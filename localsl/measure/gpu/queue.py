@@ -20,7 +20,7 @@ from localsl.measure.gpu.cells import label, reason
 from localsl.measure.gpu.groups import ROOT, Group, end
 from localsl.measure.gpu.stages import WRITE_INTERVAL, Write
 from localsl.measure.records import measured
-from localsl.runs import identity, tracking
+from localsl.runs import identity, stored
 from localsl.train.task import score
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Run:
 
     def row(self) -> dict[str, Any]:
         """The row of the run in the stage's table."""
-        record = (self.folder and tracking.read(self.folder / "record.json")) or {}
+        record = (self.folder and stored.read(self.folder / "record.json")) or {}
         last, best = record.get("last") or {}, record.get("best") or {}
         return {
             "run": self.name,
@@ -178,7 +178,7 @@ class Queue:
             return False
         run.group.kill()  # ends children that the run may have left behind
         run.seconds = time.monotonic() - run.began
-        record = tracking.read(run.folder / "record.json") if run.folder else None
+        record = stored.read(run.folder / "record.json") if run.folder else None
         status = record["status"] if record is not None else "held" if code == 0 else "failed"
         if stopped and status != "done":
             run.state = "stopped at the deadline"

@@ -13,7 +13,7 @@ from string import Template
 
 from localsl.analysis import palette
 from localsl.execution import files
-from localsl.tables.records import Run
+from localsl.runs.stored import Run
 from localsl.tables.render import Row
 from localsl.tables.report import filters, markup, pictures, progress, published, settings
 from localsl.tables.report import runs as of_runs

@@ -10,7 +10,7 @@ from typing import Any
 
 from localsl.analysis import names
 from localsl.runs import identity
-from localsl.tables.records import Run
+from localsl.runs.stored import Run
 from localsl.tables.render import Row
 from localsl.tables.report import markup, pictures, progress, settings
 from localsl.tables.report.markup import FilterKeys, Html

@@ -13,8 +13,8 @@ from typing import Any
 from localsl.analysis import names, palette
 from localsl.published.numbers import KEYS
 from localsl.runs import display, identity, provenance
+from localsl.runs.stored import Run
 from localsl.tables import render
-from localsl.tables.records import Run
 from localsl.tables.render import Row
 from localsl.tables.report import curves, markup
 from localsl.tables.report.curves import Axes, Curve
