@@ -392,11 +392,11 @@ def test_memory_that_a_paper_sums_is_that_of_all_processes():
     record = {"figures": {"peak_bytes": 2e9}, "scope": "live", "precision": "fp32", "batch_size": 1024}
     record |= {"measure": "memory", "device": "CPU", "versions": {"torch": "2"}, "commit": None}
     for processes, ours in ((8, "16.00"), (1, "2.00")):
-        row = render._measured(cell.numbers[0], record | {"processes": processes}, "")
+        row = render._result_of_measurement(cell.numbers[0], record | {"processes": processes}, "")
         assert row["ours_mean"] == ours
         assert ("of one of 8 processes, times 8" in row["measured_on"]) == (processes == 8)
     of_mlaan = sweeps.read("mlaan/table3").cells[0].numbers[0]
-    assert render._measured(of_mlaan, record | {"processes": 8}, "")["ours_mean"] == "2.00"
+    assert render._result_of_measurement(of_mlaan, record | {"processes": 8}, "")["ours_mean"] == "2.00"
     line = check_command_line(["-m", "sweep=auglocal/table4"])  # no launcher of eight is asked for
     assert [cfg.processes for cfg in line.configs if cfg.measure == "memory"].count(8) == 4
     assert asked in [job.overrides for job in line.jobs]
