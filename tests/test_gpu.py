@@ -90,7 +90,7 @@ def test_a_stage_that_hears_nothing_is_killed_with_its_child(tmp_path, monkeypat
     began = time.monotonic()
     state = python(code, tmp_path)(began + 2, lambda: None)
     assert state == "stopped at its deadline"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25  # the workers sleep for 30
     lines = (tmp_path / "work" / "toy.txt").read_text().splitlines()
     assert lines[0] == "begun"
     assert all(gone(pid) for pid in lines[1].split())
@@ -190,7 +190,7 @@ def test_workers_run_beside_each_other_and_are_interrupted_at_the_deadline(tmp_p
     queue = toy_queue(tmp_path, monkeypatch, [code] * 3, workers=2)
     began = time.monotonic()
     queue.work(began + 2, lambda: None)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25  # the workers sleep for 30
     assert [run.state for run in queue.runs] == ["stopped at the deadline"] * 2 + ["waiting"]
     for number in (1, 2):
         assert (tmp_path / "work" / f"train-0{number}.txt").read_text() == "on\nsaved\n"
