@@ -61,16 +61,16 @@ def fields(
 
 
 @cache
-def effects(method: type[Method], backbone: type[BackboneConfig]) -> dict[str, Effect]:
+def _effects(method: type[Method], backbone: type[BackboneConfig]) -> dict[str, Effect]:
     """The effect of every field and group of fields, by dotted name."""
     return {path: found for path, _, found, _ in _walk(_chosen(method, backbone), Command, "", Effect())}
 
 
 @cache
-def effect(name: str) -> Effect:
-    """The effect of a field or group of fields that belongs to no particular rule or backbone."""
-    known = effects(Method, BackboneConfig)
-    while name not in known and "." in name:
+def effect(name: str, method: type[Method] = Method, backbone: type[BackboneConfig] = BackboneConfig) -> Effect:
+    """The effect of a field or group of fields, or of the nearest group around it if the schema does not have it."""
+    known = _effects(method, backbone)
+    while name not in known and name:
         name = name.rpartition(".")[0]
     return known.get(name, Effect())
 

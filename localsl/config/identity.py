@@ -13,7 +13,7 @@ from typing import Any
 
 from localsl import backbones, methods
 from localsl.backbones.base import BackboneConfig
-from localsl.config.fields import Effect, effects, fields, leaves
+from localsl.config.fields import effect, fields, leaves
 from localsl.config.schema import Config
 from localsl.core.settings import Affects
 from localsl.methods.base import Method
@@ -47,18 +47,11 @@ def affecting(values: dict[str, Any], what: Affects, *, setting: bool | None = N
     unused += ["processes"] if values.get("parallel", {}).get("name") == "modules" else []
     kept = {}
     for path, value in leaves(values):
-        effect = _effect(path, effects(*classes))
-        wanted = bool(effect.affects & what) and setting in (None, effect.setting)
+        found = effect(path, *classes)
+        wanted = bool(found.affects & what) and setting in (None, found.setting)
         if wanted and (path not in defaults or defaults[path] != value):
             kept[path] = value
     return without(kept, *unused)
-
-
-def _effect(path: str, known: dict[str, Effect]) -> Effect:
-    """The effect of a value, or of the nearest enclosing field if the schema no longer has the value."""
-    while path not in known and path:
-        path = path.rpartition(".")[0]
-    return known.get(path, Effect())
 
 
 def is_detection(values: dict[str, Any]) -> bool:

@@ -171,7 +171,7 @@ def _row(
     return {
         "cell": part.cell,
         "also": " ".join(part.tables[1:]),
-        "typed": " ".join(part.typed),
+        "typed": " ".join(override for override in part.typed if override != "show=rehearsal"),
         "id": part.id,
         "modules": counted["modules"],
         "network_parameters": counted["network"],

@@ -25,7 +25,7 @@ class OptimizerSettings:
         number(above=0, instead="the papers' is 0.8 for batches of 1024, 0.1 for 128"), affects=Affects.NUMBERS
     )
     momentum: float = ruled(number(0, below=1))
-    beta2: float = ruled(number(0, below=1), default=0.0)
+    beta2: float = ruled(number(0, below=1), affects=Affects.NUMBERS, default=0.0)
     nesterov: bool = ruled(affects=Affects.NUMBERS)
     weight_decay: float = ruled(number(0), affects=Affects.NUMBERS)
     per_module: bool = ruled(affects=Affects.COST, default=False)

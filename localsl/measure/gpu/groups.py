@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -19,7 +19,7 @@ class Group:
 
     def __init__(self, command: Sequence[str], output: Path):
         output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("ab") as out:
+        with output.open("ab") as out, _interruptible():
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -63,6 +63,20 @@ def end(groups: Sequence[Group], grace: float) -> None:
     _wait_until(lambda: not any(group.alive() for group in groups), grace)
     for group in groups:
         group.kill()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let processes that are started now react to SIGINT, which a shell has its background commands ignore."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
