@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
-import difflib
 import shlex
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, cast, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from localsl import backbones, methods
-from localsl.backbones import BackboneConfig
 from localsl.config import backbone_run, building, consistency
 from localsl.config.command import Command
 from localsl.config.composition import (
@@ -30,14 +23,13 @@ from localsl.config.composition import (
     options,
     searched,
 )
-from localsl.config.fields import built, fields, leaves, own_settings
+from localsl.config.fields import leaves
 from localsl.config.places import at_home
-from localsl.config.schema import OwnSettings
+from localsl.config.typed import nearest, typed, unknown
 from localsl.core.settings import ConfigError, Problem, first_line
 from localsl.data import sources
 from localsl.data.settings import DatasetSettings
 from localsl.execution.processes import started
-from localsl.methods.base import Method
 
 __all__ = ["ConfigError", "compose", "validate"]
 
@@ -54,14 +46,14 @@ def compose(overrides: Sequence[str] = (), composition: Composition | None = Non
     """
     hydra = composition or Composition(searched(overrides))
     kept, raw, problems, replaced = _composable(list(overrides), hydra)
-    config, wrong = _typed(raw)
+    config, wrong = typed(raw)
     while config is None:  # drop the wrong values and check again, to report further problems too
         problems += [problem for problem in wrong if problem not in problems]
         keys = {problem.key.lstrip("+") for problem in wrong}
         before, kept = kept, [o for o in kept if not any(_touches(o, key) for key in keys)]
         if kept == before:
             raise ConfigError(problems)
-        config, wrong = _typed(hydra(kept))
+        config, wrong = typed(hydra(kept))
     if not replaced:  # otherwise the conflicts would be those of a default choice, which nobody typed
         before = config
         config, more = _resolved(config, known=hydra.known)
@@ -84,7 +76,7 @@ def validate(raw: DictConfig, *, to_run: bool = True, known: sources.Known | Non
     Raises:
         ConfigError: with every problem found.
     """
-    config, problems = _typed(raw)
+    config, problems = typed(raw)
     if config is not None:
         config, problems = _resolved(config, to_run, known)
     if config is None or problems:
@@ -125,8 +117,8 @@ def _composable(
 
 def _touches(override: str, key: str) -> bool:
     """Whether an override sets this value, one that contains it, or one inside it."""
-    typed = field_of(override)
-    return typed == key or typed.startswith(f"{key}.") or key.startswith(f"{typed}.")
+    name = field_of(override)
+    return name == key or name.startswith(f"{key}.") or key.startswith(f"{name}.")
 
 
 def _refusal(override: str, kept: list[str], error: Exception, search: Sequence[str]) -> Problem:
@@ -143,10 +135,10 @@ def _refusal(override: str, kept: list[str], error: Exception, search: Sequence[
         return Problem(key, value, "several values form a sweep", f"add -m to run them all{single}")
     choices = options(name, search)
     if choices:
-        return Problem(key, value, f"one of {', '.join(choices)}", _nearest(value, choices, f"{name}="))
+        return Problem(key, value, f"one of {', '.join(choices)}", nearest(value, choices, f"{name}="))
     known = _known(name, kept)
     if name not in known:
-        return _unknown(key, value, known)
+        return unknown(key, value, known)
     return Problem(key, value, first_line(error))
 
 
@@ -170,96 +162,6 @@ def _known(name: str, overrides: list[str]) -> list[str]:
     return [path for path, _ in leaves(OmegaConf.to_container(by_hydra(overrides)))]
 
 
-def _unknown(key: str, value: Any, known: list[str]) -> Problem:
-    name = key.lstrip("+")
-    near = _nearest(name, known)
-    siblings = [k for k in known if k.rpartition(".")[0] == name.rpartition(".")[0]]
-    instead = near or (
-        f"known keys: {', '.join(siblings)}" if siblings else "python run.py --help lists all keys"
-    )
-    return Problem(key, value, "unknown key", instead)
-
-
-def _nearest(name: str, known: list[str], prefix: str = "") -> str:
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {prefix}{match[0]}?" if match else ""
-
-
-def _typed(raw: DictConfig) -> tuple[Command | None, list[Problem]]:
-    """Convert a composed configuration to dataclasses; None with the problems of single values if that fails."""
-    try:
-        container = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        return None, [Problem(str(error.full_key), "", first_line(error))]
-    given = dict(leaves(container))
-    rule, family = given.get("method.rule"), given.get("backbone.family")
-    if rule not in methods.names():
-        return None, [Problem("method.rule", rule, f"one of {', '.join(methods.names())}")]
-    if family not in backbones.families():
-        return None, [Problem("backbone.family", family, f"one of {', '.join(backbones.families())}")]
-    classes = methods.find(rule), backbones.find(family)
-    known = dict(fields(*classes))
-    schema: DictConfig | None = None
-    problems = []
-    for path, value in given.items():
-        if path not in known:
-            problems.append(_unknown(f"+{path}", value, list(known)))
-            continue
-        rule = known[path].metadata.get("rule")
-        try:
-            if not _is_of_type(value, known[path].type):
-                schema = copy.deepcopy(_schema(*classes)) if schema is None else schema
-                given[path] = _converted(schema, path, value)
-            if rule is not None and given[path] is not None and not rule.holds(given[path]):
-                problems.append(Problem(path, value, rule.allowed, rule.instead))
-        except REFUSED:
-            instead = rule.instead if rule is not None else ""
-            problems.append(Problem(path, value, f"must be {_type_in_words(known[path].type)}", instead))
-    for path, field in known.items():
-        if path not in given and field.default is field.default_factory is dataclasses.MISSING:
-            problems.append(Problem(path, "", "has no value and needs one"))
-    if problems:
-        return None, problems
-    return built(*classes, given), []
-
-
-def _is_of_type(value: Any, kind: Any) -> bool:
-    """Whether a value has exactly a type of an annotation such as "int | None"; lists are not looked into."""
-    allowed = (kind.__name__ if isinstance(kind, type) else str(kind)).split(" | ")
-    return (type(value).__name__ if value is not None else "None") in allowed
-
-
-def _converted(schema: DictConfig, path: str, value: Any) -> Any:
-    """A value as the field's type, for example 1 as 1.0.
-
-    Raises:
-        REFUSED: if it is of another type.
-    """
-    OmegaConf.update(schema, path, value)
-    typed = OmegaConf.select(schema, path)
-    return OmegaConf.to_container(typed) if OmegaConf.is_config(typed) else typed
-
-
-@cache
-def _schema(method: type[Method], backbone: type[BackboneConfig]) -> DictConfig:
-    """The schema of a configuration with this rule and family, without values. Callers must copy it."""
-    schema = OmegaConf.structured(Command)
-    chosen = {OwnSettings: own_settings(method), BackboneConfig: backbone}
-    for name, kind in get_type_hints(Command).items():
-        if dataclasses.is_dataclass(kind):
-            schema[name] = OmegaConf.structured(chosen.get(cast("type", kind), kind))
-    return schema
-
-
-def _type_in_words(kind: Any) -> str:
-    """A type in words for users, from an annotation such as "int | None"."""
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-    words |= {"list[float]": "a list of numbers", "list[int]": "a list of whole numbers"}
-    words |= {"list[str]": "a list of names", "None": "null"}
-    text = kind.__name__ if isinstance(kind, type) else str(kind)
-    return " or ".join(words.get(part, part) for part in text.split(" | "))
-
-
 def _resolved(
     config: Command, to_run: bool = True, known: sources.Known | None = None
 ) -> tuple[Command, list[Problem]]:
@@ -278,7 +180,7 @@ def _resolved(
     if to_run:
         problems += consistency.problems(config, launched)
     if config.task.name == "detection":
-        config, unfit = backbone_run.resolved(config, compose, _typed)
+        config, unfit = backbone_run.resolved(config, compose, typed)
         return config, problems + unfit
     if config.backbone_run is not None:
         what = "applies to detection only"

@@ -405,7 +405,7 @@ def started_from(backbone_run: Sequence[str]) -> str:
 
 def _of_backbone(cell: Cell, typed: Sequence[str]) -> tuple[str, ...]:
     """The overrides of the backbone's run of a cell: its own, and the typed ones that do not concern the detector."""
-    kept = [o for o in typed if not field_of(o).startswith(("hydra", "task", "detector", "show"))]
+    kept = [o for o in typed if not field_of(o).startswith(("hydra", "task", "detector"))]
     return _merged(cell.backbone_run, kept)
 
 
