@@ -121,10 +121,11 @@ check: setup ## lint, formatting and types
 # One thread each: two processes of two threads on two cores mostly wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest
 
-QUICK := losses partition network structure graphs identity batches health engine
+QUICK := core config/test_identity.py data/test_batches.py execution/test_graphs.py train/test_health.py \
+	train/test_step.py test_structure.py
 
 quick: setup ## the core's tests, in a minute
-	$(PYTEST) -n 2 --dist loadgroup -m "not slow" $(QUICK:%=tests/test_%.py)
+	$(PYTEST) -n 2 --dist loadgroup -m "not slow" $(QUICK:%=tests/%)
 
 test: setup ## the fast tests
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
@@ -134,7 +135,7 @@ test-slow: setup ## the rest: whole runs, timing, real CIFAR-10 where it is foun
 	$(PYTEST) -m timing
 
 fuzz: setup ## half an hour: 500 random command lines, every rule killed and continued, one run killed fifty times
-	LOCALSL_FUZZ=500 $(PYTEST) -n 2 -m "" tests/test_fuzz.py tests/test_checkpoint.py
+	LOCALSL_FUZZ=500 $(PYTEST) -n 2 -m "" tests/cli/test_fuzz.py tests/runs/test_checkpoint.py
 
 coverage: setup ## the fast tests, and the lines of each file that they do not run; no threshold
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow" --cov=localsl --cov-report=term-missing:skip-covered

@@ -76,7 +76,7 @@ def test_there_are_commands_to_check():
 
 @pytest.mark.parametrize(("page", "line"), lines(lambda page, line: not is_run(page, line)))
 def test_a_command_is_composed(page, line, pictures):
-    """Of a sweep what is typed beside it: tests/test_tables.py composes its cells."""
+    """Of a sweep what is typed beside it: tests/tables/test_tables.py composes its cells."""
     in_a_reader_s_place(pictures, page, line)
     typed = overrides_of(line)
     named = [word.removeprefix("sweep=") for word in typed if word.startswith("sweep=")]
@@ -186,7 +186,7 @@ def test_the_readme_is_read_in_five_minutes():
 
 def test_every_test_that_the_table_of_faults_names_exists():
     table = (ROOT / "docs" / "reliability.md").read_text()
-    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", table)
+    named = re.findall(r"`((?:\w+/)?test_\w+\.py)(?:::(\w+))?`", table)
     assert len(named) >= 20
     for file, test in named:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text() or not test, f"{file}::{test}"

@@ -105,7 +105,12 @@ def test_what_tests_start_finds_the_packages_that_they_find(monkeypatch):
     assert environment("more")["PYTHONPATH"] == os.pathsep.join(["more", "packages"])
 
 
+def test_the_tests_are_laid_out_as_the_package_is():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= {name for name in ROOMS if name}
+
+
 def test_no_test_imports_another():
     """What several of them need is in tests/helpers."""
-    imports = re.compile(r"^\s*(from|import) tests\.test_", re.MULTILINE)
+    imports = re.compile(r"^\s*(from|import) tests\.(\w+\.)*test_", re.MULTILINE)
     assert not [file.name for file in (ROOT / "tests").rglob("*.py") if imports.search(file.read_text())]

@@ -1,8 +1,8 @@
 """The colour and marker of every rule, the same in all figures and in the report.
 
 A family of rules has one colour. The colours are those of Okabe and Ito, two of them slightly darker to be visible on
-white; tests/test_palette.py checks that readers with deuteranopia or protanopia can distinguish them. Members of a
-family differ in marker and in shade, which for AugLocal depends on the depth.
+white; tests/analysis/test_palette.py checks that readers with deuteranopia or protanopia can distinguish them.
+Members of a family differ in marker and in shade, which for AugLocal depends on the depth.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A SLURM of one node, this machine, from Debian's slurm-wlm and munge, for tests/test_slurm.py: slurm.sh start FOLDER
+# A SLURM of one node, this machine, from Debian's slurm-wlm and munge, for tests/cli/test_slurm.py: slurm.sh start FOLDER
 # keeps all of it in FOLDER, whose slurm.conf is SLURM_CONF for sbatch, srun and their like; slurm.sh stop FOLDER ends it.
 set -euo pipefail
 action=$1 folder=$2

@@ -1,6 +1,6 @@
 """`hydra/launcher=submitit_slurm` on a real SLURM of one node: sweeps, tasks, and what ends a job early.
 
-Needs root and Debian's slurm-wlm and munge: apt-get install slurm-wlm munge. tests/slurm.sh starts it.
+Needs root and Debian's slurm-wlm and munge: apt-get install slurm-wlm munge. tests/helpers/slurm.sh starts it.
 """
 
 import math
@@ -38,7 +38,7 @@ def slurm(tmp_path_factory):
         pytest.skip("slurmd is started by root only")
     folder = tmp_path_factory.mktemp("slurm")
     around = environment(ROOT, PATH=SBIN, SLURM_CONF=str(folder / "slurm.conf"), OMP_NUM_THREADS="1")
-    script = ["bash", str(ROOT / "tests" / "slurm.sh")]
+    script = ["bash", str(ROOT / "tests" / "helpers" / "slurm.sh")]
     begun = subprocess.run([*script, "start", str(folder)], env=around, capture_output=True, text=True)
     try:
         if begun.returncode:

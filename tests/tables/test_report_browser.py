@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from localsl.tables import structures
-from tests import browser
 from tests.conftest import ROOT
+from tests.helpers import browser
 from tests.helpers.report import DGL, finished, written
 
 WIDTHS = (1280, 400)

@@ -1,4 +1,4 @@
-"""The page of all results: what it shows, and that it needs no network; tests/test_report_browser.py opens it."""
+"""The page of all results: what it shows, and that it needs no network; test_report_browser.py opens it."""
 
 import base64
 import re
@@ -20,7 +20,7 @@ from tests.helpers.report import DGL, finished, gathered, written
 
 @pytest.fixture(autouse=True)
 def no_networks(monkeypatch):
-    """Without building the networks of AugLocal's Table 6, which tests/test_tables.py does."""
+    """Without building the networks of AugLocal's Table 6, which tests/tables/test_tables.py does."""
     monkeypatch.setattr(structures, "of_stage", lambda cell: "64R-AP-10FC")
 
 

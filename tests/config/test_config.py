@@ -232,7 +232,7 @@ def test_every_file_of_conf_composes_builds_and_steps(pictures):
         **{f"ema/{name}": ["method=man"] for name in ("man", "man_released")},
         **{f"ema/{name}": ["method=mlaan"] for name in ("lam", "lam_released")},
     }
-    of_detection = ("dataset/coco", "task/detection")  # tests/test_detection.py
+    of_detection = ("dataset/coco", "task/detection")  # tests/detection/test_detection.py
     files = [f for f in sorted(CONF.glob("*/*.yaml")) if f"{f.parent.name}/{f.stem}" not in of_detection]
     assert {"method", "aux_net", "backbone", "dataset"} <= {file.parent.name for file in files}
     for file in files:
