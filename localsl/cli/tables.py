@@ -16,7 +16,8 @@ from localsl.runs import display, identity, stored
 from localsl.runs.stored import Run
 from localsl.tables import overview, records, render
 from localsl.tables.render import Composed, Row
-from localsl.tables.sweeps import Line, Table
+from localsl.tables.sweep_files import Table
+from localsl.tables.sweeps import Line
 
 
 def shown(line: Line) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from localsl.core.settings import LocalslError
-from localsl.tables import sweeps
+from localsl.tables import sweep_files
 
 # The panels of each table's section. Metrics are columns of metrics.csv, those of modules given by a pattern; a
 # scatter plot uses keys of the summary, where W&B stores the record and the last value of each metric. Bars and lines
@@ -66,7 +66,7 @@ class Section:
 def sections(tables: Sequence[str]) -> list[Section]:
     """The sections of the given tables, in order, without tables that have no training runs."""
     found = []
-    for table in map(sweeps.read, tables):
+    for table in map(sweep_files.read, tables):
         cells = [dict(o.split("=", 1) for o in cell.overrides) for cell in table.cells if cell.trains]
         keys = dict.fromkeys(key for cell in cells for key in cell)
         groups = [NAMES.get(key, key) for key in keys if len({cell.get(key) for cell in cells}) > 1]
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (entity and slash and project):
         parser.error(f"{given.project!r} is not ENTITY/PROJECT, as in wandb.ai/ENTITY/PROJECT")
     try:
-        names = dict.fromkeys(name for text in given.tables for name in sweeps.named(text))
+        names = dict.fromkeys(name for text in given.tables for name in sweep_files.named(text))
         shown = sections(list(names))
         if not shown:
             parser.error(f"no training runs belong to {', '.join(names)}")

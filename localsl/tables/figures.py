@@ -15,7 +15,7 @@ from localsl.runs import stored
 from localsl.tables.sweeps import Line
 
 if TYPE_CHECKING:
-    from localsl.tables.sweeps import Table
+    from localsl.tables.sweep_files import Table
 
 
 def figure(table: Table, line: Line, folder: Path) -> tuple[dict[str, Any], list[Problem]]:

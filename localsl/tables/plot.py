@@ -18,7 +18,7 @@ from localsl.analysis.panels import Series
 Row = dict[str, Any]
 
 if TYPE_CHECKING:
-    from localsl.tables.sweeps import Table
+    from localsl.tables.sweep_files import Table
 
 COLUMNS = 3  # of panels, so that a figure remains readable on a phone
 

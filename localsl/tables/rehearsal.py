@@ -24,8 +24,9 @@ from localsl.execution.bounded import Outcome, call_each
 from localsl.measure import rehearsal
 from localsl.measure.rehearsal import Rehearsed
 from localsl.runs import display, identity, provenance
-from localsl.tables import sweeps
-from localsl.tables.sweeps import Cell, Line, Request
+from localsl.tables import sweep_files, sweeps
+from localsl.tables.sweep_files import Cell
+from localsl.tables.sweeps import Line, Request
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
@@ -85,9 +86,9 @@ def rehearse(line: Line) -> str:
         print(f"{len(rows)}/{len(selected)} {_short_line(row)}", flush=True)
     ordered = [rows[part.id] for part in selected]
     every = {table.name for table in line.request.tables} == {
-        *sweeps.every(),
-        *sweeps.figures(),
-        *sweeps.grids(),
+        *sweep_files.every(),
+        *sweep_files.figures(),
+        *sweep_files.grids(),
     }
     if every and not line.request.varied:
         file = Path(line.base.results_dir) / FILE

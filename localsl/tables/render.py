@@ -23,7 +23,8 @@ from localsl.published.numbers import KEYS, Number
 from localsl.runs import provenance
 from localsl.runs.stored import Run
 from localsl.tables import records, reductions, structures, sweeps
-from localsl.tables.sweeps import MEASURED_ALONE, MEASURED_BY_TRAINING, Cell, Request, Table
+from localsl.tables.sweep_files import MEASURED_ALONE, MEASURED_BY_TRAINING, Cell, Table
+from localsl.tables.sweeps import Request
 
 if TYPE_CHECKING:
     from localsl.config.command import Command

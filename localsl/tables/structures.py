@@ -9,7 +9,7 @@ from torch import nn
 from localsl.config.building import build_network
 from localsl.config.validation import compose
 from localsl.published.numbers import KEYS
-from localsl.tables.sweeps import Cell
+from localsl.tables.sweep_files import Cell
 
 
 def of_stage(cell: Cell) -> str:

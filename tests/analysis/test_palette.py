@@ -10,7 +10,7 @@ from matplotlib.text import Annotation, Text
 
 from localsl.analysis import canvas, draw, names, palette, panels, placing
 from localsl.analysis.panels import Series
-from localsl.tables import plot, sweeps
+from localsl.tables import plot, sweep_files
 from tests.conftest import ROOT
 
 # How colours are seen, of severity 1 (Machado, Oliveira and Fernandes 2009), on linear light.
@@ -154,14 +154,14 @@ def test_no_text_of_our_figures_covers_another(name):
     canvas.plt.close(figure)
 
 
-DRAWN = [name for name in sweeps.every() if sweeps.read(name).plot]
+DRAWN = [name for name in sweep_files.every() if sweep_files.read(name).plot]
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_no_text_of_a_tables_figure_covers_another(name, monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(canvas, "save", lambda file, figure, title, note: kept.append((figure, title, note)))
-    table = sweeps.read(name)
+    table = sweep_files.read(name)
     plot.draw(tmp_path / "t.png", table, read((ROOT / "results" / name).with_suffix(".csv")))
     ((figure, title, note),) = kept
     assert overlapping(figure) == []

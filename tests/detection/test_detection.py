@@ -17,7 +17,7 @@ from localsl.network import build_network
 from localsl.runs import detection, experiment, stored
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.identity import run_directory
-from localsl.tables import render, sweeps
+from localsl.tables import render, sweep_files, sweeps
 from localsl.tables.render import Composed
 from localsl.train import optim
 from tests.helpers.coco import coco_folder
@@ -231,7 +231,7 @@ def test_table_12_trains_its_backbones_first_and_has_six_columns(outputs):
     backbones, detectors = request.jobs[:2], request.jobs[2:]
     assert all(job.needed and "checkpoint.required=true" in job.overrides for job in backbones)
     assert not any(job.needed for job in detectors)
-    of_table_3 = {cell.overrides for cell in sweeps.read("auglocal/table3").cells}
+    of_table_3 = {cell.overrides for cell in sweep_files.read("auglocal/table3").cells}
     assert {job.overrides[:-1] for job in backbones} <= of_table_3
     assert {number.metric for cell in table.cells for number in cell.numbers} == set(FIGURES)
     configs = {job.overrides: compose(job.typed) for job in detectors}

@@ -8,14 +8,14 @@ import wandb
 
 from hydra_plugins.localsl_sweeper import LocalslSweeper
 from localsl.config.fields import leaves
-from localsl.tables import dashboard, sweeps
+from localsl.tables import dashboard, sweep_files, sweeps
 from tests.helpers.command import SMALL, typed
 from tests.helpers.wandb import FakeWandB
 
 
 @pytest.fixture(scope="module")
 def sections():
-    return dashboard.sections(sweeps.every())
+    return dashboard.sections(sweep_files.every())
 
 
 @pytest.fixture(scope="module")

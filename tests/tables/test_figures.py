@@ -7,23 +7,23 @@ import pytest
 
 from localsl.config import ConfigError, compose
 from localsl.config.composition import Composition
-from localsl.tables import sweeps
+from localsl.tables import sweep_files
 from tests.conftest import ROOT
 from tests.helpers.analysis import TINY, rows_of
 from tests.helpers.command import typed
 
 
 def test_figures_are_asked_for_by_name_and_no_part_of_the_tables():
-    assert sweeps.named("man/figures") == ["man/fig1", "man/fig4", "man/fig5", "man/fig6", "man/fig7"]
-    assert sweeps.named("fig3") == ["auglocal/fig3", "ours/fig3"]
-    assert set(sweeps.named("figures")) == set(sweeps.figures())
-    assert not set(sweeps.named("all")) & set(sweeps.figures())
+    assert sweep_files.named("man/figures") == ["man/fig1", "man/fig4", "man/fig5", "man/fig6", "man/fig7"]
+    assert sweep_files.named("fig3") == ["auglocal/fig3", "ours/fig3"]
+    assert set(sweep_files.named("figures")) == set(sweep_files.figures())
+    assert not set(sweep_files.named("all")) & set(sweep_files.figures())
     with pytest.raises(ConfigError, match="did you mean sweep=man/fig4"):
-        sweeps.named("man/fig44")
+        sweep_files.named("man/fig44")
 
 
 def test_every_figure_composes_and_tells_its_runs_apart():
-    asked = [sweeps.read(name) for name in sweeps.figures()]
+    asked = [sweep_files.read(name) for name in sweep_files.figures()]
     cells = [cell for figure in asked for cell in figure.cells]
     composition = Composition()
     for overrides in {tuple(o for o in c.overrides if not o.startswith("checkpoint.")) for c in cells}:
@@ -39,10 +39,10 @@ def test_every_figure_composes_and_tells_its_runs_apart():
 
 
 def test_the_preprints_figures_are_mlaans():
-    preprint = [name for name in sweeps.figures() if name.startswith("mlaan_preprint/")]
+    preprint = [name for name in sweep_files.figures() if name.startswith("mlaan_preprint/")]
     assert [name.split("/")[1] for name in preprint] == ["fig1", "fig4", "fig5", "fig6"]
     for name in preprint:
-        own, mlaans = sweeps.read(name), sweeps.read(name.replace("_preprint", ""))
+        own, mlaans = sweep_files.read(name), sweep_files.read(name.replace("_preprint", ""))
         assert (own.name, own.cells, own.analysis) == (name, mlaans.cells, mlaans.analysis)
 
 
@@ -62,7 +62,7 @@ def figure(tmp_path, monkeypatch):
     """Of two runs, typed for tiny networks on digits."""
     (tmp_path / "sweeps" / "some").mkdir(parents=True)
     (tmp_path / "sweeps" / "some" / "fig1.yaml").write_text(FIGURE)
-    monkeypatch.setattr(sweeps, "SWEEPS", tmp_path / "sweeps")
+    monkeypatch.setattr(sweep_files, "SWEEPS", tmp_path / "sweeps")
     return ["-m", "sweep=some/fig1", "dataset=digits", *TINY]
 
 
@@ -118,7 +118,9 @@ def test_a_table_is_no_figure_to_draw_again(monkeypatch, capsys):
 
 def test_runs_that_figures_share_are_counted_once(figure, monkeypatch, capsys):
     """Though one is made of checkpoints and the other of records."""
-    (sweeps.SWEEPS / "some" / "fig2.yaml").write_text(FIGURE.replace("cka analysis.images=30", "convergence"))
+    (sweep_files.SWEEPS / "some" / "fig2.yaml").write_text(
+        FIGURE.replace("cka analysis.images=30", "convergence")
+    )
     line = [argument.replace("fig1", "figures") for argument in figure]
     assert typed(monkeypatch, *line, "show=status") == 0
     told = capsys.readouterr().out

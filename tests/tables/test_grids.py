@@ -8,7 +8,7 @@ import pytest
 from localsl.config import ConfigError, compose
 from localsl.config.composition import Composition
 from localsl.runs.identity import cell_id
-from localsl.tables import sweeps
+from localsl.tables import sweep_files
 from tests.conftest import ROOT
 from tests.helpers.analysis import rows_of
 from tests.helpers.command import typed
@@ -18,17 +18,17 @@ NAMES = ["ours/cascade", "ours/depth", "ours/lr", "ours/modules", "ours/momentum
 
 
 def test_grids_are_asked_for_by_name_and_no_part_of_tables_and_figures():
-    assert sweeps.grids() == sweeps.named("grids") == sweeps.named("ours/grids") == NAMES
-    assert sweeps.named("lr") == ["ours/lr"]
-    assert not {*sweeps.named("all"), *sweeps.named("figures")} & set(NAMES)
+    assert sweep_files.grids() == sweep_files.named("grids") == sweep_files.named("ours/grids") == NAMES
+    assert sweep_files.named("lr") == ["ours/lr"]
+    assert not {*sweep_files.named("all"), *sweep_files.named("figures")} & set(NAMES)
     with pytest.raises(ConfigError, match="did you mean sweep=ours/depth"):
-        sweeps.named("ours/depths")
+        sweep_files.named("ours/depths")
 
 
 def test_every_grid_is_small_varies_its_field_and_holds_images_out():
     composition = Composition()
-    for name in sweeps.grids():
-        grid = sweeps.read(name)
+    for name in sweep_files.grids():
+        grid = sweep_files.read(name)
         across = compose(grid.analysis).analysis.across
         configs = [compose(cell.overrides, composition) for cell in grid.cells]
         assert len({cell_id(cfg) for cfg in configs}) == len(configs) <= 40
@@ -43,7 +43,7 @@ def test_every_grid_is_small_varies_its_field_and_holds_images_out():
 def test_make_lists_each_with_its_number_of_runs():
     lines = re.findall(r"^grid-(\w+): setup ## .*?(\d+) runs", (ROOT / "Makefile").read_text(), re.MULTILINE)
     told = {f"ours/{name}": int(count) for name, count in lines}
-    assert told == {name: len(sweeps.read(name).cells) for name in sweeps.grids()}
+    assert told == {name: len(sweep_files.read(name).cells) for name in sweep_files.grids()}
 
 
 GRID = """
@@ -59,7 +59,7 @@ grids:
 def test_a_grid_trains_its_runs_and_is_drawn(tmp_path, monkeypatch):
     (tmp_path / "sweeps" / "some").mkdir(parents=True)
     (tmp_path / "sweeps" / "some" / "modules.yaml").write_text(GRID)
-    monkeypatch.setattr(sweeps, "SWEEPS", tmp_path / "sweeps")
+    monkeypatch.setattr(sweep_files, "SWEEPS", tmp_path / "sweeps")
     tiny = [override for override in TINY if not override.startswith(("K=", "backbone="))]
     line = ["-m", "sweep=some/modules", "dataset=digits", "dataset.validation=30", "seed=0", *tiny]
     assert typed(monkeypatch, *line) == 0

@@ -12,7 +12,7 @@ from localsl.execution.bounded import Outcome
 from localsl.measure import rehearsal as one
 from localsl.measure.rehearsal import Rehearsed, reduced, rehearse, synthetic_data, trace, without_gradient
 from localsl.runs import classification, provenance
-from localsl.tables import rehearsal, sweeps
+from localsl.tables import rehearsal, sweep_files, sweeps
 from localsl.tables.rehearsal import GIB, read
 from tests.helpers.command import typed
 
@@ -83,7 +83,7 @@ def toys(tmp_path, monkeypatch):
     """A file of three cells of two configurations, and one that is not built; each rehearsed once a call."""
     (tmp_path / "sweeps" / "some").mkdir(parents=True)
     (tmp_path / "sweeps" / "some" / "toys.yaml").write_text(GRID)
-    monkeypatch.setattr(sweeps, "SWEEPS", tmp_path / "sweeps")
+    monkeypatch.setattr(sweep_files, "SWEEPS", tmp_path / "sweeps")
     monkeypatch.setattr(provenance, "commit", lambda: "a" * 40)
     return ["-m", "sweep=some/toys", "show=rehearsal"]
 
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_tried_alone_and_then_traced(toys, monkeypatch):
 
 def test_a_part_of_all_and_cells_that_were_changed_are_no_result(toys, monkeypatch):
     played(monkeypatch, well)
-    (sweeps.SWEEPS / "some" / "more.yaml").write_text(GRID)
+    (sweep_files.SWEEPS / "some" / "more.yaml").write_text(GRID)
     assert typed(monkeypatch, *toys) == 0
     assert typed(monkeypatch, *toys, "sweep=some/more", "backbone=resnet32") == 0
     assert not Path("results").exists()
@@ -213,7 +213,7 @@ def test_toys_are_really_rehearsed(toys, monkeypatch):
 def test_a_cell_of_every_table_is_rehearsed():
     """The last that there is: tables begin with what is simple."""
     last = {}
-    for name in sweeps.every():
+    for name in sweep_files.every():
         request = sweeps.requested([f"sweep={name}"])
         assert request is not None
         cells = [cell for cell in request.tables[0].cells if cell.unbuilt is None]

@@ -12,7 +12,7 @@ import pytest
 from localsl.config import compose
 from localsl.published import numbers as published
 from localsl.runs import identity
-from localsl.tables import report, structures, sweeps
+from localsl.tables import report, structures, sweep_files, sweeps
 from localsl.tables.report import curves, pictures, progress
 from tests.conftest import ROOT
 from tests.helpers.report import DGL, finished, gathered, written
@@ -74,8 +74,8 @@ class Tables(HTMLParser):
 def test_without_results_every_published_number_is_there():
     text = written().read_text()
     tables = Tables(text)
-    for name in sweeps.every():
-        table = sweeps.read(name)
+    for name in sweep_files.every():
+        table = sweep_files.read(name)
         shown = [row["paper"] for label in (table.title, f"To run for {name}") if label in tables.tables
                  for row in tables.of(label)]  # fmt: skip
         for number in published.read(name):
@@ -148,7 +148,7 @@ def test_figures_are_inside_the_page(tmp_path):
     found = re.findall(
         r'<img src="data:image/png;base64,([^"]*)" width="(\d+)" height="(\d+)" alt="([^"]*)">', text
     )
-    assert [alt for *_, alt in found] == [sweeps.read(name).title for name in ("ours/fig4", "man/table1")]
+    assert [alt for *_, alt in found] == [sweep_files.read(name).title for name in ("ours/fig4", "man/table1")]
     assert base64.b64decode(found[0][0]) == (folder / "fig4.png").read_bytes()
     assert all(int(width) > 200 and int(height) > 100 for _, width, height, _ in found)
     assert pictures.inline(folder / "fig9.png", "none") == ""

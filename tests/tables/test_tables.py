@@ -19,7 +19,7 @@ from localsl.measure.records import recorded
 from localsl.published import numbers as published
 from localsl.published.numbers import KEYS
 from localsl.runs import experiment, lock, provenance, tracking
-from localsl.tables import estimate, records, reductions, render, structures, sweeps
+from localsl.tables import estimate, records, reductions, render, structures, sweep_files, sweeps
 from localsl.tables.render import Composed
 from tests.conftest import ROOT
 from tests.helpers.command import records as written
@@ -70,12 +70,12 @@ def rows_of(file):
 
 
 def test_there_is_a_file_for_every_table():
-    assert sorted(sweeps.every()) == sorted(PRINTED)
+    assert sorted(sweep_files.every()) == sorted(PRINTED)
 
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_every_number_has_one_cell_and_every_cell_a_number(name):
-    table, numbers = sweeps.read(name), published.read(name)
+    table, numbers = sweep_files.read(name), published.read(name)
     values = [float(n.value) for n in numbers if n.metric != "structure"]
     assert (len(table.cells), len(numbers), round(sum(values), 2)) == PRINTED[name]
     assert all(cell.numbers for cell in table.cells)
@@ -95,7 +95,7 @@ def test_every_number_is_in_exactly_one_results_file(tmp_path):
         for row in rows_of(file)
     )
     expected = [
-        (name, *n.keys, n.metric, n.value, n.std) for name in sweeps.every() for n in published.read(name)
+        (name, *n.keys, n.metric, n.value, n.std) for name in sweep_files.every() for n in published.read(name)
     ]
     assert found == Counter(expected)
     assert len(expected) == 620
@@ -259,7 +259,7 @@ def finished(overrides, accuracy):
 
 
 def test_settings_never_share_a_row():
-    table = sweeps.read("man/table4")
+    table = sweep_files.read("man/table4")
     dgl = table.cells[0].overrides
     runs = [
         finished([*dgl, "schedule.epochs=2", f"seed={seed}"], accuracy) for seed, accuracy in ((0, 50), (1, 60))
@@ -275,7 +275,7 @@ def test_settings_never_share_a_row():
 
 
 def test_runs_of_an_earlier_default_are_shown_and_marked_until_there_are_others():
-    table = sweeps.read("man/table4")
+    table = sweep_files.read("man/table4")
     cell = next(cell for cell in table.cells if cell.formerly)
     request = sweeps.requested(["sweep=man/table4"])
     (now,), (former,) = request.overrides(cell), request.former_overrides(cell)
@@ -293,7 +293,7 @@ def test_runs_of_an_earlier_default_are_shown_and_marked_until_there_are_others(
 
 
 def test_long_schedules_come_first_and_full_settings_before_checks():
-    table = sweeps.read("man/table4")
+    table = sweep_files.read("man/table4")
     dgl, man = (table.cells[i].overrides for i in (0, 1))
     runs = [finished([*dgl, "schedule.epochs=3", "precision=bf16", "seed=0"], 50)]
     runs += [finished([*typed_for, "schedule.epochs=3", "seed=0"], 50) for typed_for in (dgl, man)]
@@ -306,7 +306,7 @@ def test_long_schedules_come_first_and_full_settings_before_checks():
 
 
 def test_different_networks_are_never_averaged():
-    table = sweeps.read("man/table4")
+    table = sweep_files.read("man/table4")
     dgl = table.cells[0].overrides
     kinds = [[*dgl, "seed=0", f"partition.stem={stem}"] for stem in ("own", "merged")]
     request = sweeps.requested(["sweep=man/table4", "partition.stem=own,merged"])
@@ -354,7 +354,7 @@ def test_a_table_without_runs_is_told_and_rendered(monkeypatch, capsys):
 
 
 def test_a_cell_of_300_epochs_takes_no_runs_of_400():
-    table = sweeps.read("mlaan/table5")
+    table = sweep_files.read("mlaan/table5")
     cell = next(c for c in table.cells if "schedule.epochs=300" in c.overrides)
     cfg = compose(list(cell.overrides))
     runs = [finished([*cell.overrides[:-1], f"schedule.epochs={epochs}"], 90) for epochs in (300, 400)]
@@ -370,7 +370,7 @@ def test_a_cell_of_300_epochs_takes_no_runs_of_400():
     ],
 )
 def test_memory_is_a_gpus_where_it_was_measured_on_one(on_gpu, ours, of):
-    table = sweeps.read("mlaan/table3")
+    table = sweep_files.read("mlaan/table3")
     cell = next(cell for cell in table.cells if cell.unbuilt is None)
     asked = sweeps.measuring(cell.overrides, "memory")
     cfg = compose(list(asked))
@@ -397,7 +397,7 @@ def test_memory_that_a_paper_sums_is_that_of_all_processes():
         row = render._result_of_measurement(cell.numbers[0], record | {"processes": processes}, "")
         assert row["ours_mean"] == ours
         assert ("of one of 8 processes, times 8" in row["measured_on"]) == (processes == 8)
-    of_mlaan = sweeps.read("mlaan/table3").cells[0].numbers[0]
+    of_mlaan = sweep_files.read("mlaan/table3").cells[0].numbers[0]
     assert render._result_of_measurement(of_mlaan, record | {"processes": 8}, "")["ours_mean"] == "2.00"
     line = check_command_line(["-m", "sweep=auglocal/table4"])  # no launcher of eight is asked for
     assert [cfg.processes for cfg in line.configs if cfg.measure == "memory"].count(8) == 4
@@ -405,7 +405,7 @@ def test_memory_that_a_paper_sums_is_that_of_all_processes():
 
 
 def test_what_was_typed_beside_a_measured_table_is_told_and_not_mixed():
-    table = sweeps.read("mlaan/table3")
+    table = sweep_files.read("mlaan/table3")
     cell = next(cell for cell in table.cells if cell.unbuilt is None)
     request = sweeps.requested(["sweep=mlaan/table3", "batch_size=64,128", "memory=lean", "seed=0"])
     configs = {}
@@ -426,7 +426,7 @@ def test_what_was_typed_beside_a_measured_table_is_told_and_not_mixed():
 
 
 def test_an_overhead_is_one_of_every_machine_and_batch(monkeypatch):
-    table = sweeps.read("auglocal/table7")
+    table = sweep_files.read("auglocal/table7")
     cell = next(cell for cell in table.cells if "method=dgl" in cell.overrides)
     asked = sweeps.measuring(cell.overrides, "overhead")
     record = {"status": "done", "measure": "overhead", "scope": "a step", "precision": "fp32", "threads": 2}
@@ -450,7 +450,7 @@ def test_an_overhead_is_one_of_every_machine_and_batch(monkeypatch):
 
 
 def test_structures_are_the_papers():
-    table = sweeps.read("auglocal/table6")
+    table = sweep_files.read("auglocal/table6")
     for cell in table.cells:
         paper = cell.numbers[0].value.replace(" - ", "-").replace("AP(1/4)", "AP").replace("AP(2x2)", "AP")
         assert structures.of_stage(cell) == paper

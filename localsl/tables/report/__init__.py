@@ -18,7 +18,7 @@ from localsl.tables.render import Row
 from localsl.tables.report import filters, markup, pictures, progress, published, settings
 from localsl.tables.report import runs as of_runs
 from localsl.tables.report.markup import FilterKeys
-from localsl.tables.sweeps import Table
+from localsl.tables.sweep_files import Table
 
 HERE = Path(__file__).parent
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from localsl.tables import sweeps
-from localsl.tables.sweeps import Table
+from localsl.tables import sweep_files
+from localsl.tables.sweep_files import Table
 
 # The figures shown first: the accuracy of all rules, and error against memory.
 FIRST = ("ours/fig4", "ours/fig5")
@@ -34,11 +34,11 @@ def of_table(results_dir: Path, table: Table) -> str:
 
 def of_paper(results_dir: Path, paper: str) -> Iterator[str]:
     """The existing figures of a paper, or those of `ours`."""
-    for name in sorted(sweeps.figures(), key=lambda name: name not in FIRST):
+    for name in sorted(sweep_files.figures(), key=lambda name: name not in FIRST):
         file = (results_dir / name).with_suffix(".png")
         if name.startswith(f"{paper}/") and file.exists():
             number = file.stem.removeprefix("fig")
-            yield inline(file, sweeps.read(name).title, f"Figure {number}. Its numbers: {name}.csv")
+            yield inline(file, sweep_files.read(name).title, f"Figure {number}. Its numbers: {name}.csv")
 
 
 def gallery(pictures: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from localsl.published.numbers import KEYS
 from localsl.tables.render import EARLIER, Row
 from localsl.tables.report.markup import anchor
-from localsl.tables.sweeps import Table
+from localsl.tables.sweep_files import Table
 
 PAPERS = {
     "auglocal": "AugLocal (Ma et al., ICLR 2024)",

@@ -14,7 +14,8 @@ from localsl.runs.stored import Run
 from localsl.tables.render import Row
 from localsl.tables.report import markup, pictures, progress, settings
 from localsl.tables.report.markup import FilterKeys, Html
-from localsl.tables.sweeps import MEASURED_ALONE, Cell, Table, started_from
+from localsl.tables.sweep_files import MEASURED_ALONE, Cell, Table
+from localsl.tables.sweeps import started_from
 
 # Keys shown in addition to the rule; those with the same value in all lines are stated once above the table.
 SHOWN_KEYS = ("part", "dataset", "backbone", "K", "variant", "metric")
