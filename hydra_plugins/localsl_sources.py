@@ -16,6 +16,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from localsl import methods
+from localsl.config.composition import WITHOUT_FILES
 
 TIMM = "backbone/timm/"
 METHOD = "method/"
@@ -85,4 +86,4 @@ class FurtherSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the source, so that files in conf/ take precedence."""
-        search_path.append("localsl", f"{FurtherChoices.scheme()}://")
+        search_path.append(WITHOUT_FILES, f"{FurtherChoices.scheme()}://")

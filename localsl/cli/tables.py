@@ -37,7 +37,7 @@ def shown(line: Line) -> str | None:
         raise ConfigError([Problem("show", "report", "covers tables only", "type sweep=all, or show=tables")])
     if show in ("tables", "report"):
         return _summary(_rendered(line)) if show == "tables" else str(_rendered(line).report())
-    return overview.status(line.request, line.jobs, line.configs)
+    return overview.status(line.request, line.jobs, line.configs, _states(line))
 
 
 @contextmanager
@@ -66,17 +66,29 @@ def _before(line: Line) -> str:
 
 def _work(line: Line) -> str:
     """Print the list of runs at once, then the estimated work; return its total cost."""
+    states = _states(line)
     if line.request is None:
-        selected, text = set(line.jobs), overview.runs(line.jobs, line.configs)
+        selected, text = set(line.jobs), overview.runs(line.jobs, line.configs, states)
     else:
-        selected, text = set(line.request.to_run), overview.status(line.request, line.jobs, line.configs)
+        selected, text = (
+            set(line.request.to_run),
+            overview.status(line.request, line.jobs, line.configs, states),
+        )
     print(text, flush=True)
     from localsl.tables import estimate  # imported here because no other command line needs it
 
-    configs = [cfg for job, cfg in zip(line.jobs, line.configs, strict=True) if job in selected]
-    *lines, cost = estimate.work(configs)
+    to_train = [
+        cfg
+        for job, cfg, state in zip(line.jobs, line.configs, states, strict=True)
+        if job in selected and cfg.measure is None and state != "done"
+    ]
+    *lines, cost = estimate.work(to_train)
     print("\n".join(lines), end="\n" if lines else "")
     return cost
+
+
+def _states(line: Line) -> list[str]:
+    return [records.state(cfg) for cfg in line.configs]
 
 
 def _after(line: Line) -> str:

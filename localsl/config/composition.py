@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.default_element import GroupDefault, InputDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,12 +27,16 @@ from localsl.config.fields import leaves
 from localsl.data.sources import Known
 
 CONF = resources.folder("conf")
+PRIMARY = "config"
+
+# The name of the source of choices without a file: timm's networks and registered rules.
+WITHOUT_FILES = "localsl"
 
 # The groups whose values live under another name.
 PACKAGES = {"aux_net": "aux"}
 
 # What Hydra and OmegaConf raise on input that they cannot take.
-REFUSED = (HydraException, OmegaConfBaseException, ValueError, TypeError)
+REFUSED = (HydraException, OmegaConfBaseException, ValueError, TypeError, OverflowError)
 
 
 def key_of(override: str) -> str:
@@ -58,7 +68,7 @@ def by_hydra(overrides: Sequence[str]) -> DictConfig:
         REFUSED: if it cannot.
     """
     with _initialized():
-        return hydra.compose("config", list(overrides))
+        return hydra.compose(PRIMARY, list(overrides))
 
 
 def searched(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
@@ -77,19 +87,45 @@ def searched(overrides: Sequence[str], config_dir: str | None = None) -> list[st
     return folders
 
 
-class Composition:
-    """Configurations as `by_hydra` makes them; those of the same choices share the reading of their files.
+class _Files(CachingConfigRepository):
+    """The files of conf/ and of further folders, read once, without what they set of Hydra itself."""
 
-    Hydra's first step takes 0.2 s: it expands the defaults by the choices of groups and merges their files. The
-    cells of a table share it; the second step, to set single values, is each one's own.
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        """A copy of a file's contents, since Hydra makes the nodes of a file part of what it composes."""
+        found = copy.deepcopy(super().load_config(config_path))
+        if found is None or found.provider == WITHOUT_FILES:  # rules may be registered at any time
+            del self.cache[f"config_path={config_path}"]
+        elif config_path == PRIMARY and isinstance(found.config, DictConfig):
+            found.config.pop("hydra")
+            found.defaults_list = [e for e in found.defaults_list or [] if not _concerns_hydra(e)]
+        return found
+
+
+def _concerns_hydra(entry: InputDefault) -> bool:
+    return isinstance(entry, GroupDefault) and str(entry.group).startswith("hydra/")
+
+
+@cache
+def _files(search: tuple[str, ...]) -> tuple[ConfigLoaderImpl, _Files]:
+    with _initialized():
+        loader: Any = GlobalHydra.instance().config_loader()
+        _, repository = loader._parse_overrides_and_create_caching_repo(PRIMARY, list(search))
+        return loader, _Files(repository.delegate)
+
+
+class Composition:
+    """Configurations as Hydra composes them; those with the same choices share the first of two steps.
+
+    The first step expands the defaults by the choices of groups and merges their files; the second sets single
+    values. Hydra's own configuration is left out unless an override concerns it: it would take most of the time.
 
     Attributes:
-        known: what the folders of pictures that they name hold, which they share too.
+        known: the contents of the image folders that the configurations name, which they share too.
         search: the override that makes Hydra look into other folders too; empty without any.
     """
 
     def __init__(self, folders: Sequence[str] = ()):
-        """`folders` as `searched` gives them."""
+        """`folders` as `searched` returns them."""
         self.known: Known = {}
         self.search = ["hydra.searchpath=[{}]".format(",".join(f"'{f}'" for f in folders))] if folders else []
         places = [CONF, *(Path(folder.removeprefix("file://")) for folder in folders)]
@@ -99,30 +135,42 @@ class Composition:
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        """What Hydra composes.
+        """The configuration that Hydra composes.
 
         Raises:
-            REFUSED: if it cannot.
+            REFUSED: if it cannot be composed.
         """
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        choices = tuple(text for text, o in zip(overrides, parsed, strict=True) if not self._is_value(o))
-        if choices not in self._chosen:
-            self._chosen[choices] = by_hydra([*self.search, *choices])
-        made = copy.deepcopy(self._chosen[choices])
-        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if self._is_value(o)], made)
+        choices = [o for o in parsed if not _is_plain(o) or o.key_or_group in self.groups]
+        values = [o for o in parsed if _is_plain(o) and o.key_or_group not in self.groups]
+        texts = tuple(str(o.input_line) for o in choices)
+        if texts not in self._chosen:
+            own = all(_is_plain(o) for o in choices)
+            self._chosen[texts] = self._composed(choices) if own else by_hydra([*self.search, *texts])
+        made = copy.deepcopy(self._chosen[texts])
+        ConfigLoaderImpl._apply_overrides_to_config(values, made)
         return made
 
-    def _is_value(self, override: Override) -> bool:
-        """Whether it sets a value and nothing more; Hydra's own values, and what it refuses, stay with it."""
-        plain = override.package is None and not override.is_sweep_override()
-        return plain and not override.is_hydra_override() and override.key_or_group not in self.groups
+    def _composed(self, choices: list[Override]) -> DictConfig:
+        """The configuration with these choices, as `by_hydra` composes it, from files that are read once."""
+        loader, files = _files(tuple(self.search))
+        defaults = create_defaults_list(files, PRIMARY, choices, prepend_hydra=False, skip_missing=False)
+        made = loader._compose_config_from_defaults_list(defaults.defaults, files)
+        OmegaConf.set_struct(made, True)
+        ConfigLoaderImpl._apply_overrides_to_config(defaults.config_overrides, made)  # optimizer={lr:0.1}
+        return made
+
+
+def _is_plain(override: Override) -> bool:
+    """Whether an override sets one value or choice, and does not concern Hydra itself."""
+    return override.package is None and not override.is_sweep_override() and not override.is_hydra_override()
 
 
 def options(group: str, search: Sequence[str] = ()) -> list[str]:
     """The choices of a group, Hydra's own such as hydra/launcher included; none if there is no such group."""
     with _initialized():
         loader = GlobalHydra.instance().config_loader()
-        return loader.get_group_options(group, config_name="config", overrides=list(search))
+        return loader.get_group_options(group, config_name=PRIMARY, overrides=list(search))
 
 
 def hydras_own(overrides: Sequence[str]) -> DictConfig:
@@ -132,7 +180,7 @@ def hydras_own(overrides: Sequence[str]) -> DictConfig:
         REFUSED: if it does not compose.
     """
     with _initialized():
-        return hydra.compose("config", list(overrides), return_hydra_config=True).hydra
+        return hydra.compose(PRIMARY, list(overrides), return_hydra_config=True).hydra
 
 
 def hydras_keys(overrides: Sequence[str]) -> list[str]:

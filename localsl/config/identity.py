@@ -45,13 +45,20 @@ def affecting(values: dict[str, Any], what: Affects, *, setting: bool | None = N
     unused = ["K", "partition"] if method.single_module else []
     unused += [] if is_detection(values) else ["detector"]
     unused += ["processes"] if values.get("parallel", {}).get("name") == "modules" else []
-    kept = {}
-    for path, value in leaves(values):
-        found = effect(path, *classes)
-        wanted = bool(found.affects & what) and setting in (None, found.setting)
-        if wanted and (path not in defaults or defaults[path] != value):
-            kept[path] = value
+    kept = {
+        path: value
+        for path, value in leaves(values)
+        if _counts(path, what, setting, *classes) and (path not in defaults or defaults[path] != value)
+    }
     return without(kept, *unused)
+
+
+@cache
+def _counts(
+    path: str, what: Affects, setting: bool | None, method: type[Method], backbone: type[BackboneConfig]
+) -> bool:
+    found = effect(path, method, backbone)
+    return bool(found.affects & what) and setting in (None, found.setting)
 
 
 def is_detection(values: dict[str, Any]) -> bool:

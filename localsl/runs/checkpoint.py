@@ -44,9 +44,9 @@ class Checkpoints:
         self._folder = (run or identity.run_directory(cfg)) / "checkpoints"
 
     @property
-    def missing(self) -> bool:
-        """Whether the run requires a checkpoint and has no intact one."""
-        return self._cfg.checkpoint.required and not any(_is_intact(f, f.read_bytes()) for f in self._files())
+    def has_intact(self) -> bool:
+        """Whether any checkpoint of the run is intact."""
+        return any(_is_intact(f, f.read_bytes()) for f in self._files())
 
     def save(self, state: dict[str, Any], epochs: int, steps: int) -> None:
         """Write the state after `epochs` epochs and `steps` steps of the next; keep only the `KEPT` newest."""

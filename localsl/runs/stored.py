@@ -80,14 +80,18 @@ def finished(cfg: Config) -> Path | None:
 
     With checkpoint.required=true a run is finished only if it has a checkpoint, which results do not keep.
     """
-    if Checkpoints(cfg).missing:
+    if cfg.checkpoint.required and not Checkpoints(cfg).has_intact:
         return None
-    kept = [] if cfg.checkpoint.required else [identity.kept_directory(cfg)]
-    for folder in (identity.run_directory(cfg), *kept):
-        record = read(folder / "record.json")
-        if record is not None and record["status"] == "done":
-            return folder
-    return None
+    own = identity.run_directory(cfg)
+    if _is_done(own):
+        return own
+    kept = identity.kept_directory(cfg)
+    return kept if not cfg.checkpoint.required and _is_done(kept) else None
+
+
+def _is_done(folder: Path) -> bool:
+    record = read(folder / "record.json")
+    return record is not None and record["status"] == "done"
 
 
 def planned_runs(configs: Sequence[Config]) -> list[Run]:

@@ -16,7 +16,6 @@ from localsl.data import sources
 from localsl.execution import files
 from localsl.measure.flops import training_flops
 from localsl.runs import identity
-from localsl.tables import records
 from localsl.train import optim
 from localsl.train.step import train_step
 
@@ -30,14 +29,13 @@ COUNTED = Path("measured") / "training_flops.json"
 
 
 def work(configs: Sequence[Command]) -> Iterator[str]:
-    """Lines on the runs that are not done: how many there are of each, and their operations; last the hours.
+    """Lines on runs that are to be trained: how many there are of each, and their operations; last the hours.
 
     Hours at the rate of a step of backpropagation on this machine: local rules have more and smaller
     operations, and take longer. What was counted is kept.
     """
-    to_do = (cfg for cfg in configs if cfg.measure is None and records.state(cfg) != "done")
     # One that a figure asks for with its checkpoint, and another by its record alone, is trained once.
-    left = list({identity.run_id(cfg): cfg for cfg in to_do}.values())
+    left = list({identity.run_id(cfg): cfg for cfg in configs}.values())
     if not left:
         yield "nothing left to train"
         return

@@ -7,28 +7,31 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from localsl.runs import display, identity
-from localsl.tables import records
 from localsl.tables.sweeps import Job, Request
 
 if TYPE_CHECKING:
     from localsl.config.command import Command
 
 
-def runs(jobs: Sequence[Job], configs: Sequence[Command]) -> str:
+def runs(jobs: Sequence[Job], configs: Sequence[Command], states: Sequence[str]) -> str:
     """A table with one row per run: its state, its id and its overrides."""
     lines = [
-        {"state": records.state(cfg), "run": identity.run_id(cfg), "typed": " ".join(job.typed)}
-        for job, cfg in zip(jobs, configs, strict=True)
+        {"state": state, "run": identity.run_id(cfg), "typed": " ".join(job.typed)}
+        for job, cfg, state in zip(jobs, configs, states, strict=True)
     ]
     return display.table(lines)
 
 
-def status(request: Request, jobs: Sequence[Job], configs: Sequence[Command]) -> str:
-    """A table with the number of cells and of runs of each state, one row per table."""
-    states = {job: records.state(cfg) for job, cfg in zip(jobs, configs, strict=True)}
+def status(request: Request, jobs: Sequence[Job], configs: Sequence[Command], states: Sequence[str]) -> str:
+    """A table with the number of cells and of runs of each state, one row per table.
+
+    Args:
+        states: the state of each job, as `records.state` returns it.
+    """
+    state_of = dict(zip(jobs, states, strict=True))
     lines = []
     for table in request.tables:
-        count = Counter(states[job] for job in jobs if table.name in job.tables)
+        count = Counter(state_of[job] for job in jobs if table.name in job.tables)
         lines.append(
             {
                 "table": table.name,
@@ -45,7 +48,7 @@ def status(request: Request, jobs: Sequence[Job], configs: Sequence[Command]) ->
         # as missing.
         run = identity.run_id(cfg) if cfg.measure is None else job
         if runs.get(run, "done") == "done":
-            runs[run] = states[job]
+            runs[run] = state_of[job]
     by_state = ", ".join(f"{count} {name}" for name, count in Counter(runs.values()).most_common())
     shared = f"{len(runs)} runs, those that tables share counted once" + (f": {by_state}" if by_state else "")
     unbuilt = {(table.name, cell.unbuilt) for table in request.tables for cell in table.cells if cell.unbuilt}

@@ -94,6 +94,7 @@ MISTAKES = [
     ("dataset.name=foo", "dataset.name", "digits"),
     ("optimizer.lr=-1", "optimizer.lr", "above 0"),
     ("optimizer.lr=nan", "optimizer.lr", "finite number above 0"),
+    (f"optimizer.lr=1{'0' * 400}", "optimizer.lr", "finite number above 0"),
     ("optimizer.momentum=1", "optimizer.momentum", "below 1"),
     ("optimizer.momentum=0", "optimizer.momentum", "Nesterov"),
     ("optimizer={name:adam,beta2:0.999}", "optimizer.nesterov", "SGD only"),
@@ -203,7 +204,10 @@ def test_a_mistake_with_a_rule_is_told(typed, key, words):
     [
         ["K=4", "method=man", "dataset=cifar10", "schedule.epochs=300", "aux_net=infopro"],
         ["+logger.tagz=3", "dataset.mean=[1,2,3]", "method=auglocal", "data_dir='a b'"],
+        ["optimizer={lr:0.2,momentum:0.5}", "optimizer.lr=0.3", "K=2"],
         ["optimizer={lr:0.2,momentum:0.5}", "optimizer.lr=0.3", "hydra/launcher=joblib", "K=2"],
+        ["dataset=imagenet", "backbone=timm/resnet18", "method=predsim_original", "K=2"],
+        ["task=detection", "dataset=shapes", "backbone=resnet10", "+optimizer.mine=1", "K=2"],
         ["hydra.launcher.n_jobs=2", "hydra/launcher=joblib", "ema=man", "K=2", "++threads=2"],
     ],
 )
