@@ -1,4 +1,4 @@
-"""The report: one page with progress, figures, the papers' tables, what is left to run, and the runs.
+"""The report: one page with progress, figures, the papers' tables, the cells to run, and the runs.
 
 The page is a single file that loads nothing else: page.html is its template, page.css its style and page.js its
 script.

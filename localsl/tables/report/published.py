@@ -1,4 +1,4 @@
-"""A paper's table on the page: its figure, the measured numbers, and a folded list of what is left to run."""
+"""A paper's table on the page: its figure, the measured numbers, and a folded list of the cells to run."""
 
 from __future__ import annotations
 

@@ -30,4 +30,6 @@ def table(settings: dict[str, str], rows: Iterable[Row]) -> str:
         {"setting": Html(f'<span id="{code}">{code}</span>'), "description": text, "values": values[text]}
         for text, code in settings.items()
     ]
-    return grid("Settings", lines) or "<p>Nothing is measured yet, so the columns with our values are empty.</p>"
+    return (
+        grid("Settings", lines) or "<p>Nothing is measured yet, so the columns with our values are empty.</p>"
+    )
