@@ -155,7 +155,7 @@ def _started_from(row: Row, run: Run) -> Row:
 
 def _marked(row: Row, cell: Cell) -> Row:
     """Mark a row as one of runs with the cell's earlier default."""
-    remark = f"run with {' '.join(cell.formerly)}, an earlier default; not run in the present form yet"
+    remark = f"run with {' '.join(cell.formerly)}, an earlier default; not run with the present default yet"
     note = "; ".join(filter(None, (row["note"], remark)))
     return row | {"status": f"{EARLIER}{row['status']}", "note": note}
 
@@ -193,7 +193,7 @@ def _result_of_measurement(number: Number, record: dict[str, Any], typed: str) -
     value, scope = VALUES[number.metric](record)
     processes = record.get("processes") or 1  # missing in the earliest records
     if number.note == SUMMED and processes > 1:
-        value, scope = value * processes, f"{scope}, of one of {processes} processes, times {processes}"
+        value, scope = value * processes, f"{scope}, per process, times {processes} processes"
     return {
         "ours_mean": f"{value:.2f}",
         "difference": f"{value - float(number.value):+.2f}",
@@ -226,8 +226,8 @@ def _operations(record: dict[str, Any]) -> tuple[float, str]:
 
 def _overhead(record: dict[str, Any]) -> tuple[float, str]:
     """The extra time of a training step over backpropagation's, in per cent, and its scope."""
-    scope = "a training step and backpropagation's in turn, the median of their ratios"
-    scope += f", batches of {record['batch_size']}, {record['device']}"
+    scope = "median ratio of a training step's time to backpropagation's, measured in turn"
+    scope += f", batch size {record['batch_size']}, {record['device']}"
     scope += f", {record['threads']} thread{'s' if record['threads'] > 1 else ''}"
     return 100 * (record["figures"]["ratio_to_bp"] - 1), scope
 
@@ -304,8 +304,8 @@ def setting(row: Row) -> str:
         apart = MEASURED_ALONE.get(row["metric"]) in TIMES or TYPED_PREFIX in row["measured_on"]
         return row["measured_on"] if apart else ""
     images = f"{row['train_images']} training images of {row['measured_on']}"
-    batch = f"batch {row['batch_size']}, learning rate {row['lr']}, {row['precision']}"
-    return f"{row['epochs']} epochs in the form of schedule={row['schedule']}, {images}, {batch}"
+    batch = f"batch size {row['batch_size']}, learning rate {row['lr']}, {row['precision']}"
+    return f"schedule={row['schedule']} with {row['epochs']} epochs, {images}, {batch}"
 
 
 def _others(made: list[Row], shown_setting: str) -> list[Row]:

@@ -94,7 +94,7 @@ def test_a_number_has_ours_beside_it(two_seeds):
     assert (row["rule"], row["setting"], row["status"]) == ("DGL", "S1", "2 of 5 seeds")
     text = written("man/table4").read_text()
     assert "Measured: 4a · CIFAR-10 · ResNet-32 · K=16 · ema=0,bias=0 · test error (%)" in text
-    assert "S1: 3 epochs in the form of schedule=paper, 40 training images of cifar10, batch 1024" in text
+    assert "S1: schedule=paper with 3 epochs, 40 training images of cifar10, batch size 1024" in text
     assert "1 of 9 published numbers have a measurement." in text
 
 
@@ -105,7 +105,7 @@ def test_what_is_not_measured_is_folded(two_seeds):
     ]
     folded = re.findall(r"<details[^>]*><summary>(.*?)</summary>", text)
     assert not re.search(r"<details[^>]* open", text)
-    assert any(told.startswith("To run: 1 fewer seeds, 8 missing") for told in folded)
+    assert any(told.startswith("To run: 1 with fewer seeds, 8 missing") for told in folded)
     inside = text[text.index("To run: ") : text.index("</details>", text.index("To run: "))]
     assert "11.07" in inside  # a number of the paper that nothing was run for
 
@@ -180,7 +180,7 @@ def test_costs_are_measured_by_their_own_command():
     made[tables[0].name][0] |= found | {"measured_on": "flops: multiply-adds", "precision": "fp32"}
     text = report.write(Path("results"), tables, made, runs).read_text()
     assert "1 of 25 published numbers have a measurement." in text
-    assert "S1: flops: multiply-adds, batch 1024, fp32" in text
+    assert "S1: flops: multiply-adds, batch size 1024, fp32" in text
     assert Tables(text).of(tables[0].title)[0]["setting"] == "S1"
     missing = Tables(text).of("To run for auglocal/table11")
     assert len(missing) == 24

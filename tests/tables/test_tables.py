@@ -269,7 +269,7 @@ def test_settings_never_share_a_row():
     first = [row for row in made if row["variant"] == "ema=0,bias=0" and row["part"] == "4a"]
     assert [(row["epochs"], row["n"], row["ours_mean"]) for row in first] == [(2, 2, "45.00"), (3, 1, "10.00")]
     told = render.markdown(table, made)
-    assert "paper, then ours (2 epochs in the form of schedule=paper" in told
+    assert "paper, then ours (schedule=paper with 2 epochs" in told
     assert "| ema=0,bias=0 | 14.08 / **45.00 ± 7.07** |" in told
     assert "| ema=0,bias=0 | 14.08 / **10.00** |" in told
 
@@ -300,7 +300,7 @@ def test_long_schedules_come_first_and_full_settings_before_checks():
     runs.append(finished([*dgl, "schedule.epochs=4", "seed=0"], 50))
     composed = Composed(sweeps.requested(["sweep=man/table4"]), {cell: compose(cell) for cell in (dgl, man)})
     told = render.markdown(table, render.rows(table, composed, runs))
-    heads = [line for line in told.splitlines() if "in the form of" in line]
+    heads = [line for line in told.splitlines() if "schedule=paper with" in line]
     ours = [(head.split(" epochs")[0][-1], head.rstrip(")").split(", ")[-1]) for head in heads]
     assert ours == [("4", "fp32"), ("3", "fp32"), ("3", "bf16")]
 
@@ -396,7 +396,7 @@ def test_memory_that_a_paper_sums_is_that_of_all_processes():
     for processes, ours in ((8, "16.00"), (1, "2.00")):
         row = render._result_of_measurement(cell.numbers[0], record | {"processes": processes}, "")
         assert row["ours_mean"] == ours
-        assert ("of one of 8 processes, times 8" in row["measured_on"]) == (processes == 8)
+        assert ("per process, times 8 processes" in row["measured_on"]) == (processes == 8)
     of_mlaan = sweep_files.read("mlaan/table3").cells[0].numbers[0]
     assert render._result_of_measurement(of_mlaan, record | {"processes": 8}, "")["ours_mean"] == "2.00"
     line = check_command_line(["-m", "sweep=auglocal/table4"])  # no launcher of eight is asked for
@@ -444,7 +444,7 @@ def test_an_overhead_is_one_of_every_machine_and_batch(monkeypatch):
     assert found == {"CPU": ("25.00", "-51.20"), "GPU": ("75.00", "-1.20")}
     text = render.markdown(table, made)
     for device, cells in (("128, CPU", "76.2 / **25.00**"), ("1024, GPU", "76.2 / **75.00**")):
-        title = f"in turn, the median of their ratios, batches of {device}, 2 threads"
+        title = f"measured in turn, batch size {device}, 2 threads"
         (block,) = (part for part in text.split("wallclock_overhead_pct: ") if title in part)
         assert cells in block
 

@@ -1,4 +1,4 @@
-"""The report: one page with progress, figures, the papers' tables, what is left to run, and the runs.
+"""The report: one page with progress, figures, the papers' tables, the cells to run, and the runs.
 
 The page is a single file that loads nothing else: page.html is its template, page.css its style and page.js its
 script.
@@ -43,7 +43,7 @@ def write(results_dir: Path, tables: Sequence[Table], made: dict[str, list[Row]]
         "filters": filters.form([*shown, *(group.filter_keys for group in groups)]),
         "figures": pictures.gallery(list(pictures.of_paper(results_dir, "ours"))),
         "papers": "".join(_papers(results_dir, tables, made, codes, runs)),
-        "runs": "".join(of_runs.articles(groups, codes)) or "<p>None.</p>",
+        "runs": "".join(of_runs.articles(groups, codes)) or "<p>No runs.</p>",
         "settings": settings.table(codes, rows),
     }
     file = results_dir / "index.html"

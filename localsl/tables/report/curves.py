@@ -34,7 +34,7 @@ def read(metrics: Path) -> Iterator[Curve]:
     yield Curve("test accuracy (%)", "epoch", "full", accuracies)
     for style, column in (("full", "ap_box"), ("dashed", "ap_mask")):
         precisions = [(row["epoch"], row[column]) for row in rows if column in row]
-        yield Curve("AP of boxes, and dashed of masks (%)", "epoch", style, precisions)
+        yield Curve("AP of boxes (%), dashed: of masks", "epoch", style, precisions)
     for style, column in (("full", "train_loss"), ("dashed", "test_loss")):
         losses = [(row["epoch"], math.log10(row[column])) for row in rows if row.get(column, 0) > 0]
         yield Curve(LOSS, "epoch", style, losses)

@@ -1,6 +1,6 @@
 "use strict";
 
-// Headers sort their tables: up, down, and back to the order of the paper.
+// A click on a header sorts its table: ascending, descending, then in the paper's order again.
 for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0], order = [...body.rows], heads = [...table.tHead.rows[0].cells];
   const value = (row, column) => row.cells[column].textContent.trim();
@@ -21,7 +21,7 @@ for (const table of document.querySelectorAll("table")) {
       if (next !== "none") {
         head.setAttribute("aria-sort", next);
         const sign = next === "ascending" ? 1 : -1;
-        rows.sort((a, b) => {  // empty cells last, whichever way
+        rows.sort((a, b) => {  // empty cells come last in both directions
           const x = value(a, column), y = value(b, column);
           return !x || !y ? !x - !y : sign * compare(x, y);
         });
@@ -31,8 +31,8 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 
-// Filters hide lines and curves that are of something else, and what holds nothing after that.
-const form = document.getElementById("filters"), told = form.querySelector("output");
+// Filters hide lines and curves that do not match, and the elements that become empty.
+const form = document.getElementById("filters"), output = form.querySelector("output");
 const items = [...document.querySelectorAll("[data-rule]")];
 const holders = [...document.querySelectorAll("main section, main article, main details, main .scroll")]
   .filter(holder => holder.querySelector("[data-rule]"));
@@ -50,15 +50,15 @@ function filter() {
   }
   const rows = items.filter(item => item.localName === "tr" && item.closest("section").id !== "runs");
   const left = rows.filter(row => !row.hidden), toRun = left.filter(row => row.closest(".to-run"));
-  told.textContent = wanted.length
-    ? `${left.length - toRun.length} lines measured, ${toRun.length} to run; of all: ${rows.length}` : "";
+  output.textContent = wanted.length
+    ? `${left.length - toRun.length} lines measured, ${toRun.length} to run, of ${rows.length} in total` : "";
 }
 
 form.hidden = false;
 form.addEventListener("change", filter);
-form.addEventListener("reset", () => setTimeout(filter));  // once the lists are back at "all"
+form.addEventListener("reset", () => setTimeout(filter));  // after the lists are reset to "all"
 form.addEventListener("submit", event => event.preventDefault());
-filter();  // some browsers keep what was chosen when the page is loaded again
+filter();  // some browsers keep the selection when the page is reloaded
 
 const unfold = document.getElementById("unfold");
 unfold.addEventListener("click", () => {

@@ -38,7 +38,7 @@ def of_paper(results_dir: Path, paper: str) -> Iterator[str]:
         file = (results_dir / name).with_suffix(".png")
         if name.startswith(f"{paper}/") and file.exists():
             number = file.stem.removeprefix("fig")
-            yield inline(file, sweep_files.read(name).title, f"Figure {number}. Its numbers: {name}.csv")
+            yield inline(file, sweep_files.read(name).title, f"Figure {number}. Data: {name}.csv")
 
 
 def gallery(pictures: Sequence[str]) -> str:

@@ -53,10 +53,10 @@ def summary(tables: Sequence[Table], made: dict[str, list[Row]], runs: int) -> s
     """A sentence and a list of counts that state how many numbers are measured."""
     count = sum((states(made[table.name]) for table in tables), Counter[str]())
     rows = [row for table in tables for row in made[table.name]]
-    read_off = sum(row["metric"] == "structure" and row["status"] == "done" for row in rows)
-    measured = sum(count[name] for name in MEASURED) - read_off
+    derived = sum(row["metric"] == "structure" and row["status"] == "done" for row in rows)
+    measured = sum(count[name] for name in MEASURED) - derived
     figures = {"measured": measured, "of these with fewer seeds": count["fewer seeds"]}
-    figures |= {"read off the networks": read_off} | {name: count[name] for name in STATES[2:]}
+    figures |= {"derived from the networks": derived} | {name: count[name] for name in STATES[2:]}
     figures |= {"finished runs": runs}
     words = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items() if value)
     return f"<p><b>{measured} of {count.total()} published numbers have a measurement.</b></p><dl>{words}</dl>"

@@ -1,4 +1,4 @@
-"""A paper's table on the page: its figure, the measured numbers, and a folded list of what is left to run."""
+"""A paper's table on the page: its figure, the measured numbers, and a folded list of the cells to run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from localsl.tables.sweeps import started_from
 # Keys shown in addition to the rule; those with the same value in all lines are stated once above the table.
 SHOWN_KEYS = ("part", "dataset", "backbone", "K", "variant", "metric")
 HEADS = {"dataset": "data set"}
+COUNTED = {"fewer seeds": "with fewer seeds"}  # states in a count
 
 
 def article(
@@ -32,7 +33,7 @@ def article(
     words = " · ".join(shared)
     seeds = " or ".join(map(str, sorted({table.seeds_of(cell) for cell in table.cells}, reverse=True)))
     about = [
-        f"{table.name}.csv; {seeds} {'seed' if seeds == '1' else 'seeds'} a cell",
+        f"{table.name}.csv; {seeds} {'seed' if seeds == '1' else 'seeds'} per cell",
         "" if measured else words,
     ]
     return (
@@ -123,7 +124,7 @@ def _to_run(table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dic
     if not lines:
         return ""
     count = progress.states(made)
-    words = [f"{count[state]} {state}" for state in progress.STATES[1:] if count[state]]
+    words = [f"{count[state]} {COUNTED.get(state, state)}" for state in progress.STATES[1:] if count[state]]
     whole = f"make {table.name.split('/')[1]} PAPER={table.paper}"
     shown = f'<span class="count" data-all="{len(lines)}"></span>'
     summary = f"To run: {', '.join(words)} {shown}<code>{escape(whole)}</code>"

@@ -14,7 +14,7 @@ def describe(row: Row) -> str:
     """The setting of a row in words; empty if its number is not measured."""
     if row["runs"] or not row["measured_on"]:
         return render.setting(row)
-    return f"{row['measured_on']}, batch {row['batch_size']}, {row['precision']}"
+    return f"{row['measured_on']}, batch size {row['batch_size']}, {row['precision']}"
 
 
 def codes(rows: Iterable[Row], further: Iterable[str]) -> dict[str, str]:
@@ -27,7 +27,9 @@ def table(settings: dict[str, str], rows: Iterable[Row]) -> str:
     """The table of codes, with the setting in words and the number of measured values."""
     values = Counter(map(describe, rows))
     lines = [
-        {"setting": Html(f'<span id="{code}">{code}</span>'), "in words": text, "values": values[text]}
+        {"setting": Html(f'<span id="{code}">{code}</span>'), "description": text, "values": values[text]}
         for text, code in settings.items()
     ]
-    return grid("Settings", lines) or "<p>Nothing is measured yet: the columns of our values are empty.</p>"
+    return (
+        grid("Settings", lines) or "<p>Nothing is measured yet, so the columns with our values are empty.</p>"
+    )
