@@ -1,4 +1,4 @@
-"""Small runs, what they leave behind, and how they are stopped."""
+"""Small runs, the files that they leave behind, and ways to stop them."""
 
 import csv
 import os
@@ -24,13 +24,13 @@ def columns(file):
 
 
 def tiny_of(method):
-    """A small network that the rule can be put on."""
+    """Overrides of a small run of the rule."""
     more = ["aux.depth=3"] if method == "auglocal" else ["method.cascade=2"] if method.startswith("ml") else []
     return [f"method={method}", *TINY, *more]
 
 
 def left_by(cfg):
-    """All that a run leaves behind, but for times, and for what may happen to the code meanwhile."""
+    """A finished run's checkpoint, metrics and record, without times, its folder's name and the code's commit."""
     folder = run_directory(cfg)
     (checkpoint,) = (folder / "checkpoints").glob("*.pt")
     state = torch.load(checkpoint, weights_only=True)
@@ -47,7 +47,7 @@ def left_by(cfg):
 
 
 def assert_same(one, other):
-    """Equal bit for bit, in any nesting of dicts, lists and tensors."""
+    """Assert that two nestings of dicts, lists and tensors are equal bit for bit."""
     assert type(one) is type(other)
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other)
@@ -62,8 +62,11 @@ def assert_same(one, other):
         assert one == other
 
 
-def terminated(cfg, owner, name, call, status="interrupted"):
-    """Run, with SIGTERM at the `call`-th time that something is called; it ends with 143."""
+def run_until_sigterm(cfg, owner, name, call, status="interrupted"):
+    """Run, and send SIGTERM at the `call`-th call of the function `name` of `owner`.
+
+    The run must exit with 143 and leave a record of the given status.
+    """
     real, calls = getattr(owner, name), []
 
     def terminating(*arguments):
@@ -83,6 +86,6 @@ def terminated(cfg, owner, name, call, status="interrupted"):
 
 
 def children(pid):
-    """Processes that a process started."""
+    """The ids of the processes that a process started."""
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(child) for child in file.read().split()]

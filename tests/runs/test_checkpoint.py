@@ -21,7 +21,7 @@ from localsl.runs.identity import kept_directory, run_directory
 from localsl.tables import records
 from localsl.train.peak_memory import PeakMemory
 from tests.conftest import ROOT
-from tests.helpers.runs import METHODS, TINY, assert_same, left_by, terminated, tiny_of
+from tests.helpers.runs import METHODS, TINY, assert_same, left_by, run_until_sigterm, tiny_of
 
 FUZZ = bool(os.environ.get("LOCALSL_FUZZ"))  # make fuzz
 
@@ -37,7 +37,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(method):
         (classification, "evaluate", 1, 3),
     ]
     for owner, name, call, steps in stops:
-        terminated(stopped, owner, name, call)
+        run_until_sigterm(stopped, owner, name, call)
         state = Checkpoints(stopped).newest()
         assert state is not None
         assert (state["epochs"], state["steps"]) == (1, steps)
@@ -59,7 +59,7 @@ def test_a_run_killed_after_its_last_checkpoint_trains_nothing_again(monkeypatch
 
 def test_a_stop_after_the_last_safe_point_is_obeyed_once_the_run_is_done():
     """In a sweep the next run does not begin."""
-    terminated(compose(TINY), Checkpoints, "save", 3, status="done")
+    run_until_sigterm(compose(TINY), Checkpoints, "save", 3, status="done")
 
 
 def test_a_run_trained_again_for_its_checkpoint_goes_on_after_a_stop():
@@ -67,7 +67,7 @@ def test_a_run_trained_again_for_its_checkpoint_goes_on_after_a_stop():
     cfg = compose([*TINY, "checkpoint.required=true"])
     kept_directory(cfg).mkdir(parents=True)
     (kept_directory(cfg) / "record.json").write_text('{"status": "done"}')
-    terminated(cfg, TrainBatches, "augmented", 5)
+    run_until_sigterm(cfg, TrainBatches, "augmented", 5)
     assert records.state(cfg) == "interrupted"
     experiment.run(cfg)
     assert stored.finished(cfg) == run_directory(cfg)
@@ -81,7 +81,7 @@ def test_a_run_that_was_begun_on_another_kind_of_device_says_so(monkeypatch, cap
     scope = property(lambda _: "CUDA allocator's peak")
     with monkeypatch.context() as patch:
         patch.setattr(PeakMemory, "scope", scope)
-        terminated(cfg, TrainBatches, "augmented", 5)
+        run_until_sigterm(cfg, TrainBatches, "augmented", 5)
     record = experiment.run(cfg)
     assert "began on another kind of device than cpu" in capsys.readouterr().out
     assert record is not None
@@ -93,7 +93,7 @@ def test_a_run_that_was_begun_on_another_kind_of_device_says_so(monkeypatch, cap
 def two_checkpoints():
     """The checkpoints of a run that was stopped in its third epoch: the newest, and the one before."""
     cfg = compose(TINY)
-    terminated(cfg, TrainBatches, "augmented", 9)
+    run_until_sigterm(cfg, TrainBatches, "augmented", 9)
     older, newest = sorted((run_directory(cfg) / "checkpoints").iterdir())
     return cfg, older, newest
 
@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(how, capsys):
     assert f"{newest.name} is damaged" in capsys.readouterr().err
     DAMAGE[how](older)
     assert Checkpoints(cfg).newest() is None
-    terminated(cfg, TrainBatches, "augmented", 5)  # from the start, then: what is written now must stay
+    run_until_sigterm(cfg, TrainBatches, "augmented", 5)  # from the start, then: what is written now must stay
     state = Checkpoints(cfg).newest()
     assert state is not None
     assert (state["epochs"], state["steps"]) == (1, 1)

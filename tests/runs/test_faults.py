@@ -13,7 +13,7 @@ from localsl.runs import classification, experiment
 from localsl.runs.checkpoint import Checkpoints, _digest
 from localsl.runs.identity import run_directory
 from tests.helpers.command import records, typed
-from tests.helpers.runs import TINY, left_by, terminated
+from tests.helpers.runs import TINY, left_by, run_until_sigterm
 
 
 def failing(monkeypatch, owner, name, call, error):
@@ -81,7 +81,7 @@ def test_out_of_memory_says_what_to_lower(monkeypatch, capsys):
 
 
 def test_another_number_of_epochs_is_another_run_and_says_why(capsys):
-    terminated(compose(TINY), TrainBatches, "augmented", 6)
+    run_until_sigterm(compose(TINY), TrainBatches, "augmented", 6)
     experiment.run(compose([*TINY, "schedule.epochs=2"]))
     printed = capsys.readouterr().out
     assert "is this run with 3 epochs" in printed

@@ -14,7 +14,7 @@ from localsl.measure.records import cost_id
 from localsl.runs import classification, epochs, experiment, identity, stored
 from localsl.runs.identity import run_directory, run_id
 from localsl.tables import records
-from tests.helpers.runs import TINY, assert_same, columns, left_by, terminated
+from tests.helpers.runs import TINY, assert_same, columns, left_by, run_until_sigterm
 
 
 def test_each_class_contributes_in_proportion_to_its_size():
@@ -135,7 +135,7 @@ def test_a_run_stopped_while_it_validates_goes_on_bit_for_bit():
     typed = [*TINY, "dataset.validation=30"]
     straight, stopped = (compose([*typed, f"output_dir={name}"]) for name in ("straight", "stopped"))
     experiment.run(straight)
-    terminated(stopped, classification, "evaluate", 4)  # the validation of the second epoch
+    run_until_sigterm(stopped, classification, "evaluate", 4)  # the validation of the second epoch
     experiment.run(stopped)
     assert_same(left_by(stopped), left_by(straight))
     record = stored.read_record(stopped)
