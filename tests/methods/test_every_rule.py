@@ -16,7 +16,8 @@ from tests.helpers.command import SMOKE, records, typed
 from tests.helpers.data import stl10_folder
 from tests.helpers.rules import RULES
 
-PUBLISHED = [("resnet32", K) for K in (2, 3, 4, 8, 16)] + [("resnet110", K) for K in (2, 3, 4, 8, 16, 32, 55)]
+# The published networks but ResNet-32 with K=16, which a fast test trains.
+PUBLISHED = [("resnet32", K) for K in (2, 3, 4, 8)] + [("resnet110", K) for K in (2, 3, 4, 8, 16, 32, 55)]
 CASES = list(itertools.product(RULES, PUBLISHED))
 
 
@@ -44,7 +45,7 @@ def test_every_rule_takes_two_steps_at_the_layer_wise_K(rule):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rule", "network"), CASES)
-def test_every_rule_takes_two_steps_at_every_published_K(rule, network):
+def test_every_rule_takes_two_steps_at_every_other_published_K(rule, network):
     take_two_steps(rule, *network)
 
 
