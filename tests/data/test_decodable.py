@@ -66,7 +66,7 @@ def test_broken_files_can_be_left_out(folder, capsys):
 
 @pytest.fixture
 def checked(monkeypatch):
-    """The number of pictures in every split whose files are decoded for the check."""
+    """A list that receives the number of pictures of every split that is checked."""
     counts, real = [], decodable._check_all
     monkeypatch.setattr(decodable, "_check_all", lambda split: counts.append(len(split)) or real(split))
     return counts
