@@ -1,6 +1,5 @@
 """Small runs, the files that they leave behind, and ways to stop them."""
 
-import csv
 import os
 import signal
 
@@ -10,6 +9,7 @@ import torch
 from localsl.runs import experiment, stored
 from localsl.runs.identity import run_directory
 from tests.conftest import ROOT
+from tests.helpers.analysis import rows_of
 
 TINY = ["schedule=smoke", "schedule.epochs=3", "schedule.warmup_epochs=1", "K=4", "backbone=resnet20"]
 TINY += ["dataset.train_subset=50", "dataset.test_subset=20", "batch_size=20", "device=cpu"]
@@ -17,9 +17,8 @@ METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml")
 
 
 def columns(file):
-    """The columns of a CSV by name."""
-    with file.open() as lines:
-        rows = list(csv.DictReader(lines))
+    """The columns of a CSV file by their names, as lists of text."""
+    rows = rows_of(file)
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
