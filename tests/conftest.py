@@ -1,4 +1,4 @@
-"""What several tests share: small configurations, and the real CIFAR-10 where it can be had."""
+"""Fixtures and environment of all tests: an empty working folder, the CPU, small images, the real CIFAR-10."""
 
 import os
 import subprocess
@@ -12,20 +12,20 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-ON_A_GPU = ("test_cuda.py",)
+ON_A_GPU = ("test_cuda.py",)  # test files that use a GPU if there is one
 
-torch.set_num_threads(1)  # the networks here are small: more threads would mostly wait for each other
+torch.set_num_threads(1)  # networks in tests are small: several threads would mostly wait for each other
 
 
 def environment(*folders, **more):
-    """Of a Python that also looks for packages in these folders: first of all, and then where this one does."""
+    """Environment variables for a Python process that finds packages in these folders, then where this one does."""
     path = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(path)} | more
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Run in an empty folder, with no data folder set: no test reads or writes the checkout's."""
+    """Run every test in an empty folder without these variables, so that it does not use the checkout's files."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOCALSL_DATA", raising=False)
     monkeypatch.delenv("LOCALSL_COMMIT", raising=False)
@@ -34,7 +34,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 @contextmanager
 def without_gpu():
-    """As if there was none, here and in processes that are started: many tests at once would crowd it."""
+    """Hide the GPU from this process and the ones it starts, since many tests at once would not fit on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -43,14 +43,14 @@ def without_gpu():
 
 @pytest.fixture(scope="module", autouse=True)
 def on_the_cpu(request):
-    """Before other fixtures of a module, which may train networks."""
+    """Hide the GPU before other fixtures of the test file, which may train networks."""
     with nullcontext() if request.path.name in ON_A_GPU else without_gpu():
         yield
 
 
 @pytest.fixture
 def images_and_targets():
-    """One batch of noise for networks that take 8x8 images."""
+    """A batch of eight random 8x8 images and their targets."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(8, 3, 8, 8, generator=generator)
     return images, torch.arange(8) % 10
@@ -71,7 +71,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path_factory):
-    """JPEGs and PNGs of several sizes and modes: 19 for training, 5 for test."""
+    """A folder of cats and dogs as JPEGs and PNGs of several sizes and modes: 19 for training, 5 for test."""
     root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for part, counts in (("train", {"cats": 9, "dogs": 10}), ("val", {"cats": 3, "dogs": 2})):
         for name, count in counts.items():
@@ -88,10 +88,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real_cifar10(tmp_path_factory):
-    """A folder with the original CIFAR-10: LOCALSL_DATA, or unpacked from ../shared; else the test skips."""
-    given = os.environ.get("LOCALSL_DATA")
-    if given and (Path(given) / "cifar-10-batches-py").is_dir():
-        return Path(given)
+    """A folder with the original CIFAR-10: LOCALSL_DATA, or unpacked from ../shared; else the test is skipped."""
+    configured = os.environ.get("LOCALSL_DATA")
+    if configured and (Path(configured) / "cifar-10-batches-py").is_dir():
+        return Path(configured)
     unpack = ROOT.parent / "shared" / "data" / "unpack_cifar10.py"
     if not unpack.exists():
         pytest.skip("needs the original CIFAR-10: set LOCALSL_DATA to the folder that holds it")

@@ -1,4 +1,4 @@
-"""The notebooks run on any results, and show the numbers that are there."""
+"""The notebooks run with and without results, and show the numbers of these results."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SCOPE = "live tensors of a made-up step"
 
 TABLES = ["auglocal/table1", "man/table1", "mlaan/table1", "mlaan/table3"]
 
-# Cells, and the last test accuracies of their seeds.
+# Cells of the tables, with the last test accuracy of every seed.
 BP = ("method=bp", "dataset=cifar10", "backbone=resnet32")
 ACCURACIES = {
     BP: (94.5,),
@@ -33,8 +33,8 @@ ACCURACIES = {
 }
 
 
-def kept(folder, cfg, accuracy):
-    """Write a run of three epochs as `records.keep` leaves it."""
+def write_run(folder, cfg, accuracy):
+    """Write a run of three epochs in the form that `records.keep` writes."""
     run = folder / run_id(cfg)
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(OmegaConf.to_yaml(asdict(cfg)))
@@ -51,41 +51,37 @@ def kept(folder, cfg, accuracy):
     (run / "record.json").write_text(json.dumps(record))
 
 
-def measured(folder, cfg, gigabytes):
-    """Write what `measure=memory` finds of a configuration."""
+def write_measurement(folder, cfg, gigabytes):
+    """Write the record of `measure=memory` for a configuration."""
     file = runner.recorded(cfg, folder)
     file.parent.mkdir(parents=True)
     record = {"status": "done", "measure": "memory", "scope": SCOPE, "precision": "fp32", "batch_size": 1024}
-    record |= {
-        "figures": {"peak_bytes": gigabytes * 1e9},
-        "device": "none",
-        "versions": {"torch": "2"},
-        "commit": None,
-    }
+    record |= {"figures": {"peak_bytes": gigabytes * 1e9}, "versions": {"torch": "2"}}
+    record |= {"device": "none", "commit": None}
     file.write_text(json.dumps(record))
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A folder of results with tables that are hardly filled."""
+    """A folder of results whose tables are mostly empty."""
     folder = tmp_path_factory.mktemp("results")
     configs = {overrides: compose(list(overrides)) for overrides in ACCURACIES}
     for overrides, accuracies in ACCURACIES.items():
         for seed, accuracy in enumerate(accuracies):
-            kept(folder / "runs", replace(configs[overrides], seed=seed), accuracy)
+            write_run(folder / "runs", replace(configs[overrides], seed=seed), accuracy)
     memory = replace(configs[BP], measure="memory", output_dir=str(folder), results_dir=str(folder))
     configs[sweeps.measuring(BP, "memory")] = memory
-    measured(folder, memory, 3.21)
+    write_measurement(folder, memory, 3.21)
     request = sweeps.requested([f"sweep={','.join(TABLES)}"])
     for table in request.tables:
-        made = render.rows(table, Composed(request, configs), records.under(folder / "runs"))
-        render.write(folder, table, made)
+        rows = render.rows(table, Composed(request, configs), records.under(folder / "runs"))
+        render.write(folder, table, rows)
     return folder
 
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
-    """One for all notebooks: most of its time is spent on imports."""
+    """One kernel for all notebooks, since most of its time is spent on imports."""
     folder = tmp_path_factory.mktemp("kernel")
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel(cwd=str(folder), env=os.environ | {"IPYTHONDIR": str(folder)})
@@ -94,22 +90,22 @@ def kernel(tmp_path_factory):
 
 
 def shown(name, folder, kernel):
-    """Execute a notebook as in a fresh kernel; returns all that it shows, each kind of output with its text."""
+    """Execute a notebook on a folder of results; returns the text of all of its outputs, each with its kind."""
     notebook = jupytext.read(ROOT / "notebooks" / f"{name}.py")
-    fresh = "%reset -f\nimport os\nos.environ.pop('LOCALSL_RUNS', None)\n"
-    fresh += f"os.environ['LOCALSL_RESULTS'] = {str(folder)!r}\ndel os"
-    notebook.cells.insert(0, new_code_cell(fresh))
+    reset = "%reset -f\nimport os\nos.environ.pop('LOCALSL_RUNS', None)\n"
+    reset += f"os.environ['LOCALSL_RESULTS'] = {str(folder)!r}\ndel os"
+    notebook.cells.insert(0, new_code_cell(reset))
     NotebookClient(notebook, timeout=120, km=kernel).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return "\n".join(f"{kind}: {text}" for output in outputs for kind, text in output.get("data", {}).items())
 
 
-def test_there_are_three():
+def test_there_are_three_notebooks():
     assert NOTEBOOKS == ["curves", "memory", "tables"]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_opens_as_one(name):
+def test_a_notebook_alternates_text_and_code(name):
     notebook = jupytext.read(ROOT / "notebooks" / f"{name}.py")
     kinds = [cell.cell_type for cell in notebook.cells]
     assert kinds == ["markdown", "code"] * (len(kinds) // 2)
@@ -120,7 +116,7 @@ def test_a_notebook_opens_as_one(name):
     ("name", "words"),
     [("curves", "No runs of man/table1"), ("memory", "No runs of a table"), ("tables", "No tables in")],
 )
-def test_without_results_a_notebook_says_so(name, words, kernel):
+def test_a_notebook_without_results_shows_a_message(name, words, kernel):
     assert words in shown(name, "nowhere", kernel)
 
 
@@ -132,18 +128,18 @@ def test_without_results_a_notebook_says_so(name, words, kernel):
         ("tables", ["14.08", "17.50 ± 1.77", "+3.42", "-0.16", "2 of 5 seeds", "missing", "400 epochs", SCOPE]),
     ],
 )
-def test_a_notebook_shows_the_numbers(name, words, results, kernel):
-    told = shown(name, results, kernel)
+def test_a_notebook_shows_the_numbers_of_the_results(name, words, results, kernel):
+    text = shown(name, results, kernel)
     for word in words:
-        assert word in told
+        assert word in text
 
 
-def test_frames(results):
-    made = frames.results(results)
-    assert list(made["table"].unique()) == TABLES
-    assert len(made) == 54 + 78 + 66 + 10
-    assert made.loc[made["metric"] == "gpu_memory_gb", "ours_mean"].dropna().tolist() == [3.21]
-    behind = frames.behind(made)
+def test_data_frames_have_the_tables_the_runs_behind_them_and_their_epochs(results):
+    tables = frames.results(results)
+    assert list(tables["table"].unique()) == TABLES
+    assert len(tables) == 54 + 78 + 66 + 10
+    assert tables.loc[tables["metric"] == "gpu_memory_gb", "ours_mean"].dropna().tolist() == [3.21]
+    behind = frames.behind(tables)
     of_man = behind[behind["table"] == "man/table1"]
     assert sorted(of_man["label"]) == ["bp", "dgl K=16", "dgl K=16", "dgl K=55", "man on dgl K=16"]
     runs, epochs = frames.runs(results), frames.epochs(results / "runs")
@@ -154,7 +150,7 @@ def test_frames(results):
     assert len(epochs) == 3 * len(runs)
 
 
-def test_a_run_that_is_not_done_is_left_out(results, tmp_path):
+def test_data_frames_leave_out_a_run_that_is_not_done(results, tmp_path):
     file = next((results / "runs").glob("*/record.json"))
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "record.json").write_text(file.read_text().replace('"done"', '"running"'))

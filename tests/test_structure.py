@@ -1,12 +1,8 @@
-"""The structure of the package: which room may import which, no circles, and a core that knows no configuration.
-
-And what all tests stand on.
-"""
+"""Which folders of the package may import which, how the tests are laid out, and the environment they run in."""
 
 import ast
 import os
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,24 +10,25 @@ import torch
 from localsl.execution import devices
 from tests.conftest import ROOT, environment, without_gpu
 
-# A file imports from its own room and from those above it.
-ROOMS = ["published", "core", "aux_nets", "backbones", "methods", "", "execution", "data", "train"]
-ROOMS += ["detection", "config", "runs", "measure", "analysis", "tables", "cli"]
+# The folders of the package in order: a file imports only from its own folder and the ones before it.
+# "" stands for the files at the top.
+FOLDERS = ["published", "core", "aux_nets", "backbones", "methods", "", "execution", "data", "train"]
+FOLDERS += ["detection", "config", "runs", "measure", "analysis", "tables", "cli"]
 
-# What no file of the library's own rooms may import.
+# The folders that make up the library, and packages of the experiments, which they may not import.
 LIBRARY = ("published", "core", "aux_nets", "backbones", "methods")
-FOREIGN = ("hydra", "omegaconf", "wandb", "pandas", "matplotlib", "sklearn", "yaml")
+EXPERIMENTS = ("hydra", "omegaconf", "wandb", "pandas", "matplotlib", "sklearn", "yaml")
 
 
 def modules():
-    """The files of the package by dotted name, below `localsl`."""
+    """The files of the package by their module names."""
     files = sorted((ROOT / "localsl").rglob("*.py"))
     named = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
     return {name.removesuffix(".__init__"): file for name, file in named.items()}
 
 
 def imported(file, known):
-    """The modules of the package, and other packages, that a file imports, for type checking included."""
+    """The modules of this package and of others that a file imports, including imports for type checking."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -46,32 +43,32 @@ KNOWN = modules()
 IMPORTS = {name: imported(file, KNOWN) - {name} for name, file in KNOWN.items()}
 
 
-def room(name):
-    """The folder that a module is in; "" for the files at the top, which are the library's door."""
+def folder_of(name):
+    """The folder that a module is in, or "" for a file at the top."""
     _, _, rest = name.partition(".")
     return rest.split(".")[0] if (ROOT / "localsl" / rest.split(".")[0]).is_dir() else ""
 
 
-def test_every_folder_is_a_room_of_the_order():
+def test_every_folder_has_a_place_in_the_order():
     folders = {path.parent.name for path in (ROOT / "localsl").glob("*/__init__.py")}
-    assert folders == {name for name in ROOMS if name}
+    assert folders == {name for name in FOLDERS if name}
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_imports_point_one_way(name):
-    if name in ("localsl.network", "localsl.__main__"):  # doors of the experiments, at the top for their names
+def test_a_module_imports_only_from_its_folder_and_those_before_it(name):
+    if name in ("localsl.network", "localsl.__main__"):  # entry points of the experiments
         return
-    own = ROOMS.index(room(name))
-    upwards = {other for other in IMPORTS[name] & set(KNOWN) if ROOMS.index(room(other)) > own}
+    own = FOLDERS.index(folder_of(name))
+    upwards = {other for other in IMPORTS[name] & set(KNOWN) if FOLDERS.index(folder_of(other)) > own}
     assert not upwards
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if room(name) in LIBRARY])
-def test_the_library_imports_no_package_of_the_experiments(name):
-    assert not {other.split(".")[0] for other in IMPORTS[name]} & set(FOREIGN)
+@pytest.mark.parametrize("name", [name for name in KNOWN if folder_of(name) in LIBRARY])
+def test_the_library_does_not_import_packages_of_the_experiments(name):
+    assert not {other.split(".")[0] for other in IMPORTS[name]} & set(EXPERIMENTS)
 
 
-def test_no_module_imports_itself_through_others():
+def test_there_are_no_circular_imports():
     state = {}
 
     def visit(name, path):
@@ -86,11 +83,11 @@ def test_no_module_imports_itself_through_others():
         visit(name, [])
 
 
-def test_few_files_at_the_top():
-    assert len(list(Path(ROOT / "localsl").glob("*.py"))) <= 6
+def test_at_most_six_files_are_at_the_top():
+    assert len(list((ROOT / "localsl").glob("*.py"))) <= 6
 
 
-def test_tests_and_what_they_start_are_on_the_cpu_also_of_a_machine_with_a_gpu(monkeypatch):
+def test_tests_and_the_processes_they_start_use_the_cpu_even_where_there_is_a_gpu(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
@@ -100,17 +97,17 @@ def test_tests_and_what_they_start_are_on_the_cpu_also_of_a_machine_with_a_gpu(m
     assert devices.chosen("auto").type == "cuda"
 
 
-def test_what_tests_start_finds_the_packages_that_they_find(monkeypatch):
+def test_processes_started_by_tests_find_the_same_packages(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "packages")
     assert environment("more")["PYTHONPATH"] == os.pathsep.join(["more", "packages"])
 
 
-def test_the_tests_are_laid_out_as_the_package_is():
+def test_folders_of_tests_are_folders_of_the_package():
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert folders <= {name for name in ROOMS if name}
+    assert folders <= {name for name in FOLDERS if name}
 
 
-def test_no_test_imports_another():
-    """What several of them need is in tests/helpers."""
+def test_no_test_file_imports_another():
+    """Code that several test files share belongs into tests/helpers."""
     imports = re.compile(r"^\s*(from|import) tests\.(\w+\.)*test_", re.MULTILINE)
     assert not [file.name for file in (ROOT / "tests").rglob("*.py") if imports.search(file.read_text())]

@@ -1,4 +1,4 @@
-"""Auxiliary networks: AugLocal's selections, depths and widths, LAM's layers, the heads' shapes."""
+"""Auxiliary networks have the published layers, depths, widths and numbers of parameters."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from localsl.network import build_network, count_parameters
 from tests.helpers.golden_auglocal import RESNET32
 
 
-def planned(*overrides):
+def plan_and_rule(*overrides):
     cfg = compose(["dataset=cifar10", *overrides])
     with torch.device("meta"):
         backbone = cfg.backbone.build(10)
@@ -28,12 +28,12 @@ def augmentation(rule):
     return Augmentation(rule.depth, rule.pyramid, rule.of_scale.norm)
 
 
-def hidden(plan, rule):
+def hidden_depths(plan, rule):
     return augmentation(rule).hidden(plan)
 
 
 @pytest.mark.parametrize("d", RESNET32)
-def test_auglocal_on_resnet32(d):
+def test_auglocals_networks_on_resnet32_are_the_released_ones(d):
     network = build_network(compose(["method=auglocal", f"aux.depth={d}", "dataset=cifar10"]))
     parameters, expected = RESNET32[d]
     assert count_parameters(network) == parameters
@@ -43,7 +43,7 @@ def test_auglocal_on_resnet32(d):
     assert list(network.local_modules[-1].layers) == list(range(16 - d, 16))
 
 
-# ResNet-110, tau = 0.5: depths of the auxiliary networks, parameters.
+# By d, for ResNet-110 with tau = 0.5: hidden layers of the auxiliary networks, and parameters of the whole network.
 RESNET110 = {
     2: ([1] * 53, 4_897_068),
     3: ([2] * 52, 7_672_290),
@@ -57,16 +57,16 @@ RESNET110 = {
 
 
 @pytest.mark.parametrize("d", RESNET110)
-def test_auglocal_on_resnet110(d):
+def test_auglocals_depths_and_parameters_on_resnet110(d):
     cfg = compose(["method=auglocal", f"aux.depth={d}", "dataset=cifar10", "backbone=resnet110", "K=55"])
     depths, parameters = RESNET110[d]
-    plan, rule = planned("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
-    assert hidden(plan, rule) == depths
+    plan, rule = plan_and_rule("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
+    assert hidden_depths(plan, rule) == depths
     with torch.device("meta"):
         assert count_parameters(build_network(cfg)) == parameters
 
 
-SAMPLES = {  # (d, layer): selected layers and their strides, ResNet-110
+SAMPLES = {  # for ResNet-110, by (d, layer): the selected layers and their strides
     (2, 0): ([54], [2]),
     (3, 0): ([27, 54], [2, 2]),
     (3, 19): ([36, 54], [1, 2]),
@@ -80,25 +80,25 @@ SAMPLES = {  # (d, layer): selected layers and their strides, ResNet-110
 
 @pytest.mark.parametrize(("d", "layer"), SAMPLES)
 def test_selected_layers_of_resnet110(d, layer):
-    plan, rule = planned("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
-    selected = depth.uniform(layer, 55, hidden(plan, rule)[layer])
+    plan, rule = plan_and_rule("method=auglocal", f"aux.depth={d}", "backbone=resnet110", "K=55")
+    selected = depth.uniform(layer, 55, hidden_depths(plan, rule)[layer])
     assert (selected, plan.architecture.auxiliary_strides(layer, selected)) == SAMPLES[d, layer]
 
 
-def test_uniform_selection_of_the_papers_figure():
-    """Figure 2, eight layers counted from 1: ties go to the even index, counted from 0."""
+def test_uniform_selection_is_that_of_the_papers_figure():
+    """AugLocal's Figure 2 counts eight layers from 1; ties go to the even index counted from 0."""
     for layer, count, expected in ((1, 3, [3, 6, 8]), (2, 3, [4, 6, 8]), (3, 2, [5, 8]), (7, 3, [8])):
         assert [i + 1 for i in depth.uniform(layer - 1, 8, count)] == expected
 
 
-def test_other_strategies():
+def test_other_selections_choose_their_layers_and_strides():
     def head(selection, module):
-        plan, rule = planned(
+        plan, rule = plan_and_rule(
             "method=auglocal", "aux.depth=6", f"aux.selection={selection}", "backbone=resnet110", "K=55"
         )
         site = plan.site(module)
-        how = augmented.strategy(selection, plan.layers[site.layer].stage)
-        return augmented.build(plan, site, 10, how, 1.0, augmentation(rule))
+        strategy = augmented.strategy(selection, plan.layers[site.layer].stage)
+        return augmented.build(plan, site, 10, strategy, 1.0, augmentation(rule))
 
     assert head("sequential", 5).selected == [6, 7, 8, 9, 10]
     assert head("repetitive", 0).selected == [1] * 5
@@ -112,21 +112,21 @@ def test_other_strategies():
     assert head("conv1x1", 5)[0].kernel_size == (1, 1)
 
 
-# Width multipliers that match AugLocal's cost on ResNet-110, K=55: d, 1x1, 3x3.
+# Width multipliers that match AugLocal's cost on ResNet-110, K=55: d, with 1x1 and with 3x3 convolutions.
 MULTIPLIERS = [(2, 26.645, 2.964), (3, 5.151, 1.442), (6, 4.577, 1.422)]
 
 
-@pytest.mark.parametrize(("d", "by_1x1", "by_3x3"), MULTIPLIERS)
-def test_matched_multipliers(d, by_1x1, by_3x3):
-    plan, rule = planned("method=dgl", f"aux.depth={d}", "backbone=resnet110", "K=55")
+@pytest.mark.parametrize(("d", "with_1x1", "with_3x3"), MULTIPLIERS)
+def test_width_multipliers_match_auglocals_cost(d, with_1x1, with_3x3):
+    plan, rule = plan_and_rule("method=dgl", f"aux.depth={d}", "backbone=resnet110", "K=55")
     sites = [plan.site(i) for i in range(plan.modules - 1)]
-    for kernel, expected in ((1, by_1x1), (3, by_3x3)):
+    for kernel, expected in ((1, with_1x1), (3, with_3x3)):
         found = augmented.matched_multiplier(plan, sites, kernel, 10, augmentation(rule))
         assert found == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.parametrize("method", ["dgl", "infopro", "predsim"])
-def test_depth_of_the_handcrafted_rules(method):
+def test_aux_depth_gives_handcrafted_rules_auglocals_depths(method):
     network = build_network(compose([f"method={method}", "aux.depth=4"]))
     reference = build_network(compose(["method=auglocal", "aux.depth=4"]))
     assert len(network.local_modules) == len(reference.local_modules) == 13
@@ -137,13 +137,13 @@ def test_depth_of_the_handcrafted_rules(method):
     assert ("similarity" in network.auxiliary[0]) is (method == "predsim")
 
 
-def test_below_the_layer_wise_K_groups_stay_and_select_from_their_last_layer():
+def test_below_the_layer_wise_K_auglocal_keeps_the_groups_and_selects_after_their_last_layer():
     network = build_network(compose(["method=auglocal", "aux.depth=4", "K=4"]))
     assert [len(m.layers) for m in network.local_modules] == [4, 4, 4, 4]
     assert [a["ce"].selected for a in network.auxiliary if len(a)] == [[7, 11, 15], [11, 15], [13, 15]]
 
 
-def test_auglocal_with_infopros_decoder_on_the_modules_own_features():
+def test_infopros_decoder_under_auglocal_reads_the_modules_own_features():
     cfg = compose(["method=auglocal", "aux.depth=3", "aux.lambda_reconstruction=[1,1]"])
     network = build_network(cfg)
     assert network.auxiliary[0]["reconstruction"].layers[0].in_channels == 16
@@ -161,7 +161,7 @@ def test_auglocal_with_infopros_decoder_on_the_modules_own_features():
         (64, 24, 2048, 1152),
     ],
 )
-def test_predsim_pooling(channels, size, target, features):
+def test_predsim_heads_pool_to_at_most_the_target_number_of_features(channels, size, target, features):
     head = PredSimHead(channels, size, 10, target)
     assert head[-1].in_features == features
     assert head(torch.zeros(2, channels, size, size)).shape == (2, 10)
@@ -178,16 +178,16 @@ def test_predsim_pooling(channels, size, target, features):
         ("2c2f", [19466, 65162, 83594]),
     ],
 )
-def test_infopro_heads(kind, parameters):
+def test_parameters_of_infopro_heads(kind, parameters):
     heads = [InfoProHead(kind, channels, 64, 10) for channels in (16, 32, 64)]
     assert [count_parameters(head) for head in heads] == parameters
 
 
-def test_the_big_dgl_head():
+def test_parameters_of_the_big_dgl_head():
     assert [count_parameters(BigDGLHead(c, 10)) for c in (16, 32, 64)] == [635_146, 637_194, 641_290]
 
 
-# Layers of MLAAN's released tables.
+# By backbone and K: the layers that every module's leap bridge selects in MLAAN's released tables.
 LEAPS = {
     "resnet32 15": ["2.0 3.0 3.2 3.4"] * 2
     + ["2.0 3.0 3.3 3.4", "2.0 3.0 3.2 3.4", "2.0 3.0 3.3 3.4"]
@@ -217,15 +217,15 @@ LEAPS = {
 @pytest.mark.parametrize("case", LEAPS)
 def test_leap_layers_of_the_released_tables(case):
     backbone, K = case.split()
-    plan, _rule = planned("method=mlaan_released", f"backbone={backbone}", f"K={K}")
+    plan, _rule = plan_and_rule("method=mlaan_released", f"backbone={backbone}", f"K={K}")
     found = [" ".join(plan.layers[i].name for i in leap.select(plan, m)) for m in range(plan.modules - 1)]
     assert found == LEAPS[case]
 
 
 @pytest.mark.parametrize("backbone", ["resnet20", "resnet44", "resnet56"])
-def test_leap_layers_of_any_backbone(backbone):
-    layers = len(planned(f"backbone={backbone}", "K=1")[0].layers)
-    plan, _rule = planned("method=mlaan", f"backbone={backbone}", f"K={layers}")
+def test_leap_layers_come_after_the_module_and_include_every_downsampling(backbone):
+    layers = len(plan_and_rule(f"backbone={backbone}", "K=1")[0].layers)
+    plan, _rule = plan_and_rule("method=mlaan", f"backbone={backbone}", f"K={layers}")
     for module in range(plan.modules - 1):
         chosen = leap.select(plan, module)
         assert chosen == sorted(set(chosen))
@@ -235,12 +235,12 @@ def test_leap_layers_of_any_backbone(backbone):
         strides = [
             plan.layers[i].stride for i in range(plan.end(module) + 1, layers) if plan.layers[i].stride == 2
         ]
-        assert sum(plan.layers[i].stride == 2 for i in chosen) == len(strides)  # so that shapes fit
+        assert sum(plan.layers[i].stride == 2 for i in chosen) == len(strides)  # otherwise shapes would not fit
 
 
 IMAGENET = ["dataset.image_size=224", "dataset.num_classes=1000"]
 
-# AugLocal's code, d = 2 to 6: millions of parameters of the auxiliary networks.
+# By backbone and K, for d = 2 to 6: millions of parameters of the auxiliary networks in AugLocal's code.
 AUGLOCAL_ON_IMAGENET = {
     ("resnet34", 17): [62.5, 98.2, 122.2, 154.4, 176.3],
     ("resnet101", 34): [250.2, 311.2, 363.4, 406.9, 453.3],
@@ -249,17 +249,17 @@ AUGLOCAL_ON_IMAGENET = {
 
 
 @pytest.mark.parametrize("network", AUGLOCAL_ON_IMAGENET)
-def test_auglocal_on_imagenet(network):
+def test_auglocals_networks_on_imagenet_have_the_released_number_of_parameters(network):
     name, K = network
     for d, expected in zip(range(2, 7), AUGLOCAL_ON_IMAGENET[network], strict=True):
-        typed = ["method=auglocal", f"backbone={name}", f"K={K}", f"aux.depth={d}", *IMAGENET]
+        overrides = ["method=auglocal", f"backbone={name}", f"K={K}", f"aux.depth={d}", *IMAGENET]
         with torch.device("meta"):
-            built = build_network(compose(typed))
+            built = build_network(compose(overrides))
         assert count_parameters(built.auxiliary) / 1e6 == pytest.approx(expected, abs=0.05)
         assert len(built.local_modules) == K
 
 
-# Output widths and strides of the layers of the auxiliary network, d = 5 (AugLocal's code).
+# By backbone and module, for d = 5: widths and strides of the auxiliary network's layers in AugLocal's code.
 WIDTHS_AND_STRIDES = {
     ("resnet34", 0): "128/2 256/2 256/1 512/2",
     ("resnet34", 4): "128/1 256/2 256/1 512/2",
@@ -276,9 +276,9 @@ WIDTHS_AND_STRIDES = {
 
 
 @pytest.mark.parametrize("case", WIDTHS_AND_STRIDES)
-def test_auglocals_layers_on_imagenet(case):
+def test_auglocals_layers_on_imagenet_have_the_released_widths_and_strides(case):
     name, module = case
-    plan, rule = planned(
+    plan, rule = plan_and_rule(
         "method=auglocal", "aux.depth=5", f"backbone={name}", f"K={17 if '34' in name else 34}", *IMAGENET
     )
     with torch.device("meta"):
@@ -288,39 +288,39 @@ def test_auglocals_layers_on_imagenet(case):
     assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in head.modules())
 
 
-def test_auglocals_poolings_on_vgg():
-    """One where the width differs, however many a jump skips."""
-    plan, _rule = planned("method=auglocal", "aux.depth=3", "backbone=vgg13", "K=10", *IMAGENET)
+def test_auglocals_networks_on_vgg_pool_once_where_the_width_changes():
+    """One pooling is enough even where the selection skips several of the backbone's."""
+    plan, _rule = plan_and_rule("method=auglocal", "aux.depth=3", "backbone=vgg13", "K=10", *IMAGENET)
     assert plan.architecture.auxiliary_strides(0, [4, 9]) == [2, 2]
     assert plan.architecture.auxiliary_strides(6, [8, 9]) == [1, 1]
-    small, own = planned("method=auglocal", "aux.depth=2", "backbone=vgg19", "K=16")
-    assert small.modules == 15
-    assert augmented.build(small, small.site(0), 10, "uniform", 1.0, augmentation(own))[-2].num_features == 512
+    plan, rule = plan_and_rule("method=auglocal", "aux.depth=2", "backbone=vgg19", "K=16")
+    assert plan.modules == 15
+    assert augmented.build(plan, plan.site(0), 10, "uniform", 1.0, augmentation(rule))[-2].num_features == 512
 
 
-def test_strides_count_halvings_where_widths_do_not_double():
-    plan, _rule = planned("method=auglocal", "aux.depth=4", "backbone=mobilenetv2", "K=19")
+def test_strides_follow_the_sizes_where_widths_do_not_double():
+    plan, _rule = plan_and_rule("method=auglocal", "aux.depth=4", "backbone=mobilenetv2", "K=19")
     assert plan.architecture.auxiliary_strides(0, [6, 12, 18]) == [2, 2, 2]
     assert plan.architecture.auxiliary_strides(7, [12, 18]) == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("typed", "layers", "pooled"),
+    ("overrides", "layers", "pooled"),
     [
         (["backbone=vgg13", "K=10", *IMAGENET], [1, 3, 5, 7, 8], [56, 28, 14, 7, 7]),
         (["backbone=mobilenetv2", "K=19"], [0, 1, 3, 4, 6], [8, 8, 8, 4, 4]),
     ],
 )
-def test_dgls_poolings_are_by_the_first_size_of_layers_in_a_row(typed, layers, pooled):
-    """VGG's last two stages are of one width; MobileNetV2's third has the stem's again, at half the size."""
-    plan, rule = planned("method=dgl", *typed)
+def test_dgl_heads_pool_by_the_first_size_of_layers_of_equal_width(overrides, layers, pooled):
+    """VGG's last two stages have equal widths; MobileNetV2's third stage has the stem's width at half its size."""
+    plan, rule = plan_and_rule("method=dgl", *overrides)
     heads = [Terms(plan, rule.aux).head(Site(0, i, plan.layers[i].channels, plan.sizes[i])) for i in layers]
     assert [head[0].output_size for head in heads] == pooled
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("resnet101", 49_859_547), ("resnet152", 65_503_195)])
-def test_man_on_imagenet(name, parameters):
-    """The released network, its momentum layer included."""
+def test_the_released_man_on_imagenet_has_its_parameters_and_weights(name, parameters):
+    """The released counts include the momentum layer."""
     with torch.device("meta"):
         network = build_network(compose(["method=man_released", f"backbone={name}", "K=2", *IMAGENET]))
     assert sum(p.numel() for p in network.parameters()) == parameters
@@ -338,7 +338,7 @@ def widths(network):
     return [m.out_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
 
 
-def test_imagenet_heads_and_decoders():
+def test_widths_of_imagenet_heads_and_decoders():
     assert widths(InfoProImageNetHead(512, 2048, 1000)) == [128, 256, 512, 2048]
     assert widths(InfoProImageNetHead(1024, 2048, 1000)) == [256, 256, 512, 2048]
     assert widths(ImageNetDecoder(512, 28, 224)) == [128, 32, 12, 3]
@@ -350,14 +350,14 @@ def test_imagenet_heads_and_decoders():
     assert counts == [81_768, 195_304, 257_000, 513_000]
 
 
-def test_the_scale_can_be_typed():
-    typed = ["method=infopro", "backbone=resnet34", "K=2"]
-    assert isinstance(build_network(compose(typed)).auxiliary[0]["ce"], InfoProImageNetHead)
-    network = build_network(compose([*typed, "aux.scale=cifar"]))
+def test_aux_scale_chooses_between_imagenet_and_cifar_heads():
+    overrides = ["method=infopro", "backbone=resnet34", "K=2"]
+    assert isinstance(build_network(compose(overrides)).auxiliary[0]["ce"], InfoProImageNetHead)
+    network = build_network(compose([*overrides, "aux.scale=cifar"]))
     assert isinstance(network.auxiliary[0]["ce"], InfoProHead)
 
 
-# Layers of MLAAN's released tables for ImageNet: (last layers, selected ones).
+# By backbone and K: the layers that every module's leap bridge selects in MLAAN's released tables for ImageNet.
 LEAPS_ON_IMAGENET = {
     "resnet34 17": ["2.0 2.1 3.0 4.0 4.2"] * 4
     + ["2.1 3.0 4.0 4.2"] * 4
@@ -379,7 +379,7 @@ LEAPS_ON_IMAGENET = {
 @pytest.mark.parametrize("case", LEAPS_ON_IMAGENET)
 def test_leap_layers_of_the_released_tables_for_imagenet(case):
     name, K = case.split()
-    plan, _rule = planned("method=mlaan", f"backbone={name}", f"K={K}")
+    plan, _rule = plan_and_rule("method=mlaan", f"backbone={name}", f"K={K}")
     found = [" ".join(plan.layers[i].name for i in leap.select(plan, m)) for m in range(plan.modules - 1)]
     assert found == LEAPS_ON_IMAGENET[case]
 
@@ -388,8 +388,8 @@ def test_leap_layers_of_the_released_tables_for_imagenet(case):
     "name", ["vgg19", "mobilenetv2", "efficientnetb0", "regnetx_400mf", "resnext101_32x8d"]
 )
 def test_leap_bridges_fit_any_backbone(name):
-    layers = len(planned(f"backbone={name}", "K=1")[0].layers)
-    plan, rule = planned("method=mlaan", f"backbone={name}", f"K={layers}")
+    layers = len(plan_and_rule(f"backbone={name}", "K=1")[0].layers)
+    plan, rule = plan_and_rule("method=mlaan", f"backbone={name}", f"K={layers}")
     with torch.device("meta"):
         for module in range(0, plan.modules - 1, 3):
             site = plan.site(module)
@@ -399,7 +399,7 @@ def test_leap_bridges_fit_any_backbone(name):
             assert bridged.shape[1:] == (plan.layers[-1].channels, plan.sizes[-1], plan.sizes[-1])
 
 
-def test_the_released_mlaan_on_imagenet():
+def test_settings_of_the_released_mlaan_on_imagenet():
     cfg = compose(["method=mlaan_released", "backbone=resnet34", "K=17"])
     assert (cfg.method.cascade, cfg.method.output, cfg.ema.moves, cfg.ema.start) == (
         3,
@@ -413,8 +413,8 @@ def test_the_released_mlaan_on_imagenet():
 @pytest.mark.parametrize(
     ("size", "to", "adaptive"), [(32, 8, False), (8, 2, False), (7, 2, True), (8, 1, False)]
 )
-def test_pooling_is_adaptive_only_where_windows_are_not_equal(size, to, adaptive, layout):
-    """Of which the backward on CUDA is not deterministic; bits are the same either way."""
+def test_pooling_is_adaptive_only_where_windows_differ(size, to, adaptive, layout):
+    """Adaptive pooling's backward is not deterministic on CUDA. Results are equal bit for bit either way."""
     image = torch.randn(4, 5, size, size).contiguous(memory_format=layout)
     results = []
     for pool in (AvgPoolTo(to), torch.nn.AdaptiveAvgPool2d(to)):
@@ -422,13 +422,13 @@ def test_pooling_is_adaptive_only_where_windows_are_not_equal(size, to, adaptive
         y = pool(x)
         (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
         results.append((y, x.grad))
-    (ours, gradient), (torchs, other) = results
-    assert ("Adaptive" in ours.grad_fn.name()) == adaptive
-    assert torch.equal(ours, torchs)
-    assert torch.equal(gradient, other)
+    (found, gradient), (expected, expected_gradient) = results
+    assert ("Adaptive" in found.grad_fn.name()) == adaptive
+    assert torch.equal(found, expected)
+    assert torch.equal(gradient, expected_gradient)
 
 
-def test_a_window_may_be_oblong():
+def test_pooling_windows_may_be_rectangular():
     image = torch.randn(2, 3, 8, 6)
     torch.testing.assert_close(AvgPoolTo((2, 3))(image), torch.nn.functional.adaptive_avg_pool2d(image, (2, 3)))
     torch.testing.assert_close(AvgPoolTo((4, 1))(image), torch.nn.functional.adaptive_avg_pool2d(image, (4, 1)))

@@ -1,4 +1,4 @@
-"""Networks of timm: cut into blocks without a file for each, refused where they have none."""
+"""timm's networks are cut into their blocks automatically, and refused where this is not possible."""
 
 import subprocess
 import sys
@@ -17,14 +17,16 @@ from localsl.train import optim
 from localsl.train.step import train_step
 from tests.conftest import ROOT
 from tests.helpers.command import typed
+from tests.helpers.config import problems
 
 
 def described(name):
+    """The local layers of a network as "name:channels/stride"."""
     layers = compose([f"backbone=timm/{name}", "K=1"]).backbone.local_layers()
     return " ".join(f"{layer.name}:{layer.channels}/{layer.stride}" for layer in layers)
 
 
-def test_resnets_layers():
+def test_a_resnet_is_cut_into_its_stem_and_blocks():
     assert described("resnet18") == (
         "conv1:64/4 layer1.0:64/1 layer1.1:64/1 layer2.0:128/2 layer2.1:128/1 "
         "layer3.0:256/2 layer3.1:256/1 layer4.0:512/2 layer4.1:512/1"
@@ -38,12 +40,12 @@ def test_a_network_without_blocks_is_cut_at_its_convolutions():
     )
 
 
-# Local layers: stem, blocks, and a last 1x1 convolution where there is one.
+# The number of local layers: the stem, the blocks, and a last 1x1 convolution where there is one.
 LAYERS = {"efficientnet_b0": 18, "mobilenetv3_small_100": 13, "regnetx_002": 14, "convnext_atto": 13}
 
 
 @pytest.mark.parametrize("name", ["resnet18", *LAYERS])
-def test_the_pieces_are_the_whole(name):
+def test_the_local_layers_compute_what_the_whole_network_does(name):
     settings = compose([f"backbone=timm/{name}", "K=1"]).backbone
     torch.manual_seed(0)
     backbone = settings.build(7).eval()
@@ -55,9 +57,9 @@ def test_the_pieces_are_the_whole(name):
     with torch.no_grad():
         assert torch.equal(backbone(images), whole(images))
         x, size = images, 64
-        for layer, piece in zip(settings.local_layers(), backbone.layers, strict=True):
-            x, size = piece(x), -(-size // layer.stride)
-            assert x.shape[1:] == (layer.channels, size, size)
+        for described_layer, layer in zip(settings.local_layers(), backbone.layers, strict=True):
+            x, size = layer(x), -(-size // described_layer.stride)
+            assert x.shape[1:] == (described_layer.channels, size, size)
 
 
 @pytest.mark.parametrize(
@@ -67,20 +69,18 @@ def test_the_pieces_are_the_whole(name):
         ("hrnet_w18_small", "cannot be cut: 'stage2' does not return one tensor"),
     ],
 )
-def test_what_has_no_blocks_is_refused(name, words):
-    with pytest.raises(ConfigError) as error:
-        compose([f"backbone=timm/{name}", "K=2"])
-    (problem,) = error.value.problems
+def test_unknown_networks_and_networks_that_cannot_be_cut_are_refused(name, words):
+    (problem,) = problems(f"backbone=timm/{name}", "K=2")
     assert problem.key == "backbone"
     assert words in str(problem)
 
 
-def test_a_refusal_ends_with_2(monkeypatch, capsys):
+def test_a_refused_network_ends_with_exit_code_2(monkeypatch, capsys):
     assert typed(monkeypatch, "backbone=timm/resnet19", "K=9") == 2
     assert "did you mean" in capsys.readouterr().err
 
 
-def test_an_unknown_backbone_tells_of_timms():
+def test_the_message_about_an_unknown_backbone_mentions_timm():
     with pytest.raises(ConfigError, match=r"timm/<name>"):
         compose(["backbone=timm", "K=2"])
 
@@ -88,7 +88,7 @@ def test_an_unknown_backbone_tells_of_timms():
 @pytest.mark.parametrize(
     "rule", ["method=dgl", "method=auglocal aux.depth=3", "method=man aux_net=infopro", "method=mlaan"]
 )
-def test_rules_train_one(rule):
+def test_local_rules_train_a_timm_network(rule):
     cfg = compose([*rule.split(), "backbone=timm/resnet10t", "K=5", "dataset.image_size=32"])
     network = build_network(cfg)
     optimizer = optim.build(network.parameters(), cfg.optimizer)
@@ -97,7 +97,7 @@ def test_rules_train_one(rule):
     assert len(losses) == 5
 
 
-def test_auxiliary_layers_are_copies_behind_what_makes_shapes_fit():
+def test_auxiliary_layers_are_copies_after_a_pooling_and_a_projection_that_make_shapes_fit():
     cfg = compose(["backbone=timm/resnet18", "method=auglocal", "aux.depth=3", "K=9"])
     network = build_network(cfg)
     head = network.auxiliary[0]["ce"]
@@ -106,23 +106,23 @@ def test_auxiliary_layers_are_copies_behind_what_makes_shapes_fit():
     assert isinstance(pool, nn.AvgPool2d)
     assert (projection.in_channels, projection.out_channels, projection.kernel_size) == (64, 128, (1, 1))
     assert isinstance(norm, nn.BatchNorm2d)
-    live = network.backbone.layers[4]
-    assert [p.shape for p in block.parameters()] == [p.shape for p in live.parameters()]
-    assert not {p.data_ptr() for p in block.parameters()} & {p.data_ptr() for p in live.parameters()}
+    original = network.backbone.layers[4]
+    assert [p.shape for p in block.parameters()] == [p.shape for p in original.parameters()]
+    assert not {p.data_ptr() for p in block.parameters()} & {p.data_ptr() for p in original.parameters()}
     # A block that halves the image itself needs no pooling.
-    (alone,) = cfg.backbone.layers_like(2, [3], [2])
-    assert [type(m) for m in alone] == [nn.Sequential]
+    (copied,) = cfg.backbone.layers_like(2, [3], [2])
+    assert [type(m) for m in copied] == [nn.Sequential]
 
 
-def test_copies_that_are_to_keep_the_size_do():
-    """Of the block that begins a stage, which halves it, the next one of its width is copied."""
+def test_a_copy_of_stride_1_keeps_the_size():
+    """The first block of a stage halves the size, so the next block of its width is copied instead."""
     settings = compose(["backbone=timm/resnet18", "K=1"]).backbone
     (copied,) = settings.layers_like(4, [3], [1])
     assert copied(torch.randn(2, 128, 16, 16)).shape == (2, 128, 16, 16)
 
 
-def test_a_layer_scale_starts_as_timms():
-    """Of what torch cannot reset, the copies keep the network's own start."""
+def test_copied_layer_scales_have_timms_initial_values():
+    """torch cannot reset these parameters, so copies keep the values that the network was created with."""
     cfg = compose(["backbone=timm/convnext_atto", "method=auglocal", "aux.depth=2", "K=3"])
     copied = build_network(cfg).auxiliary[0]["ce"]
     gammas = [p for name, p in copied.named_parameters() if name.endswith("gamma")]
@@ -130,15 +130,15 @@ def test_a_layer_scale_starts_as_timms():
     assert all(bool((gamma == 1e-6).all()) for gamma in gammas)
 
 
-def test_a_sweep_over_timms_networks():
+def test_a_sweep_can_mix_timm_networks_and_other_backbones():
     configs = check_command_line(["-m", "backbone=timm/resnet18,timm/resnet10t,resnet32", "K=4"]).configs
     assert [cfg.backbone.name for cfg in configs] == ["timm_resnet18", "timm_resnet10t", "resnet32"]
 
 
-def test_hydras_own_flags_know_them():
+def test_hydras_cfg_flag_shows_a_timm_backbone():
     line = [sys.executable, str(ROOT / "run.py"), "--cfg", "job", "backbone=timm/resnet18"]
-    told = OmegaConf.create(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
-    assert dict(told.backbone) == {
+    shown = OmegaConf.create(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    assert dict(shown.backbone) == {
         "name": "timm_resnet18",
         "family": "timm",
         "scale": "imagenet",
@@ -146,20 +146,20 @@ def test_hydras_own_flags_know_them():
     }
 
 
-def test_timm_is_imported_only_where_it_is_asked_for():
+def test_timm_is_imported_only_for_a_timm_backbone():
     code = "import sys; from localsl.config import compose; compose(['backbone=resnet34', 'K=2']); "
     code += "sys.exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["resnet18.a1_in21k", "resnet18.nothing"])
-def test_a_tag_that_timm_does_not_know_is_told(name):
+def test_an_unknown_pretrained_tag_is_reported(name):
     with pytest.raises(ConfigError, match=r"Invalid pretrained tag .*type backbone=timm/resnet18"):
         compose([f"backbone=timm/{name}", "K=2"])
 
 
 @pytest.mark.parametrize("more", [[], ["measure=memory"]])
-def test_a_size_that_a_network_does_not_take_is_told(more):
+def test_an_unsupported_image_size_is_reported(more):
     with pytest.raises(ConfigError) as error:
         commands.run(compose(["backbone=timm/vgg11", "K=2", "dataset.image_size=8", *more]))
     (problem,) = error.value.problems

@@ -1,4 +1,4 @@
-"""The pure losses, against values of the published implementations and direct formulas."""
+"""Loss functions agree with values of the published implementations and with direct formulas."""
 
 import numpy as np
 import pytest
@@ -19,22 +19,22 @@ def wave(*shape):
     ("shape", "expected"),
     [
         ((6, 8, 4, 4), 0.5221226464834658),
-        ((6, 3, 4, 4), 0.6209676272874387),  # three channels or fewer are flattened
-        ((6, 8, 1, 1), 0.8122393598405527),  # so is a single position
+        ((6, 3, 4, 4), 0.6209676272874387),  # maps of at most three channels are flattened
+        ((6, 8, 1, 1), 0.8122393598405527),  # maps of a single position are flattened too
         ((6, 8), 0.8122393598405527),
     ],
 )
-def test_similarity_matching(shape, expected):
+def test_similarity_matching_has_the_published_value(shape, expected):
     target = losses.similarity_matrix(F.one_hot(LABELS, 10))
     assert float(losses.similarity_matching(wave(*shape), target)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_maps_in_any_layout_have_the_same_similarities_and_are_reduced_from_dense_ones(monkeypatch):
+def test_similarities_are_computed_from_contiguous_maps_whatever_their_memory_format(monkeypatch):
     maps, reduced, std = wave(6, 8, 4, 4), [], torch.Tensor.std
     monkeypatch.setattr(torch.Tensor, "std", lambda x, *dim: reduced.append(x) or std(x, *dim))
-    plain = losses.similarity_matrix(maps)
-    last = losses.similarity_matrix(maps.contiguous(memory_format=torch.channels_last))
-    assert torch.equal(plain, last)
+    contiguous = losses.similarity_matrix(maps)
+    channels_last = losses.similarity_matrix(maps.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(contiguous, channels_last)
     assert [x.is_contiguous() for x in reduced] == [True, True]
 
 
@@ -45,23 +45,23 @@ def test_contiguous_maps_are_not_copied(monkeypatch):
     assert reduced == [maps.data_ptr()]
 
 
-def test_target_similarity():
+def test_target_similarity_of_one_hot_labels():
     target = losses.similarity_matrix(F.one_hot(LABELS, 10))
     expected = [1, -1 / 9, -1 / 9, 1, -1 / 9, -1 / 9]
     assert target[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_supervised_contrastive():
+def test_supervised_contrastive_has_the_published_value_and_follows_its_formula():
     features = wave(6, 8)
     assert float(losses.supervised_contrastive(features, LABELS)) == pytest.approx(16.402803610816626, rel=1e-5)
     z = F.normalize(features, dim=1)
     total = 0.0
     for i in range(6):
         others = [a for a in range(6) if a != i]
-        below = torch.logsumexp(torch.stack([z[i] @ z[a] / 0.07 for a in others]), 0)
+        log_denominator = torch.logsumexp(torch.stack([z[i] @ z[a] / 0.07 for a in others]), 0)
         positives = [p for p in others if LABELS[p] == LABELS[i]]
         if positives:
-            total -= sum(float(z[i] @ z[p] / 0.07 - below) for p in positives) / len(positives)
+            total -= sum(float(z[i] @ z[p] / 0.07 - log_denominator) for p in positives) / len(positives)
     assert float(losses.supervised_contrastive(features, LABELS)) == pytest.approx(total / 6, rel=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_reconstruction_is_the_cross_entropy_of_the_sigmoid():
     assert float(losses.reconstruction(logits, pixels)) == pytest.approx(float(expected))
 
 
-def test_autocast_leaves_products_of_samples_in_fp32():
+def test_losses_between_samples_stay_in_fp32_under_autocast():
     features = wave(6, 8).float()
 
     def losses_of():
@@ -88,7 +88,7 @@ def test_autocast_leaves_products_of_samples_in_fp32():
         return matrix, losses.supervised_contrastive(features, LABELS)
 
     with torch.autocast("cpu", torch.bfloat16):
-        within = losses_of()
-    for here, alone in zip(within, losses_of(), strict=True):
-        assert here.dtype == torch.float32
-        assert torch.equal(here, alone)
+        autocast = losses_of()
+    for found, expected in zip(autocast, losses_of(), strict=True):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)

@@ -1,4 +1,4 @@
-"""Gradient isolation, golden losses, and what the network promises to its callers."""
+"""A network's local losses, gradient isolation, evaluation and module table."""
 
 import pytest
 import torch
@@ -6,16 +6,9 @@ import torch
 from localsl.config import compose
 from localsl.network import build_network, count_parameters
 from tests.helpers import golden
+from tests.helpers.rules import backpropagated, filled, squared_gradients, totals_of
 
 RULES = [("bp", 16), ("dgl", 16), ("dgl", 4), ("dgl", 1)]
-
-
-def losses_of(network, images, targets):
-    totals = []
-    for loss in network.local_losses(images, targets):
-        loss.total.backward()
-        totals.append(float(loss.total.detach()))
-    return totals
 
 
 @pytest.mark.parametrize(
@@ -25,12 +18,10 @@ def losses_of(network, images, targets):
         ("dgl", [*golden.DGL, golden.OUTPUT], golden.DGL_GRADIENT),
     ],
 )
-def test_golden_losses(method, expected, gradient):
-    network = build_network(compose([f"method={method}", "dataset=cifar10"]))
-    golden.fill(network)
-    assert losses_of(network, *golden.batch()) == pytest.approx(expected, rel=1e-4)
-    squares = sum(float(p.grad.double().pow(2).sum()) for p in network.parameters() if p.grad is not None)
-    assert squares == pytest.approx(gradient, rel=1e-2)
+def test_losses_and_gradients_match_the_published_implementations(method, expected, gradient):
+    network = filled(f"method={method}")
+    assert totals_of(backpropagated(network, *golden.batch())) == pytest.approx(expected, rel=1e-4)
+    assert squared_gradients(network) == pytest.approx(gradient, rel=1e-2)
 
 
 @pytest.mark.parametrize(("method", "K"), RULES)
@@ -50,20 +41,20 @@ def test_a_loss_reaches_its_module_and_nothing_else(method, K, images_and_target
         assert all(bool(p.grad.abs().sum() > 0) for p in network.parameters() if p.grad is not None)
 
 
-def test_local_loss_says_what_it_is_made_of(images_and_targets):
+def test_a_local_loss_has_its_terms_weights_and_correct_predictions(images_and_targets):
     network = build_network(compose(["K=4"]))
     images, targets = images_and_targets
-    seen = []
+    modules = []
     for loss in network.local_losses(images, targets):
         loss.total.backward()
-        seen.append(loss.module)
+        modules.append(loss.module)
         assert loss.total.ndim == 0
         assert loss.weights == {"ce": 1.0}
         assert torch.equal(loss.total, loss.terms["ce"])
         assert loss.correct is not None
         assert not loss.correct.requires_grad
         assert 0 <= int(loss.correct) <= len(targets)
-    assert seen == [0, 1, 2, 3]
+    assert modules == [0, 1, 2, 3]
 
 
 def test_evaluation_runs_the_plain_backbone(images_and_targets):
@@ -77,7 +68,7 @@ def test_evaluation_runs_the_plain_backbone(images_and_targets):
     assert torch.equal(network(images), network.backbone.classifier(x))
 
 
-def test_weights_are_a_function_of_the_configuration():
+def test_initial_weights_depend_on_the_configuration_alone():
     before = torch.get_rng_state()
     one, two = build_network(compose()), build_network(compose())
     assert torch.equal(before, torch.get_rng_state())
@@ -112,4 +103,4 @@ def test_dgl_on_resnet110_has_as_many_parameters_as_published():
 @pytest.mark.parametrize("size", [8, 13, 32, 96])
 def test_heads_take_any_image_size(size):
     network = build_network(compose([f"dataset.image_size={size}", "K=3"]))
-    assert len(losses_of(network, torch.randn(2, 3, size, size), torch.tensor([0, 1]))) == 3
+    assert len(backpropagated(network, torch.randn(2, 3, size, size), torch.tensor([0, 1]))) == 3

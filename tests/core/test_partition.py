@@ -1,4 +1,4 @@
-"""K to modules: the published tables, the stem, the even split."""
+"""How K cuts a backbone into modules: published tables, the stem, and the even split."""
 
 import pytest
 
@@ -9,20 +9,22 @@ from localsl.published import constants
 
 
 def sizes(*overrides):
+    """The number of local layers in every module."""
     return [len(group) for group in partition_of(compose(overrides)).groups()]
 
 
 def blocks(*overrides):
+    """The number of blocks in every module, without the stem."""
     first, *rest = sizes(*overrides)
     return [first - 1, *rest]
 
 
 @pytest.mark.parametrize(("backbone", "layers"), [(20, 10), (32, 16), (44, 22), (56, 28), (110, 55)])
-def test_layers_of_each_backbone(backbone, layers):
+def test_number_of_local_layers_of_the_cifar_resnets(backbone, layers):
     assert len(compose([f"backbone=resnet{backbone}", "K=1"]).backbone.local_layers()) == layers
 
 
-# Blocks of every module as published (MLAAN's, MAN's and InfoPro's tables), the stem not counted.
+# By depth and K, the blocks of every module as published (tables of MLAAN, MAN and InfoPro), without the stem.
 TABLES = {
     32: {1: [15], 2: [7, 8], 3: [5] * 3, 4: [3, 4, 4, 4], 8: [1, *[2] * 7], 15: [1] * 15},
     110: {
@@ -39,13 +41,13 @@ TABLES = {
 
 
 @pytest.mark.parametrize(("depth", "K"), [(depth, K) for depth, table in TABLES.items() for K in table])
-def test_published_tables(depth, K):
+def test_modules_have_the_published_numbers_of_blocks(depth, K):
     for stem in ("own", "merged"):
         assert blocks(f"backbone=resnet{depth}", f"K={K}", f"partition.stem={stem}") == TABLES[depth][K]
 
 
 @pytest.mark.parametrize(("depth", "L"), [(32, 16), (110, 55), (20, 10)])
-def test_stem_at_the_layer_wise_K(depth, L):
+def test_the_stem_is_a_module_of_its_own_or_merged_at_the_layer_wise_K(depth, L):
     assert sizes(f"backbone=resnet{depth}", f"K={L}") == [1] * L
     assert blocks(f"backbone=resnet{depth}", f"K={L}", "partition.stem=merged") == [1] * (L - 1)
     assert blocks(f"backbone=resnet{depth}", f"K={L - 1}", "partition.stem=merged") == [1] * (L - 1)
@@ -64,23 +66,25 @@ LAYERS |= {"resnet34": 17, "resnet101": 34, "resnet152": 51, "resnext101_32x8d":
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers_of_the_others(name):
+def test_number_of_local_layers_of_the_other_backbones(name):
     assert sizes(f"backbone={name}", f"K={LAYERS[name]}") == [1] * LAYERS[name]
 
 
 @pytest.mark.parametrize(
     ("name", "first"), [("resnet34", 4), ("resnet101", 4), ("resnet152", 9), ("resnext101_32x8d", 6)]
 )
-def test_published_cuts_for_imagenet(name, first):
-    """InfoPro's, after 2.0, 2.5 and 2.2."""
+def test_imagenet_backbones_are_cut_in_two_as_published(name, first):
+    """InfoPro cuts after block 2.0, 2.5 or 2.2."""
     assert blocks(f"backbone={name}", "K=2") == [first, LAYERS[name] - 1 - first]
     assert sizes(f"backbone={name}", f"K={LAYERS[name] - 1}", "partition.stem=merged") == [2] + [1] * (
         LAYERS[name] - 2
     )
 
 
-def test_chosen_cuts_for_imagenet():
-    """InfoPro's first, then modules of about equal activations: a block of stage 3 has half of stage 2's."""
+def test_unpublished_cuts_for_imagenet_balance_activations():
+    """The first cut is InfoPro's. The others weigh a block of stage 3 as half a block of stage 2, as its
+    activations are half as large.
+    """
     for name, expected in (("resnet101", [4, 7, 10, 12]), ("resnet152", [9, 12, 14, 15])):
         assert blocks(f"backbone={name}", "K=4") == expected
     assert blocks("backbone=resnext101_32x8d", "K=4") == [6, 8, 9, 10]

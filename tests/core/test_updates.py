@@ -1,4 +1,4 @@
-"""optimizer.per_module: the same bits as the single update, with fewer gradients alive."""
+"""optimizer.per_module gives the same bits as the single update and keeps fewer gradients alive."""
 
 import pytest
 import torch
@@ -12,8 +12,8 @@ from localsl.train.step import train_step
 from tests.helpers.rules import RULES, overrides_of
 
 
-def three_steps(overrides, images, targets):
-    torch.manual_seed(0)  # of dropout
+def state_after_three_steps(overrides, images, targets):
+    torch.manual_seed(0)  # for dropout
     cfg = compose([*overrides, "backbone=resnet20", "K=4"])
     network = build_network(cfg)
     optimizer = build(network.parameters(), cfg.optimizer)
@@ -25,10 +25,10 @@ def three_steps(overrides, images, targets):
 
 
 @pytest.mark.parametrize("rule", [*RULES, "man ema.gradient=true", "mlaan ema.gradient=true ema.moves=all"])
-def test_the_bits_are_those_of_the_single_update(rule, images_and_targets):
-    single = three_steps(overrides_of(rule), *images_and_targets)
-    apart = three_steps([*overrides_of(rule), "optimizer.per_module=true"], *images_and_targets)
-    assert all(torch.equal(a, b) for a, b in zip(single, apart, strict=True))
+def test_updates_per_module_equal_the_single_update_bit_for_bit(rule, images_and_targets):
+    single = state_after_three_steps(overrides_of(rule), *images_and_targets)
+    separate = state_after_three_steps([*overrides_of(rule), "optimizer.per_module=true"], *images_and_targets)
+    assert all(torch.equal(a, b) for a, b in zip(single, separate, strict=True))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -40,8 +40,8 @@ def test_every_parameter_is_updated_once(rule):
     assert len(layers) == len(set(layers))
 
 
-def test_a_cascades_modules_wait_for_its_last_loss():
-    """Of three modules: each is read by the losses of the next two."""
+def test_a_module_of_cascades_is_updated_after_the_last_loss_that_reaches_it():
+    """With cascades of three modules, the losses of the next two modules reach a module too."""
     network = build_network(compose(["method=mlm", "method.cascade=3", "K=16"]))
     due = {id(p): module for module, update in per_module(network).items() for p in update.parameters}
     for module in network.local_modules:
@@ -50,8 +50,8 @@ def test_a_cascades_modules_wait_for_its_last_loss():
         assert {due[id(p)] for p in layer.parameters()} == {last}
 
 
-def test_gradients_are_let_go():
+def test_updates_per_module_free_gradients_within_the_step():
     overrides = ["method=dgl", "aux_net=dgl_big", "dataset=cifar10", "batch_size=16"]
     single = footprint(compose(overrides))
-    apart = footprint(compose([*overrides, "optimizer.per_module=true"]))
-    assert apart.peak < single.peak - single.gradients / 2
+    separate = footprint(compose([*overrides, "optimizer.per_module=true"]))
+    assert separate.peak < single.peak - single.gradients / 2

@@ -1,4 +1,4 @@
-"""On-device augmentation, image by image against torchvision's transforms with the same offsets."""
+"""Augmented batches equal torchvision's transforms, image by image, and each image comes once in an epoch."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def noise(count, size):
 
 
 def by_torchvision(image, top, left, flip, dataset):
-    """Pad, crop, flip as a PIL image, to tensor, normalise: the released code's pipeline."""
+    """The released code's pipeline: pad, crop and flip as a PIL image, convert to a tensor, normalise."""
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     mode = "reflect" if dataset.padding_mode == "reflect" else "constant"
     picture = tv.pad(picture, [dataset.padding] * 4, padding_mode=mode)
@@ -41,7 +41,7 @@ def by_torchvision(image, top, left, flip, dataset):
     ],
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_equal_to_torchvision(name, padding, mode, flip, layout):
+def test_augmented_images_equal_torchvisions(name, padding, mode, flip, layout):
     dataset = compose([f"dataset={name}"]).dataset
     assert (dataset.padding, dataset.padding_mode, dataset.flip) == (padding, mode, flip)
     split = noise(24, dataset.image_size)
@@ -56,11 +56,11 @@ def test_equal_to_torchvision(name, padding, mode, flip, layout):
         assert torch.equal(image, by_torchvision(source, top, left, mirrored, dataset))
 
 
-def test_test_images_are_normalised_only():
+def test_test_images_are_only_normalised():
     dataset = compose(["dataset=cifar10"]).dataset
     split = noise(5, 32)
-    (images, targets), (more, _) = TestBatches(split, dataset, 3, CPU)
-    for source, image in zip(split.images, torch.cat([images, more]), strict=True):
+    (images, targets), (last_images, _) = TestBatches(split, dataset, 3, CPU)
+    for source, image in zip(split.images, torch.cat([images, last_images]), strict=True):
         assert torch.equal(image, by_torchvision(source, 4, 4, False, dataset))
     assert targets.tolist() == [0, 1, 2]
 
@@ -74,7 +74,7 @@ def test_offsets_cover_the_whole_padded_image():
     assert float(draw.flip.double().mean()) == pytest.approx(0.5, abs=0.05)
 
 
-def test_an_epoch_is_a_function_of_seed_and_epoch():
+def test_an_epochs_batches_depend_on_the_seed_and_the_epoch_alone():
     dataset = compose(["dataset=cifar10"]).dataset
     batches = TrainBatches(noise(10, 32), dataset, 4, CPU)
     state = torch.get_rng_state()
@@ -95,7 +95,7 @@ def test_every_image_comes_once_and_the_last_batch_is_kept():
     assert sorted(torch.cat(targets).tolist()) == list(range(10))
 
 
-def test_processes_part_every_batch():
+def test_every_batch_is_divided_among_processes():
     dataset, split = compose().dataset, Split(noise(11, 8).images, torch.arange(11))
     whole = list(TrainBatches(split, dataset, 4, CPU).epoch(0, 1))
     parts = [list(TrainBatches(split, dataset, 4, CPU, part=Part(rank, 2)).epoch(0, 1)) for rank in range(2)]
@@ -105,7 +105,7 @@ def test_processes_part_every_batch():
         count = len(all_targets)
         assert torch.equal(images[:count], all_images)
         assert torch.equal(targets[:count], all_targets)
-    assert joined[-1][1][3] == whole[0][1][0]  # filled up with the epoch's first
+    assert joined[-1][1][3] == whole[0][1][0]  # the last batch is filled up with the epoch's first images
     tested = [TestBatches(split, dataset, 4, CPU, part=Part(rank, 2)) for rank in range(2)]
     assert [[len(targets) for _, targets in batches] for batches in tested] == [[2, 2, 1], [2, 2, 2]]
     seen = [target for batches in tested for _, targets in batches for target in targets.tolist()]

@@ -1,4 +1,4 @@
-"""What pictures become: grey levels, transparency, orientation, and the middle of thin ones."""
+"""Decoding of pictures: grey levels, transparency, orientation, and the centre of thin pictures."""
 
 import numpy as np
 import pytest
@@ -10,20 +10,20 @@ from localsl import data
 from localsl.config import ConfigError
 from localsl.data.pictures import Pictures, centre_square, for_test
 from localsl.data.pixels import ORIENTATION, Resize, rgb
-from tests.helpers.pictures import typed
+from tests.helpers.pictures import folder_config
 
 RAMP = np.linspace(0, 65535, 1024).reshape(32, 32).astype(np.uint16)
 
 
 def decoded(file, size=32):
-    """The picture as (3, size, size), or what is wrong with it."""
+    """The picture as (3, size, size), or a message about why it cannot be decoded."""
     name = file.name.encode()
     found = Pictures.of(file.parent, size, [(name, len(name), 0, file.stat().st_size, 0, 0)])
     return found.decoded(0, centre_square(size))
 
 
 @pytest.mark.parametrize("name", ["16.png", "16.tif", "16.pgm", "big.tif"])
-def test_grey_of_16_bits_keeps_its_levels(tmp_path, name):
+def test_16_bit_grey_levels_are_scaled_to_8_bits(tmp_path, name):
     file = tmp_path / name
     (Image.fromarray(RAMP.astype(">u2")) if name == "big.tif" else Image.fromarray(RAMP)).save(file)
     expected = torch.from_numpy(np.round(RAMP / 257).astype(np.uint8))
@@ -34,15 +34,15 @@ def test_grey_of_16_bits_keeps_its_levels(tmp_path, name):
     ("pixels", "words"),
     [(RAMP.astype(np.int32), "32 bits"), ((RAMP / 65535).astype(np.float32), "floating point")],
 )
-def test_grey_without_a_known_range_is_refused_by_name(folder, pixels, words):
+def test_grey_levels_without_a_known_range_are_refused_by_name(folder, pixels, words):
     Image.fromarray(pixels).save(folder / "train" / "cats" / "odd.tif")
     with pytest.raises(ConfigError, match=rf"1 of 25 files .*cats/odd\.tif \(its grey levels are of {words}"):
-        data.load(typed(folder))
-    assert len(data.load(typed(folder, "dataset.skip_broken=true")).train) == 19
+        data.load(folder_config(folder))
+    assert len(data.load(folder_config(folder, "dataset.skip_broken=true")).train) == 19
 
 
-def shape(mode):
-    """A black square on a transparent ground."""
+def transparent_picture(mode):
+    """A black square on a transparent ground, and the options to save it with."""
     alpha = np.zeros((32, 32), np.uint8)
     alpha[8:24, 8:24] = 255
     black = np.zeros_like(alpha)
@@ -50,7 +50,7 @@ def shape(mode):
         picture = Image.fromarray((alpha // 255).astype(np.uint8)).convert("P")
         picture.putpalette([0] * 6)
         return picture, {"transparency": 0}
-    if mode in ("RGB", "L"):  # one colour stands for transparent
+    if mode in ("RGB", "L"):  # without an alpha channel, one colour is declared transparent
         return Image.fromarray(255 - alpha).convert(mode), {
             "transparency": (255, 255, 255) if mode == "RGB" else 255
         }
@@ -58,15 +58,15 @@ def shape(mode):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "palette", "RGB", "L"])
-def test_what_is_transparent_lies_on_white(tmp_path, mode):
-    picture, more = shape(mode)
-    picture.save(tmp_path / "a.png", **more)
+def test_transparent_pixels_become_white(tmp_path, mode):
+    picture, options = transparent_picture(mode)
+    picture.save(tmp_path / "a.png", **options)
     image = decoded(tmp_path / "a.png")
     assert image[:, 8:24, 8:24].max() == 0
     assert image[:, :8].min() == 255
 
 
-def test_an_opaque_picture_is_as_it_was():
+def test_opaque_pictures_are_unchanged():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
     assert np.array_equal(np.asarray(rgb(picture)), pixels)
@@ -75,7 +75,7 @@ def test_an_opaque_picture_is_as_it_was():
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
-def test_a_picture_is_turned_as_its_camera_says(tmp_path, ending, orientation, turns):
+def test_pictures_are_rotated_by_their_exif_orientation(tmp_path, ending, orientation, turns):
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[:16, :16] = 255
     exif = Image.Exif()
@@ -85,13 +85,13 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path, ending, orientation, t
     assert torch.equal(decoded(tmp_path / f"a.{ending}") > 127, expected > 127)
 
 
-def test_exif_that_cannot_be_read_breaks_no_picture(tmp_path):
+def test_pictures_with_unreadable_exif_are_decoded(tmp_path):
     Image.new("RGB", (32, 32), "red").save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0garbage")
     assert isinstance(decoded(tmp_path / "a.jpg"), torch.Tensor)
 
 
 @pytest.mark.parametrize("size", [(4000, 1), (1, 4001), (500, 3), (7, 900)])
-def test_the_middle_of_a_thin_picture_is_the_same_and_cheap(size):
+def test_only_the_centre_of_a_thin_picture_is_resized(size):
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
     expected = v2.Compose([v2.Resize(36, antialias=True), v2.CenterCrop(32)])(picture)

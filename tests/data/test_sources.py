@@ -1,37 +1,37 @@
-"""Data sets: what is loaded, what is refused, how a missing one is told."""
+"""Data sets are loaded as published, and missing or invalid ones are refused with a helpful message."""
 
 from urllib.error import URLError
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from localsl import data
 from localsl.config import ConfigError, compose
 from localsl.data import Split, balanced
 from localsl.runs.identity import run_id
+from tests.helpers.config import problems
 from tests.helpers.data import stl10_folder
 
 
 def test_digits_are_those_of_scikit_learn():
-    from sklearn.datasets import load_digits
-
     original = load_digits()
     loaded = data.load(compose())
     assert len(loaded.train) + len(loaded.test) == 1797
-    both = torch.cat([loaded.train.images, loaded.test.images])
-    assert both.shape == (1797, 3, 8, 8)
-    assert both.dtype == torch.uint8
-    assert torch.equal(both[:, 0], both[:, 2])
-    ours = sorted((both[:, 0].double() * 16 / 255).round().flatten(1).tolist())
-    assert ours == sorted(original.images.reshape(1797, 64).tolist())
+    images = torch.cat([loaded.train.images, loaded.test.images])
+    assert images.shape == (1797, 3, 8, 8)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images[:, 0], images[:, 2])
+    found = sorted((images[:, 0].double() * 16 / 255).round().flatten(1).tolist())
+    assert found == sorted(original.images.reshape(1797, 64).tolist())
     labels = torch.cat([loaded.train.targets, loaded.test.targets])
     assert torch.equal(labels.bincount(), torch.from_numpy(original.target).bincount())
 
 
-def test_digits_split_is_fixed_and_stratified():
-    one, two = data.load(compose(["seed=1"])), data.load(compose(["seed=2"]))
-    assert torch.equal(one.test.images, two.test.images)
-    assert one.test.targets.bincount().tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
+def test_the_split_of_the_digits_is_fixed_and_stratified():
+    first, second = data.load(compose(["seed=1"])), data.load(compose(["seed=2"]))
+    assert torch.equal(first.test.images, second.test.images)
+    assert first.test.targets.bincount().tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
 
 
 def test_digits_are_normalised_by_their_own_statistics():
@@ -47,28 +47,28 @@ def test_subsets_are_balanced_and_the_same_for_every_seed():
     counts = loaded.train.targets.bincount()
     assert (len(loaded.train), len(loaded.test)) == (103, 20)
     assert int(counts.max() - counts.min()) == 1
-    again = data.load(compose(["dataset.train_subset=103", "seed=5"]))
-    assert torch.equal(loaded.train.images, again.train.images)
+    other_seed = data.load(compose(["dataset.train_subset=103", "seed=5"]))
+    assert torch.equal(loaded.train.images, other_seed.train.images)
 
 
 @pytest.mark.parametrize(
     ("override", "key"),
     [("dataset.train_subset=1438", "dataset.train_subset"), ("batch_size=1437", "batch_size")],
 )
-def test_numbers_that_the_images_do_not_allow(override, key):
+def test_a_subset_or_batch_larger_than_the_data_is_refused(override, key):
     with pytest.raises(ConfigError) as error:
         data.load(compose([override]))
     assert [problem.key for problem in error.value.problems] == [key]
 
 
-def test_balanced_covers_uneven_classes():
+def test_balanced_subsets_need_enough_images_of_every_class():
     targets = torch.tensor([0, 1, 1, 2, 2, 2])
     assert targets[balanced(targets, 3)].bincount().tolist() == [1, 1, 1]
     with pytest.raises(ValueError, match="class 0 has 1 images, and 2 are needed"):
         balanced(targets, 4)
 
 
-def test_images_are_resized_once_to_the_size_asked_for():
+def test_images_are_resized_to_the_configured_size():
     images = data.load(compose(["dataset.image_size=12"])).test.images
     assert images.shape[2:] == (12, 12)
     assert images.dtype == torch.uint8
@@ -93,13 +93,13 @@ def test_images_are_resized_once_to_the_size_asked_for():
         ),
     ],
 )
-def test_broken_data_are_refused(images, targets, words):
+def test_invalid_images_and_labels_are_refused(images, targets, words):
     with pytest.raises(ConfigError, match=words):
         data.check(Split(images, targets.long()), "train", compose().dataset)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn", "stl10"])
-def test_missing_data_without_a_network(name, tmp_path, monkeypatch, capsys):
+def test_missing_data_that_cannot_be_downloaded_are_reported(name, tmp_path, monkeypatch):
     def unreachable(*_args, **_kwargs):
         raise URLError("Name or service not known")
 
@@ -116,21 +116,21 @@ def test_missing_data_without_a_network(name, tmp_path, monkeypatch, capsys):
         assert word in str(problem)
 
 
-def test_small_files_in_stl10s_layout_are_taken_with_a_warning(tmp_path, capsys):
+def test_stl10_with_fewer_images_is_accepted_with_a_warning_and_is_another_run(tmp_path, capsys):
     stl10_folder(tmp_path)
     loaded = data.load(compose(["dataset=stl10", f"data_dir={tmp_path}"]))
     assert loaded.train.images.shape == (40, 3, 96, 96)
     assert loaded.test.targets.tolist() == [*range(10)] * 2
     assert "40 training and 20 test images" in capsys.readouterr().err
-    here = compose(["dataset=stl10", f"data_dir={tmp_path}"])
-    assert here.dataset.files == [40, 20]
-    assert run_id(here) != run_id(compose(["dataset=stl10"]))
+    small = compose(["dataset=stl10", f"data_dir={tmp_path}"])
+    assert small.dataset.files == [40, 20]
+    assert run_id(small) != run_id(compose(["dataset=stl10"]))
 
 
 PADDED = ["dataset=imagefolder", "dataset.crop=padded", "dataset.image_size=32"]
 
 
-def test_a_folder_of_pictures(pictures):
+def test_a_folder_of_pictures_is_read_with_its_classes(pictures):
     cfg = compose([*PADDED, f"dataset.root={pictures}", "dataset.image_size=16"])
     assert (cfg.dataset.num_classes, cfg.dataset.classes, cfg.dataset.files) == (
         2,
@@ -142,7 +142,7 @@ def test_a_folder_of_pictures(pictures):
     assert loaded.test.targets.tolist() == [0, 0, 1, 1]
 
 
-def test_a_folder_is_the_same_run_wherever_it_lies(pictures, tmp_path_factory):
+def test_a_folder_that_moved_is_the_same_run_unless_its_files_change(pictures, tmp_path_factory):
     moved = tmp_path_factory.mktemp("moved") / "pictures"
     before = run_id(compose(["dataset=imagefolder", f"dataset.root={pictures}"]))
     pictures.rename(moved)
@@ -167,10 +167,10 @@ def test_class_folders_must_match(pictures, made, words):
     if words is None:
         assert compose(overrides).dataset.classes == ["cats", "dogs"]
     else:
-        with pytest.raises(ConfigError, match=words):
-            compose(overrides)
+        (problem,) = problems(*overrides)
+        assert words in str(problem)
 
 
-def test_a_missing_folder_is_told():
+def test_a_missing_folder_is_reported():
     with pytest.raises(ConfigError, match="no such folder"):
         compose(["dataset=imagefolder", "dataset.root=nowhere"])

@@ -1,4 +1,4 @@
-"""Pictures on disk: decoded as torchvision does, by any number of workers, ahead of the step."""
+"""Pictures on disk are decoded as torchvision does, by any number of workers, ahead of the step."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ from localsl.data.pictures import Pictures, in_memory
 from localsl.execution.processes import WHOLE, Part
 from localsl.runs import experiment, identity, stored
 from tests.conftest import ROOT, environment
-from tests.helpers.pictures import CPU, epoch, evaluated, same, typed
+from tests.helpers.pictures import CPU, assert_same_batches, epoch_batches, evaluation_batches, folder_config
 from tests.helpers.runs import assert_same, left_by
 
 
@@ -31,13 +31,13 @@ def normalised(picture, dataset):
     return (tv.pil_to_tensor(picture).float() / 255 - mean) / std
 
 
-def test_training_pictures_are_torchvisions(folder):
-    cfg = typed(folder, "dataset.workers=0")
+def test_training_pictures_equal_torchvisions_transforms(folder):
+    cfg = folder_config(folder, "dataset.workers=0")
     split = data.load(cfg).train
     assert isinstance(split, Pictures)
     crop = v2.Compose([v2.RandomResizedCrop(16, antialias=True), v2.RandomHorizontalFlip()])
     order = torch.randperm(19, generator=torch.Generator().manual_seed(stream(cfg.seed, "epoch", 2)))
-    found = epoch(cfg, 2)
+    found = epoch_batches(cfg, 2)
     assert [len(targets) for _, targets in found] == [4, 4, 4, 4, 3]
     images, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
     for position, index in enumerate(order.tolist()):
@@ -48,11 +48,11 @@ def test_training_pictures_are_torchvisions(folder):
         assert int(targets[position]) == ("dogs" in split.name(index))
 
 
-def test_test_pictures_are_torchvisions(folder):
-    cfg = typed(folder)
+def test_test_pictures_equal_torchvisions_transforms(folder):
+    cfg = folder_config(folder)
     split = data.load(cfg).test
     fit = v2.Compose([v2.Resize(18, antialias=True), v2.CenterCrop(16)])
-    images = torch.cat([images for images, _ in evaluated(cfg)])
+    images = torch.cat([images for images, _ in evaluation_batches(cfg)])
     for index, image in enumerate(images):
         with Image.open(folder / split.name(index)) as picture:
             assert torch.allclose(image, normalised(fit(picture.convert("RGB")), cfg.dataset), atol=1e-6)
@@ -62,33 +62,33 @@ def test_test_pictures_are_torchvisions(folder):
     assert kept.targets.tolist() == [1, 0]
 
 
-def test_the_size_of_test_pictures_is_imagenets(folder):
+def test_test_pictures_of_224_pixels_are_resized_to_256_and_cropped(folder):
     resize, crop = streamed.for_test(224).transforms
     assert (resize.size, crop.size) == ([256], (224, 224))
-    assert not isinstance(streamed.for_training(8, flip=False), v2.Compose)
+    assert not isinstance(streamed.for_training(8, flip=False), v2.Compose)  # only a crop
 
 
-def test_batches_do_not_depend_on_workers_or_what_was_drawn_before(folder):
-    alone, helped = typed(folder), typed(folder, "dataset.workers=2")
-    assert identity.run_id(alone) == identity.run_id(helped)
+def test_batches_do_not_depend_on_the_number_of_workers_or_earlier_epochs(folder):
+    without_workers, with_workers = folder_config(folder), folder_config(folder, "dataset.workers=2")
+    assert identity.run_id(without_workers) == identity.run_id(with_workers)
     state = torch.get_rng_state()
-    whole = epoch(alone)
+    whole = epoch_batches(without_workers)
     assert torch.equal(state, torch.get_rng_state())
-    same(epoch(helped), whole)
+    assert_same_batches(epoch_batches(with_workers), whole)
     assert torch.equal(state, torch.get_rng_state())
-    same(evaluated(helped), evaluated(alone))
-    same(epoch(helped, skip=3), whole[3:])
-    assert epoch(alone, skip=5) == []
-    assert not torch.equal(epoch(alone, 2)[0][0], whole[0][0])
+    assert_same_batches(evaluation_batches(with_workers), evaluation_batches(without_workers))
+    assert_same_batches(epoch_batches(with_workers, skip=3), whole[3:])
+    assert epoch_batches(without_workers, skip=5) == []
+    assert not torch.equal(epoch_batches(without_workers, 2)[0][0], whole[0][0])
 
 
-def test_workers_stay_for_the_next_epoch(folder):
-    cfg = typed(folder, "dataset.workers=2")
+def test_workers_are_kept_for_the_next_epoch(folder):
+    cfg = folder_config(folder, "dataset.workers=2")
     batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE)
     one = list(batches.epoch(cfg.seed, 1))
     running = children()
-    next(batches.epoch(cfg.seed, 7))  # left before its end
-    same(list(batches.epoch(cfg.seed, 1)), one)
+    next(batches.epoch(cfg.seed, 7))  # abandoned before its end
+    assert_same_batches(list(batches.epoch(cfg.seed, 1)), one)
     assert len(running) == 2
     assert children() == running
     batches.close()
@@ -96,42 +96,44 @@ def test_workers_stay_for_the_next_epoch(folder):
 
 
 def children():
+    """The process ids of the workers."""
     return {process.pid for process in multiprocessing.active_children()}
-
-
-def test_layouts_and_pieces(folder):
-    cfg = typed(folder, "batch_size=17")
-    split = data.load(cfg).train
-    made = (feed.train_batches(split, cfg, CPU, layout, WHOLE) for layout in LAYOUTS)
-    (one, _), (other, _) = (next(batches.epoch(0, 1)) for batches in made)
-    assert one.is_contiguous(memory_format=LAYOUTS[0])
-    assert other.is_contiguous(memory_format=LAYOUTS[1])
-    assert torch.equal(one, other)
-    assert len(one) == 17  # of two pieces
 
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
-def test_processes_part_every_batch(folder):
-    cfg = typed(folder)
-    whole = epoch(cfg)
-    parts = [epoch(cfg, part=Part(rank, 2)) for rank in range(2)]
+def test_batches_have_the_requested_memory_format(folder):
+    cfg = folder_config(folder, "batch_size=17")  # larger than the pieces that are decoded at once
+    split = data.load(cfg).train
+    feeds = (feed.train_batches(split, cfg, CPU, layout, WHOLE) for layout in LAYOUTS)
+    (contiguous, _), (channels_last, _) = (next(batches.epoch(0, 1)) for batches in feeds)
+    assert contiguous.is_contiguous(memory_format=LAYOUTS[0])
+    assert channels_last.is_contiguous(memory_format=LAYOUTS[1])
+    assert torch.equal(contiguous, channels_last)
+    assert len(contiguous) == 17
+
+
+def test_every_batch_is_divided_among_processes(folder):
+    cfg = folder_config(folder)
+    whole = epoch_batches(cfg)
+    parts = [epoch_batches(cfg, part=Part(rank, 2)) for rank in range(2)]
     joined = [tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
     assert [len(targets) for _, targets in joined] == [4, 4, 4, 4, 4]
-    same(
+    assert_same_batches(
         [(images[:n], targets[:n]) for (images, targets), n in zip(joined, [4, 4, 4, 4, 3], strict=True)], whole
     )
-    assert torch.equal(joined[-1][0][3], whole[0][0][0])  # filled up with the epoch's first
-    mine = [batch for rank in range(2) for batch in evaluated(cfg, Part(rank, 2))]
+    assert torch.equal(joined[-1][0][3], whole[0][0][0])  # filled up with the epoch's first images
+    tested = [batch for rank in range(2) for batch in evaluation_batches(cfg, Part(rank, 2))]
     assert torch.equal(
-        torch.cat([images for images, _ in mine]), torch.cat([images for images, _ in evaluated(cfg)])
+        torch.cat([images for images, _ in tested]),
+        torch.cat([images for images, _ in evaluation_batches(cfg)]),
     )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_breaks_later_is_named(folder, workers, monkeypatch):
-    cfg = typed(folder, f"dataset.workers={workers}", "batch_size=5")
+def test_a_file_that_disappears_during_a_run_is_named(folder, workers, monkeypatch):
+    cfg = folder_config(folder, f"dataset.workers={workers}", "batch_size=5")
     load = data.load
 
     def breaking(cfg):
@@ -149,39 +151,39 @@ def test_a_file_that_breaks_later_is_named(folder, workers, monkeypatch):
     assert record["status"] == "failed"
 
 
-def test_workers_decode_ahead(folder, tmp_path, monkeypatch):
-    """While the first batch is at hand, and nobody asks for the second, the others are decoded."""
-    cfg = typed(folder, "dataset.workers=2")
+def test_workers_decode_the_next_batches_ahead(folder, tmp_path, monkeypatch):
+    """Further batches are decoded before the second one is requested."""
+    cfg = folder_config(folder, "dataset.workers=2")
     real = Pictures.decoded
 
-    def told(self, index, transform):
-        with (tmp_path / "decoded").open("a") as file:
+    def counting(self, index, transform):
+        with (tmp_path / "decoded").open("a") as file:  # workers are other processes: a file counts for all
             file.write(".")
         return real(self, index, transform)
 
-    monkeypatch.setattr(Pictures, "decoded", told)
+    monkeypatch.setattr(Pictures, "decoded", counting)
     batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE)
-    taken = batches.epoch(0, 1)
-    next(taken)
-    until = time.monotonic() + 60
-    while (tmp_path / "decoded").stat().st_size < 12 and time.monotonic() < until:
+    epoch = batches.epoch(0, 1)
+    next(epoch)
+    deadline = time.monotonic() + 60
+    while (tmp_path / "decoded").stat().st_size < 12 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert (tmp_path / "decoded").stat().st_size >= 12
-    assert len(list(taken)) == 4
+    assert len(list(epoch)) == 4
     batches.close()
 
 
-def test_the_number_of_workers(monkeypatch):
+def test_the_number_of_workers_is_the_one_set_or_the_cores_of_each_process(monkeypatch):
     monkeypatch.setattr(streamed.joblib, "cpu_count", lambda: 24)
     assert [streamed.workers(chosen) for chosen in (None, 0, 3)] == [24, 0, 3]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert streamed.workers(None) == 3
 
 
-def test_a_run_goes_on_inside_an_epoch_bit_for_bit(folder):
+def test_a_run_resumes_within_an_epoch_bit_for_bit(folder):
     def cfg(name, workers):
         more = ["schedule.epochs=2", "batch_size=5", f"output_dir={name}", f"dataset.workers={workers}"]
-        return typed(folder, *more)
+        return folder_config(folder, *more)
 
     straight, stopped = cfg("straight", 0), cfg("stopped", 2)
     experiment.run(straight)
@@ -190,7 +192,7 @@ def test_a_run_goes_on_inside_an_epoch_bit_for_bit(folder):
     def stopping(self, batches):
         for images in real(self, batches):
             calls.append(1)
-            if len(calls) == 6:  # the second step of the second epoch: an epoch is four and one of test
+            if len(calls) == 6:  # in the second epoch: an epoch has four training batches and one for the test
                 os.kill(os.getpid(), signal.SIGTERM)
             yield images
 
@@ -200,9 +202,9 @@ def test_a_run_goes_on_inside_an_epoch_bit_for_bit(folder):
             experiment.run(stopped)
     assert children() == set()
     experiment.run(stopped)
-    one, other = left_by(stopped), left_by(straight)
-    assert_same(one, other)
-    assert "test_top5_accuracy" not in one[2]["last"]  # of two classes
+    found, expected = left_by(stopped), left_by(straight)
+    assert_same(found, expected)
+    assert "test_top5_accuracy" not in found[2]["last"]  # there are only two classes
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -230,20 +232,20 @@ def test_signals_to_all_processes_end_a_run_cleanly(folder, tmp_path, number, co
         os.killpg(process.pid, 0)
 
 
-ABANDONED = """
+UNFINISHED_EPOCH = """
 import sys
 from localsl.data import feed, load
-from tests.helpers.pictures import CPU, WHOLE, torch, typed
-cfg = typed(sys.argv[1], "dataset.workers=2")
-taken = feed.train_batches(load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE).epoch(0, 1)
-next(taken)
+from tests.helpers.pictures import CPU, WHOLE, folder_config, torch
+cfg = folder_config(sys.argv[1], "dataset.workers=2")
+epoch = feed.train_batches(load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE).epoch(0, 1)
+next(epoch)
 sys.exit(5)
 """
 
 
-def test_an_epoch_that_is_left_when_python_exits_holds_nothing_up(folder, tmp_path):
-    one_core = "ignore:This DataLoader will create"  # torch warns there of more workers than cores
-    command = [sys.executable, "-W", one_core, "-c", ABANDONED, str(folder)]
+def test_python_exits_at_once_within_an_unfinished_epoch(folder, tmp_path):
+    few_cores = "ignore:This DataLoader will create"  # torch warns of more workers than the machine has cores
+    command = [sys.executable, "-W", few_cores, "-c", UNFINISHED_EPOCH, str(folder)]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(ROOT), capture_output=True, text=True, timeout=60
     )
@@ -260,12 +262,12 @@ def test_imagenet_needs_no_data_until_it_is_trained_on(folder, tmp_path, capsys)
     assert str(tmp_path / "data" / "imagenet") in problem.allowed
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "imagenet").symlink_to(folder)
-    (folder / "test").mkdir()  # ImageNet's, without labels
-    (folder / "test" / "1.JPEG").write_text("nobody looks")
+    (folder / "test").mkdir()  # ImageNet's test/ has no labels, and its files are not read
+    (folder / "test" / "1.JPEG").write_text("not a picture")
     assert len(data.load(cfg).test) == 5
     assert "19 training and 5 test images, where the published imagenet has 1281167" in capsys.readouterr().err
 
 
-def test_subsets_are_balanced(folder):
-    split = data.load(typed(folder, "dataset.train_subset=8")).train
+def test_subsets_of_pictures_are_balanced(folder):
+    split = data.load(folder_config(folder, "dataset.train_subset=8")).train
     assert split.targets.bincount().tolist() == [4, 4]

@@ -1,4 +1,4 @@
-"""Average precision: that of COCO's own code, of what a detector says."""
+"""Average precision equals that of COCO's own code, and predictions have COCO's format."""
 
 import json
 from contextlib import redirect_stdout
@@ -13,8 +13,8 @@ from localsl.detection.evaluation import FIGURES, average_precision, predictions
 from localsl.detection.scenes import ShapeScenes, encoded, xywh
 
 
-def test_average_precision_is_that_of_cocos_own_code_on_a_file(tmp_path):
-    """Of predictions that are partly right, on images some of which are empty, with a crowd among the objects."""
+def test_average_precision_equals_that_of_cocos_own_code(tmp_path):
+    """Predictions are partly right, some images are empty, and one of the objects is a crowd."""
     scenes, rng = ShapeScenes.of("test", 30), np.random.default_rng(0)
     truth = scenes.truth()
     truth["annotations"] = [entry for entry in truth["annotations"] if entry["image_id"] > 3]
@@ -23,25 +23,30 @@ def test_average_precision_is_that_of_cocos_own_code_on_a_file(tmp_path):
     for image, scene in zip(scenes.image_ids, scenes.scenes, strict=True):
         for box, label, mask in zip(scene.boxes, scene.labels, scene.masks, strict=True):
             moved = [float(value + rng.normal(0, 1.5)) for value in xywh(box)]
-            kind = int(label) if rng.random() < 0.8 else int(rng.integers(1, 4))
-            said = {"image_id": image, "category_id": kind, "score": float(rng.random()), "bbox": moved}
+            category = int(label) if rng.random() < 0.8 else int(rng.integers(1, 4))
+            prediction = {
+                "image_id": image,
+                "category_id": category,
+                "score": float(rng.random()),
+                "bbox": moved,
+            }
             shifted = mask.roll((int(rng.integers(-3, 4)), int(rng.integers(-3, 4))), (0, 1))
-            found.append(said | {"segmentation": encoded(shifted)})
+            found.append(prediction | {"segmentation": encoded(shifted)})
     del found[10:15]
     ours = average_precision(truth, found, [entry["id"] for entry in truth["images"]])
 
-    def texts(entries):
-        coded = [{**e["segmentation"], "counts": e["segmentation"]["counts"].decode()} for e in entries]
-        return [entry | {"segmentation": code} for entry, code in zip(entries, coded, strict=True)]
+    def as_json(entries):
+        texts = [{**e["segmentation"], "counts": e["segmentation"]["counts"].decode()} for e in entries]
+        return [entry | {"segmentation": text} for entry, text in zip(entries, texts, strict=True)]
 
-    (tmp_path / "truth.json").write_text(json.dumps(truth | {"annotations": texts(truth["annotations"])}))
+    (tmp_path / "truth.json").write_text(json.dumps(truth | {"annotations": as_json(truth["annotations"])}))
     expected = {}
     with redirect_stdout(StringIO()):
         for kind, left_out in (("bbox", "segmentation"), ("segm", "bbox")):
-            results = [{k: v for k, v in entry.items() if k != left_out} for entry in texts(found)]
+            results = [{k: v for k, v in entry.items() if k != left_out} for entry in as_json(found)]
             (tmp_path / "found.json").write_text(json.dumps(results))
-            known = COCO(tmp_path / "truth.json")
-            reference = COCOeval(known, known.loadRes(str(tmp_path / "found.json")), kind)
+            coco = COCO(tmp_path / "truth.json")
+            reference = COCOeval(coco, coco.loadRes(str(tmp_path / "found.json")), kind)
             reference.evaluate()
             reference.accumulate()
             reference.summarize()
@@ -51,13 +56,13 @@ def test_average_precision_is_that_of_cocos_own_code_on_a_file(tmp_path):
     assert all(0 < value < 100 for value in ours.values())
 
 
-def test_nothing_found_is_a_precision_of_0():
+def test_average_precision_without_predictions_is_0():
     truth = ShapeScenes.of("test", 2).truth()
     assert set(average_precision(truth, [], [1, 2]).values()) == {0.0}
 
 
-def test_what_a_detector_says_is_what_cocos_format_holds():
-    """The truth, put through the form of the detector's output, is all right."""
+def test_the_true_objects_as_predictions_have_an_average_precision_of_100():
+    """The truth is converted as a detector's output is."""
     scenes = ShapeScenes.of("test", 6)
     found = []
     for index, scene in enumerate(scenes.scenes):

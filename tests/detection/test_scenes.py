@@ -1,4 +1,4 @@
-"""Scenes for detection: COCO's layout on disk, what can be wrong with it, and the shapes that are made."""
+"""Scenes for detection: COCO's layout on disk, mistakes in it that are reported, and generated shapes."""
 
 from dataclasses import replace
 from functools import cache
@@ -26,21 +26,21 @@ def folder(tmp_path):
 
 
 @cache
-def of_shapes():
-    typed = ["task=detection", "dataset=shapes", "backbone_run='dataset=shapes backbone=resnet10 K=5'"]
-    return compose(typed).dataset
+def shapes_settings():
+    overrides = ["task=detection", "dataset=shapes", "backbone_run='dataset=shapes backbone=resnet10 K=5'"]
+    return compose(overrides).dataset
 
 
-def dataset(folder, *more):
-    """The settings of COCO's layout in a folder, before anything is known of it."""
-    return replace(of_shapes(), **{"name": "coco", "num_classes": 2, "root": str(folder)} | dict(more))
+def dataset(folder, num_classes=2):
+    """The settings of a folder in COCO's layout, before its files have been read."""
+    return replace(shapes_settings(), name="coco", num_classes=num_classes, root=str(folder))
 
 
-def load(folder, *more):
-    return sources.load(dataset(folder, *more), str(folder / "data"))
+def load(folder):
+    return sources.load(dataset(folder), str(folder / "data"))
 
 
-def test_images_without_objects_are_tested_on_only_and_crowds_are_truth_only(folder):
+def test_empty_images_and_crowds_are_used_in_evaluation_only(folder):
     data = load(folder)
     assert (data.train.image_ids, data.test.image_ids) == ([11, 12], [21, 22])
     scene = data.train[1]
@@ -70,31 +70,31 @@ def test_boxes_masks_and_labels_are_those_of_the_annotations(folder):
 
 WRONG = {
     "an annotation without a segmentation": ([entry(5, 11, segmentation=[])], "without a segmentation: 5"),
-    "without a box": ([entry(5, 11, bbox=None)], "annotations without bbox: 5"),
+    "an annotation without a box": ([entry(5, 11, bbox=None)], "annotations without bbox: 5"),
     "a box of three numbers": ([entry(5, 11, bbox=[1, 2, 3])], "not four numbers: 5"),
     "an image that is not listed": ([entry(5, 99)], "image_id is none of the file's: 5"),
     "a category that is not listed": ([entry(5, 11, 8)], "category_id is none of the file's: 5"),
     "an id that occurs twice": ([entry(5, 11), entry(5, 12)], "occur twice: 5"),
-    "nothing": ([], "has no annotations"),
+    "no annotation": ([], "has no annotations"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_annotations_that_cannot_be_right_are_named_before_training(case, folder):
-    entries, told = WRONG[case]
+def test_invalid_annotations_are_named_before_training(case, folder):
+    entries, message = WRONG[case]
     write(folder, "train2017", annotated([11, 12], entries))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         sources.described(dataset(folder), str(folder))
 
 
 @pytest.mark.parametrize("text", ["", '{"images": [', "[]", '{"images": [], "annotations": []}'])
-def test_a_file_that_is_not_whole_is_named(text, folder):
+def test_an_incomplete_annotation_file_is_named(text, folder):
     (folder / "annotations" / "instances_val2017.json").write_text(text)
     with pytest.raises(ConfigError, match=r"instances_val2017.json (cannot be read|has no list of)"):
         load(folder)
 
 
-def test_what_is_missing_is_named(folder):
+def test_missing_images_files_and_folders_are_named(folder):
     (folder / "train2017" / f"{12:012}.jpg").unlink()
     with pytest.raises(ConfigError, match=r"lacks 1 of 2 images: 000000000012\.jpg"):
         load(folder)
@@ -104,10 +104,10 @@ def test_what_is_missing_is_named(folder):
     with pytest.raises(ConfigError, match="there is no folder"):
         load(folder / "nowhere")
     with pytest.raises(ConfigError, match=r"2 categories; type dataset\.num_classes=2"):
-        coco._split(folder, "test", dataset(folder, ("num_classes", 80)), None)
+        coco._split(folder, "test", dataset(folder, num_classes=80), None)
 
 
-def test_a_picture_that_is_broken_or_of_another_size_is_named(folder):
+def test_an_image_that_is_broken_or_of_another_size_is_named(folder):
     file = folder / "train2017" / f"{11:012}.jpg"
     Image.new("RGB", (30, 20)).save(file)
     assert "is 30x20, and 24x20 in its annotations" in str(load(folder).train[0])
@@ -116,73 +116,74 @@ def test_a_picture_that_is_broken_or_of_another_size_is_named(folder):
         load(folder)
 
 
-def test_a_folder_that_is_not_the_published_one_is_part_of_who_a_run_is(folder):
-    one = sources.described(dataset(folder), str(folder))
-    assert one.files == [3, 2]
-    assert sources.described(dataset(folder), str(folder)) == one
-    (kept,) = (folder / "indexed").glob("coco-*.json")
+def test_the_annotations_of_another_folder_than_the_published_one_enter_the_identity(folder):
+    settings = sources.described(dataset(folder), str(folder))
+    assert settings.files == [3, 2]
+    assert sources.described(dataset(folder), str(folder)) == settings
+    (cached,) = (folder / "indexed").glob("coco-*.json")
     write(folder, "val2017", annotated([21, 22], [entry(1, 21, 7)]))
-    assert sources.described(dataset(folder), str(folder)).digest != one.digest
-    assert kept.exists()
+    assert sources.described(dataset(folder), str(folder)).digest != settings.digest
+    assert cached.exists()
 
 
-def test_coco_is_read_by_workers_in_the_same_order_as_without(folder):
+def test_workers_read_coco_in_the_same_order_as_without_workers(folder):
     scenes = load(folder).train
     found = []
     for workers in (0, 2):
         train = TrainScenes(scenes, 1, True, workers, CPU)
         found.append([(images[0], targets[0]) for images, targets in train.epoch(0, 1)])
         train.close()
-    for (image, target), (other, same) in zip(*found, strict=True):
-        assert torch.equal(image, other)
-        assert all(torch.equal(target[key], same[key]) for key in target)
+    for (image, target), (other_image, other_target) in zip(*found, strict=True):
+        assert torch.equal(image, other_image)
+        assert all(torch.equal(target[key], other_target[key]) for key in target)
 
 
-def test_an_epoch_goes_on_where_it_was_and_mirrors_half(monkeypatch):
+def test_an_epoch_resumes_at_a_batch_and_mirrors_half_of_its_images(monkeypatch):
     scenes = ShapeScenes.of("train", 40)
     train = TrainScenes(scenes, 4, True, None, CPU)
-    wanted = []
-    monkeypatch.setattr(train, "_loader", lambda batches: wanted.append(batches) or ())
+    epochs = []
+    monkeypatch.setattr(train, "_loader", lambda batches: epochs.append(batches) or ())
     list(train.epoch(3, 1))
     list(train.epoch(3, 1, 6))
     list(train.epoch(3, 2))
-    assert wanted[0][6:] == wanted[1]
-    assert wanted[0] != wanted[2]
-    assert sorted(i for batch in wanted[0] for i in batch.indices) == list(range(40))
-    assert 10 <= sum(m for batch in wanted[0] for m in batch.mirrored) <= 30
+    first, resumed, second = epochs
+    assert first[6:] == resumed
+    assert first != second
+    assert sorted(i for batch in first for i in batch.indices) == list(range(40))
+    assert 10 <= sum(m for batch in first for m in batch.mirrored) <= 30
 
 
-def test_processes_part_the_test_images_and_take_as_many_batches():
+def test_test_images_are_divided_among_processes_into_equally_many_batches():
     scenes = ShapeScenes.of("test", 5)
     parts = [list(TestScenes(scenes, 4, None, CPU, Part(rank, 2))) for rank in (0, 1)]
     assert [len(part) for part in parts] == [2, 2]
     assert sorted(i for part in parts for _, indices in part for i in indices) == [0, 1, 2, 3, 4]
 
 
-def test_a_scene_that_breaks_later_is_named(folder):
+def test_an_image_that_breaks_during_training_is_named(folder):
     scenes = load(folder).train
     (folder / "train2017" / f"{12:012}.jpg").write_bytes(b"no picture")
     with pytest.raises(LocalslError, match=r"000000000012\.jpg cannot be read"):
         list(TrainScenes(scenes, 2, False, 0, CPU).epoch(0, 1))
 
 
-def test_shapes_are_the_same_everywhere_and_their_masks_and_boxes_fit():
+def test_generated_shapes_are_reproducible_and_their_boxes_enclose_their_masks():
     kinds = []
     for index in range(40):
-        one, other = shapes.scene("train", index), shapes.scene("train", index)
-        assert torch.equal(one.image, other.image)
-        assert int(one.masks.sum(0).max()) == 1  # what is seen belongs to one object
-        for box, mask in zip(one.boxes.int().tolist(), one.masks, strict=True):
+        scene, again = shapes.scene("train", index), shapes.scene("train", index)
+        assert torch.equal(scene.image, again.image)
+        assert int(scene.masks.sum(0).max()) == 1  # every pixel belongs to at most one object
+        for box, mask in zip(scene.boxes.int().tolist(), scene.masks, strict=True):
             left, top, right, bottom = box
             assert mask[top:bottom, left:right].sum() == mask.sum() > 0
             edges = (mask[top], mask[bottom - 1], mask[:, left], mask[:, right - 1])
             assert all(edge.any() for edge in edges)
-        kinds += one.labels.tolist()
+        kinds += scene.labels.tolist()
     assert set(kinds) == {1, 2, 3}
     assert not torch.equal(shapes.scene("train", 0).image, shapes.scene("test", 0).image)
 
 
-def test_shapes_are_a_data_set_for_classification():
+def test_shapes_for_classification_are_balanced():
     test = shapes.classified("test")
     assert test.images.shape == (150, 3, 64, 64)
     assert test.targets.bincount().tolist() == [50, 50, 50]

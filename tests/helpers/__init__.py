@@ -1,1 +1,1 @@
-"""What several tests share: configurations, command lines, what runs leave, golden values."""
+"""Code that several test files share: configurations, command lines, small runs, golden values."""

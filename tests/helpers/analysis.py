@@ -1,4 +1,4 @@
-"""A network of four blocks, runs of it, and the rows that analyses write."""
+"""Overrides of a tiny network with four layers and of runs of it, and reading of the tables that are written."""
 
 import csv
 from pathlib import Path
@@ -9,6 +9,6 @@ TINY += ["seed=0", "threads=1", "device=cpu"]
 
 
 def rows_of(file):
-    """The rows of a CSV."""
+    """The rows of a CSV file, as dictionaries of text."""
     with Path(file).open(newline="") as lines:
         return list(csv.DictReader(lines))

@@ -1,4 +1,4 @@
-"""Chromium without a window, with a page of a given width, real keys and scripts: its own protocol over two pipes."""
+"""A headless Chromium, controlled by its DevTools protocol over two pipes."""
 
 import fcntl
 import json
@@ -9,23 +9,23 @@ import subprocess
 import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-KEYS = {  # key, code, what it types
+KEYS = {  # by name: the key, its code, and the text that it enters
     "Tab": ("Tab", 9, ""),
     "Enter": ("Enter", 13, "\r"),
     "Space": (" ", 32, " "),
     "ArrowDown": ("ArrowDown", 40, ""),
     "Home": ("Home", 36, ""),
 }
-SECONDS = 60
+SECONDS = 60  # after which a command or a page has failed
 
 
 def found():
-    """The browser's program, or None."""
+    """The path of an installed browser, or None."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """One page."""
+    """A browser with one page of the given size, in pixels."""
 
     def __init__(self, program, profile, width, height=900):
         to_read, self._write = (_high(fd) for fd in os.pipe())
@@ -45,48 +45,48 @@ class Browser:
         )
         os.close(to_read)
         os.close(to_write)
-        self._rest, self._count, self._session = b"", 0, None
+        self._received, self._count, self._session = b"", 0, None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def call(self, method, **parameters):
-        """The result of a command."""
+        """Send a command of the protocol and return its result."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            while b"\0" in self._rest:
-                text, self._rest = self._rest.split(b"\0", 1)
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            while b"\0" in self._received:
+                text, self._received = self._received.split(b"\0", 1)
                 answer = json.loads(text)
                 if answer.get("id") == self._count:
                     assert "error" not in answer, answer
                     return answer["result"]
             if select.select([self._read], [], [], 1)[0]:
-                self._rest += os.read(self._read, 1 << 20)
+                self._received += os.read(self._read, 1 << 20)
         raise TimeoutError(method)
 
     def open(self, url):
-        """Load a page."""
+        """Load a page and wait until it is complete."""
         self.call("Page.navigate", url=url)
-        end = time.monotonic() + SECONDS
+        deadline = time.monotonic() + SECONDS
         while self.run("document.readyState + location.href") != f"complete{url}":
-            assert time.monotonic() < end, url
+            assert time.monotonic() < deadline, url
             time.sleep(0.05)
         self.call("Page.bringToFront")
 
     def run(self, script):
-        """The value of an expression in the page."""
+        """Evaluate JavaScript in the page and return its value."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def press(self, *names):
-        """Press keys: names of KEYS, or single letters."""
+        """Press keys, named as in KEYS or by single letters."""
         for name in names:
             key, code, text = KEYS.get(name, (name, ord(name.upper()[0]), name))
             shared = {"key": key, "code": name, "windowsVirtualKeyCode": code}
@@ -95,7 +95,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type="keyUp", **shared)
 
     def tab_to(self, selector, at_most=200):
-        """Press Tab until an element has the focus; the number of times."""
+        """Press Tab until an element that matches the selector has the focus; returns how often."""
         for count in range(1, at_most + 1):
             self.press("Tab")
             if self.run(f"document.activeElement.matches({json.dumps(selector)})"):
@@ -111,7 +111,7 @@ class Browser:
 
 
 def _high(fd):
-    """The same pipe under a number that no redirection takes."""
+    """Duplicate a file descriptor to a number of at least 10, which the shell's redirections do not use."""
     high = fcntl.fcntl(fd, fcntl.F_DUPFD, 10)
     os.close(fd)
     return high

@@ -1,4 +1,4 @@
-"""The command line in this process, and the records that it leaves."""
+"""Running the command line within the test's process, and reading the records that it writes."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ SMALL = [*SMOKE, "backbone=resnet20", "K=2"]
 
 
 def typed(monkeypatch, *arguments):
-    """Run as the command line does, in this process; returns the exit code."""
+    """Run `python run.py` with these arguments in this process; returns the exit code."""
     monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
     try:
         run.main()
@@ -22,5 +22,5 @@ def typed(monkeypatch, *arguments):
 
 
 def records(folder="outputs"):
-    """The records below a folder."""
+    """The records of all runs in a folder, in the order of their paths."""
     return [json.loads(file.read_text()) for file in sorted(Path(folder).rglob("record.json"))]

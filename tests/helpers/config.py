@@ -1,4 +1,4 @@
-"""Configurations that are wrong."""
+"""The problems that a wrong configuration is refused with."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from localsl.config import ConfigError, compose
 
 
 def problems(*overrides):
-    """What is wrong with a configuration."""
+    """The problems of a configuration, which must be refused."""
     with pytest.raises(ConfigError) as error:
         compose(overrides)
     return error.value.problems

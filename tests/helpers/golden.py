@@ -1,7 +1,7 @@
-"""Losses measured from the published implementations, and the fill that reproduces them.
+"""Losses measured with the published implementations, and the weights and batch that reproduce them.
 
-ResNet-32 on one batch of 8 images in training mode, fp32 on the CPU. Every tensor is filled from its shape
-alone, so neither names nor the order of creation matter.
+They are of ResNet-32 on one batch of 8 images, in training mode and fp32 on the CPU. Every tensor is filled from its
+shape alone, so that neither names nor the order of creation matter.
 """
 
 import math
@@ -15,7 +15,7 @@ MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1) / 255
 STD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1) / 255
 
 OUTPUT = 6.066420555114746
-"""The cross-entropy of the backbone's own classifier: the last loss under every rule, BP's only one."""
+"""The cross-entropy of the backbone's own classifier: the last loss of every rule and the only one of BP."""
 
 BP_GRADIENT = 393.9510403779908
 """Sum of the squared gradients of all parameters."""
@@ -75,7 +75,7 @@ PREDSIM_SIMILARITY = [
     0.2603055536746979,
 ]
 PREDSIM_GRADIENT = 1385.0128040968132
-"""With similarity weights from 5 to 1 and cross-entropy weights from 0.5 to 0.75."""
+"""Measured with similarity weights from 5 to 1 and cross-entropy weights from 0.5 to 0.75."""
 
 AUGLOCAL_D3 = [
     2.820683479309082,
@@ -97,7 +97,14 @@ AUGLOCAL_D3_GRADIENT = 405.1760274289358
 
 @dataclass(frozen=True)
 class Steps:
-    """Three steps of plain SGD, learning rate 0.01, of the released code on the same batch."""
+    """Three steps of plain SGD with learning rate 0.01, taken by the released code on the same batch.
+
+    Attributes:
+        overrides: the configuration that corresponds to the released code.
+        trained: number of parameters that have a gradient.
+        losses: for every step, the loss of each module.
+        gradients: for every step, the sum of squared gradients.
+    """
 
     overrides: str
     trained: int
@@ -423,7 +430,7 @@ RELEASED = {
 
 
 def fill(network: nn.Module) -> None:
-    """Overwrite every convolution, linear layer and BatchNorm, auxiliary networks included."""
+    """Overwrite the weights of every convolution, linear layer and BatchNorm, auxiliary networks included."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
@@ -436,7 +443,7 @@ def fill(network: nn.Module) -> None:
 
 
 def batch(count: int = 8, size: int = 32) -> tuple[Tensor, Tensor]:
-    """Normalised images and their targets 0, 1, 2, ..."""
+    """Normalised images (count, 3, size, size) and their targets 0, 1, 2, ..."""
     images = np.random.default_rng([count, size]).random((count, 3, size, size))
     return (torch.from_numpy(images).float() - MEAN) / STD, torch.arange(count) % 10
 

@@ -1,7 +1,7 @@
-"""AugLocal's auxiliary networks for ResNet-32 (10 classes), read back from the released code.
+"""AugLocal's auxiliary networks for ResNet-32 with 10 classes, as the released code builds them.
 
-Per d: the parameters of the network, and the later layers and strides of every auxiliary network, one string a
-module: "5/1 10/2 15/2" is layer 5 with stride 1, then 10 and 15 with stride 2.
+By d: the parameters of the whole network, and for every module the layers of its auxiliary network with their
+strides. "5/1 10/2 15/2" is layer 5 with stride 1, then layers 10 and 15 with stride 2.
 """
 
 RESNET32 = {

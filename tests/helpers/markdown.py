@@ -1,4 +1,4 @@
-"""What the pages of the documentation hold: commands, Python, links and headings."""
+"""Parsing of the documentation's pages: their commands, Python blocks, links and headings."""
 
 import re
 from functools import cache
@@ -14,7 +14,7 @@ COMMAND = re.compile(
 
 
 def pages(*patterns):
-    """The pages of these patterns, below the repository."""
+    """The files of the repository that match these patterns."""
     return [file for pattern in patterns for file in sorted(ROOT.glob(pattern))]
 
 
@@ -28,20 +28,20 @@ def _inline(page):
 
 
 def _blocks(page):
-    """The text of blocks of code in no language or in a shell's, lines that end with a backslash joined."""
+    """The code blocks without a language, with lines joined that end with a backslash."""
     blocks = [t.content for t in _tokens(page) if t.type == "code_block" or (t.type == "fence" and not t.info)]
     return [re.sub(r" *\\\n\s*", " ", block) for block in blocks]
 
 
 def commands(page):
-    """Every command that a reader can type: in blocks of code, and between backquotes."""
+    """Every command that a reader can type, in code blocks and in inline code."""
     lines = [line.removeprefix("$ ") for block in _blocks(page) for line in block.splitlines()]
     lines += [child.content for child in _inline(page) if child.type == "code_inline" and " " in child.content]
     return [line.strip() for line in lines if COMMAND.match(line)]
 
 
 def shown(page):
-    """What commands after a `$` print, as their block shows it."""
+    """The output that the page shows for each command after a `$`, as lines."""
     found = {}
     for block in _blocks(page):
         if block.startswith("$ "):
@@ -51,18 +51,18 @@ def shown(page):
 
 
 def python(page):
-    """The blocks of Python."""
+    """The Python code blocks."""
     return [token.content for token in _tokens(page) if token.type == "fence" and token.info == "python"]
 
 
 def links(page):
-    """Where links and pictures point to."""
+    """The targets of links and pictures."""
     found = [child.attrs.get("href") or child.attrs.get("src") for child in _inline(page)]
     return [link for link in found if link]
 
 
 def headings(page):
-    """The anchors of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings, as GitHub forms them."""
     tokens = _tokens(page)
     texts = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     return [re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts]

@@ -1,4 +1,4 @@
-"""Batches of pictures on disk."""
+"""Configurations of a folder of pictures, and the batches that are made of it on the CPU."""
 
 import torch
 
@@ -11,30 +11,30 @@ CPU = torch.device("cpu")
 SMALL = ["batch_size=4", "dataset.workers=0", "backbone=resnet20", "K=4", "device=cpu", "schedule=smoke"]
 
 
-def typed(root, *more):
-    """The configuration of a small network on a folder of pictures."""
+def folder_config(root, *more):
+    """The configuration of a small network on the folder of pictures `root`."""
     return compose(["dataset=imagefolder", f"dataset.root={root}", "dataset.image_size=16", *SMALL, *more])
 
 
-def epoch(cfg, number=1, skip=0, part=WHOLE):
-    """One epoch's batches, on the CPU."""
+def epoch_batches(cfg, number=1, skip=0, part=WHOLE):
+    """The training batches of epoch `number`, without the first `skip`."""
     batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, part)
     found = list(batches.epoch(cfg.seed, number, skip))
     batches.close()
     return found
 
 
-def evaluated(cfg, part=WHOLE):
-    """The batches of the test pictures, on the CPU."""
+def evaluation_batches(cfg, part=WHOLE):
+    """The batches of the test pictures."""
     batches = feed.test_batches(data.load(cfg).test, cfg, CPU, torch.contiguous_format, part)
     found = list(batches)
     batches.close()
     return found
 
 
-def same(one, other):
-    """Equal batches."""
-    assert len(one) == len(other)
-    for (images, targets), (others, labels) in zip(one, other, strict=True):
-        assert torch.equal(images, others)
-        assert torch.equal(targets, labels)
+def assert_same_batches(found, expected):
+    """Equal images and targets, bit for bit."""
+    assert len(found) == len(expected)
+    for (images, targets), (expected_images, expected_targets) in zip(found, expected, strict=True):
+        assert torch.equal(images, expected_images)
+        assert torch.equal(targets, expected_targets)

@@ -1,6 +1,5 @@
-"""Small runs, what they leave behind, and how they are stopped."""
+"""Small runs, the files that they leave behind, and ways to stop them."""
 
-import csv
 import os
 import signal
 
@@ -10,6 +9,7 @@ import torch
 from localsl.runs import experiment, stored
 from localsl.runs.identity import run_directory
 from tests.conftest import ROOT
+from tests.helpers.analysis import rows_of
 
 TINY = ["schedule=smoke", "schedule.epochs=3", "schedule.warmup_epochs=1", "K=4", "backbone=resnet20"]
 TINY += ["dataset.train_subset=50", "dataset.test_subset=20", "batch_size=20", "device=cpu"]
@@ -17,20 +17,19 @@ METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml")
 
 
 def columns(file):
-    """The columns of a CSV by name."""
-    with file.open() as lines:
-        rows = list(csv.DictReader(lines))
+    """The columns of a CSV file by their names, as lists of text."""
+    rows = rows_of(file)
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def tiny_of(method):
-    """A small network that the rule can be put on."""
+    """Overrides of a small run of the rule."""
     more = ["aux.depth=3"] if method == "auglocal" else ["method.cascade=2"] if method.startswith("ml") else []
     return [f"method={method}", *TINY, *more]
 
 
 def left_by(cfg):
-    """All that a run leaves behind, but for times, and for what may happen to the code meanwhile."""
+    """A finished run's checkpoint, metrics and record, without times, its folder's name and the code's commit."""
     folder = run_directory(cfg)
     (checkpoint,) = (folder / "checkpoints").glob("*.pt")
     state = torch.load(checkpoint, weights_only=True)
@@ -47,7 +46,7 @@ def left_by(cfg):
 
 
 def assert_same(one, other):
-    """Equal bit for bit, in any nesting of dicts, lists and tensors."""
+    """Assert that two nestings of dicts, lists and tensors are equal bit for bit."""
     assert type(one) is type(other)
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other)
@@ -62,8 +61,11 @@ def assert_same(one, other):
         assert one == other
 
 
-def terminated(cfg, owner, name, call, status="interrupted"):
-    """Run, with SIGTERM at the `call`-th time that something is called; it ends with 143."""
+def run_until_sigterm(cfg, owner, name, call, status="interrupted"):
+    """Run, and send SIGTERM at the `call`-th call of the function `name` of `owner`.
+
+    The run must exit with 143 and leave a record of the given status.
+    """
     real, calls = getattr(owner, name), []
 
     def terminating(*arguments):
@@ -83,6 +85,6 @@ def terminated(cfg, owner, name, call, status="interrupted"):
 
 
 def children(pid):
-    """Processes that a process started."""
+    """The ids of the processes that a process started."""
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(child) for child in file.read().split()]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A SLURM of one node, this machine, from Debian's slurm-wlm and munge, for tests/cli/test_slurm.py: slurm.sh start FOLDER
-# keeps all of it in FOLDER, whose slurm.conf is SLURM_CONF for sbatch, srun and their like; slurm.sh stop FOLDER ends it.
+# Start or stop a SLURM cluster whose only node is this machine, with Debian's slurm-wlm and munge, for
+# tests/cli/test_slurm.py. "slurm.sh start FOLDER" keeps all files in FOLDER; set SLURM_CONF to FOLDER/slurm.conf for
+# sbatch and srun. "slurm.sh stop FOLDER" ends it.
 set -euo pipefail
 action=$1 folder=$2
 if [ "$action" = stop ]; then
@@ -11,11 +12,11 @@ if [ "$action" = stop ]; then
 fi
 host=$(hostname -s)
 cpus=$(getconf _NPROCESSORS_ONLN)
-[ "$cpus" -ge 2 ] || cpus=2   # for two tasks
+[ "$cpus" -ge 2 ] || cpus=2   # a test runs two tasks
 read -r control node < <(python3 -c 'import socket
-both = [socket.socket(), socket.socket()]
-for one in both: one.bind(("127.0.0.1", 0))
-print(*(one.getsockname()[1] for one in both))')
+sockets = [socket.socket(), socket.socket()]
+for free in sockets: free.bind(("127.0.0.1", 0))
+print(*(free.getsockname()[1] for free in sockets))')
 mkdir -p "$folder/state" "$folder/spool"
 head -c 1024 /dev/urandom > "$folder/munge.key" && chmod 600 "$folder/munge.key"
 cat > "$folder/slurm.conf" <<CONF
@@ -23,7 +24,7 @@ ClusterName=tests
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=$(id -un)
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge.socket,cred_expire=10   # a job that is requeued waits for so long
+AuthInfo=socket=$folder/munge.socket,cred_expire=10   # seconds that a requeued job waits
 CredType=cred/munge
 SlurmctldPort=$control
 SlurmdPort=$node

@@ -1,8 +1,8 @@
-"""A stand-in for W&B."""
+"""A fake W&B run."""
 
 
 class FakeWandB:
-    """Stands for the W&B run: keeps what it is given."""
+    """Keeps the rows, summary and exit code that it receives."""
 
     def __init__(self):
         self.rows, self.summary, self.exit_code = [], {}, None

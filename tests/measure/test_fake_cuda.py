@@ -1,4 +1,4 @@
-"""What a step would do on a GPU, as far as tensors without data show it; and how many operations it takes."""
+"""Fake tensors show that a training step stays on the GPU and never waits for it; its operations are counted."""
 
 from contextlib import ExitStack, contextmanager
 from unittest import mock
@@ -20,25 +20,30 @@ RULES = ["bp", "predsim", "dgl", "infopro", "auglocal aux.depth=3", "man", "mlaa
 
 
 class OnDevice(TorchDispatchMode):
-    """Fails at what a GPU cannot do without the host: operands on both, and copies from one to the other."""
+    """Fail on operations that need the host: tensors on both devices, and copies between them.
+
+    Attributes:
+        in_bf16: the number of operations that returned a bfloat16 tensor.
+    """
 
     def __init__(self):
         super().__init__()
-        self.half = 0
+        self.in_bf16 = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        told = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        hosts = [x for x in (*told, *made) if x.device.type != "cuda" and not (x in told and x.ndim == 0)]
+        operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        scalars = {id(x) for x in operands if x.ndim == 0}  # kernels take scalars from the host
+        hosts = [x for x in (*operands, *results) if x.device.type != "cuda" and id(x) not in scalars]
         assert not hosts, f"{func} has {[tuple(x.shape) for x in hosts]} on the host"
-        self.half += any(x.dtype == torch.bfloat16 for x in made)
+        self.in_bf16 += any(x.dtype == torch.bfloat16 for x in results)
         return out
 
 
 @contextmanager
-def cuda_pretended():
-    """A GPU as far as torch's Python asks for one. Backward and update, which ask the driver, are left out."""
+def fake_cuda():
+    """Make torch's Python code find a GPU. The backward pass and the update, which need its driver, do nothing."""
 
     def backward(loss):
         assert loss.device == CUDA
@@ -54,37 +59,36 @@ def cuda_pretended():
         yield
 
 
-def moved(network):
-    """The network's tensors, without data, on a GPU."""
+def move_to_fake_cuda(network):
+    """Replace the network's parameters and buffers by fake tensors on a GPU."""
     for module in network.modules():
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
                     fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CUDA)
-                    wanted = tensor.requires_grad
-                    tensors[name] = nn.Parameter(fake, wanted) if isinstance(tensor, nn.Parameter) else fake
-    return network
+                    is_parameter, trained = isinstance(tensor, nn.Parameter), tensor.requires_grad
+                    tensors[name] = nn.Parameter(fake, trained) if is_parameter else fake
 
 
-@pytest.mark.parametrize("how", [[], ["precision=bf16", "memory=lean"]], ids=["fp32", "bf16-lean"])
+@pytest.mark.parametrize("settings", [[], ["precision=bf16", "memory=lean"]], ids=["fp32", "bf16-lean"])
 @pytest.mark.parametrize("rule", RULES)
-def test_a_step_stays_on_the_gpu_and_asks_it_nothing(rule, how):
-    """Tensors without data cannot be asked for a value: `item`, `bool` and `nonzero` fail by themselves."""
-    cfg = compose([*f"method={rule}".split(), "backbone=resnet20", "K=4", "device=cpu", *how])
+def test_a_step_stays_on_the_gpu_and_does_not_wait_for_it(rule, settings):
+    """Fake tensors have no values, so that `item`, `bool` and `nonzero` fail by themselves."""
+    cfg = compose([*f"method={rule}".split(), "backbone=resnet20", "K=4", "device=cpu", *settings])
     network, size = build_network(cfg).train(), cfg.dataset.image_size
-    with FakeTensorMode(), cuda_pretended():
-        moved(network)
+    with FakeTensorMode(), fake_cuda():
+        move_to_fake_cuda(network)
         optimizer, totals = optim.build(network.parameters(), cfg.optimizer), Totals(network)
         step = counted_step(network, optimizer, totals, training_forward(cfg, CUDA))
         images = torch.empty(8, 3, size, size, device=CUDA)
         targets = torch.empty(8, dtype=torch.int64, device=CUDA)
-        with OnDevice() as seen:
+        with OnDevice() as operations:
             step(images, targets)
-    assert bool(seen.half) == bool(how)
+    assert bool(operations.in_bf16) == bool(settings)
 
 
-def test_what_would_wait_for_the_gpu_or_mix_devices_is_seen():
-    with FakeTensorMode(), cuda_pretended(), OnDevice():
+def test_the_check_fails_on_synchronisation_and_mixed_devices():
+    with FakeTensorMode(), fake_cuda(), OnDevice():
         x = torch.ones(3, device=CUDA)
         with pytest.raises(DataDependentOutputException):
             x.sum().item()
@@ -95,7 +99,7 @@ def test_what_would_wait_for_the_gpu_or_mix_devices_is_seen():
 
 
 class Count(TorchDispatchMode):
-    """How many operations were asked for, views apart."""
+    """Count operations other than views."""
 
     def __init__(self):
         super().__init__()
@@ -106,7 +110,8 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-# Of a second step of ResNet-20 with K=4, forward, backward, update and totals: kernels that a GPU launches, about.
+# Operations in the second step of ResNet-20 with K=4: forward, backward, update and totals. A GPU launches about as
+# many kernels.
 BUDGETS = {
     "bp": 210,
     "bp_checkpoint": 322,
@@ -121,8 +126,8 @@ BUDGETS = {
 
 
 @pytest.mark.parametrize("rule", BUDGETS)
-def test_a_step_takes_no_more_operations_than_it_did(rule):
-    """Lower a budget when a step needs fewer."""
+def test_a_step_stays_within_its_budget_of_operations(rule):
+    """The test fails also where a step needs far fewer operations, so that its budget is lowered."""
     cfg = compose([*f"method={rule}".split(), "backbone=resnet20", "K=4", "device=cpu"])
     network, size = build_network(cfg).train(), cfg.dataset.image_size
     optimizer, totals = optim.build(network.parameters(), cfg.optimizer), Totals(network)

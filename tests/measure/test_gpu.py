@@ -1,4 +1,4 @@
-"""make gpu: stages end in time and lose nothing, runs fit, and what is left unpacks into a clone."""
+"""`make gpu`: stages end in time, results survive failures and kills, and the archive unpacks into a clone."""
 
 import json
 import os
@@ -24,24 +24,24 @@ from localsl.measure.records import recorded
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
-CHILD = "import subprocess, sys, time; print('begun', flush=True); "
-GPUS = ("allocator", "tensors", "ratio")  # what only a GPU tells of a peak
-STUBBORN = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+PARENT = "import subprocess, sys, time; print('started', flush=True); "  # the start of a process with a child
+GPU_COLUMNS = ("allocator", "tensors", "ratio")  # of the table of peaks: a CPU leaves them empty
+IGNORES_SIGINT = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
 DIGITS = "dataset=digits backbone=resnet20 dataset.train_subset=64 dataset.test_subset=64 batch_size=32"
 
 
 def python(code, tmp_path, name="toy"):
+    """The work of a stage that runs Python code."""
     return stages.command([sys.executable, "-c", code], tmp_path / "work" / f"{name}.txt")
 
 
-def unpacked(out):
-    """The names in the archive."""
+def archived_names(out):
     with tarfile.open(out / "gpu.tar.gz") as archive:
         return {member.name for member in archive}
 
 
-def gone(pid):
-    """Whether a process is no more, or waits to be buried only."""
+def has_ended(pid):
+    """Whether a process does not exist or is a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] == "Z"
@@ -49,60 +49,62 @@ def gone(pid):
         return True
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here it would do its work")
-def test_without_a_gpu_it_says_so(capsys):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it would do its work")
+def test_without_a_gpu_make_gpu_ends_with_a_message(capsys):
     assert gpu.main([]) == 2
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_a_stage_that_fails_stops_no_other_and_all_is_written_after_each(tmp_path, monkeypatch):
-    report, seen = Report(tmp_path / "work", tmp_path / "out", CPU), []
+def test_a_failing_stage_does_not_stop_the_others_and_results_are_written_after_each(tmp_path):
+    report, written = Report(tmp_path / "work", tmp_path / "out", CPU), []
 
     def look(deadline, tell):
-        seen.append((unpacked(tmp_path / "out"), (tmp_path / "out" / "gpu.md").read_text()))
+        written.append((archived_names(tmp_path / "out"), (tmp_path / "out" / "gpu.md").read_text()))
         return "done"
 
-    asked = [
+    all_stages = [
         Stage("bad", 1, 1, python("print('so far'); raise SystemExit(3)", tmp_path, "bad")),
         Stage("look", 1, 1, look),
         Stage("broken", 1, 1, lambda deadline, tell: 1 / 0),
         Stage("good", 1, 1, python("print('well')", tmp_path, "good")),
     ]
-    assert not stages.run_stages(asked, time.monotonic() + 40, report)
-    assert "gpu/bad.txt" in seen[0][0]
-    assert "failed (3)" in seen[0][1]
-    assert "so far" in seen[0][1]
+    assert not stages.run_stages(all_stages, time.monotonic() + 40, report)
+    ((names, summary),) = written
+    assert "gpu/bad.txt" in names
+    assert "failed (3)" in summary
+    assert "so far" in summary
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["gpu.md", "gpu.tar.gz"]
-    told = json.loads((tmp_path / "work" / "stages.json").read_text())
-    assert [told[stage.name]["state"] for stage in asked] == [
+    states = json.loads((tmp_path / "work" / "stages.json").read_text())
+    assert [states[stage.name]["state"] for stage in all_stages] == [
         "failed (3)",
         "done",
         "failed (ZeroDivisionError: division by zero)",
         "done",
     ]
-    assert "failed (3)" in Report(tmp_path / "work", tmp_path / "out", CPU).summary()  # of a command before
+    # A later command with the same folder includes the results of this one.
+    assert "failed (3)" in Report(tmp_path / "work", tmp_path / "out", CPU).summary()
 
 
-def test_a_stage_that_hears_nothing_is_killed_with_its_child(tmp_path, monkeypatch):
+def test_a_stage_that_ignores_its_deadline_is_killed_with_its_child(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "GRACE", 0.5)
-    code = f"import os; {CHILD} child = subprocess.Popen([sys.executable, '-c', {STUBBORN!r}]); "
-    code += f"print(os.getpid(), child.pid, flush=True); {STUBBORN}"
+    code = f"import os; {PARENT} child = subprocess.Popen([sys.executable, '-c', {IGNORES_SIGINT!r}]); "
+    code += f"print(os.getpid(), child.pid, flush=True); {IGNORES_SIGINT}"
     began = time.monotonic()
     state = python(code, tmp_path)(began + 2, lambda: None)
     assert state == "stopped at its deadline"
     assert time.monotonic() - began < 10
     lines = (tmp_path / "work" / "toy.txt").read_text().splitlines()
-    assert lines[0] == "begun"
-    assert all(gone(pid) for pid in lines[1].split())
+    assert lines[0] == "started"
+    assert all(has_ended(pid) for pid in lines[1].split())
 
 
 def test_a_child_that_outlives_its_stage_is_ended(tmp_path):
-    code = f"{CHILD} print(subprocess.Popen([sys.executable, '-c', {STUBBORN!r}]).pid)"
+    code = f"{PARENT} print(subprocess.Popen([sys.executable, '-c', {IGNORES_SIGINT!r}]).pid)"
     assert python(code, tmp_path)(time.monotonic() + 20, lambda: None) == "done"
-    assert gone((tmp_path / "work" / "toy.txt").read_text().split()[1])
+    assert has_ended((tmp_path / "work" / "toy.txt").read_text().split()[1])
 
 
-def test_a_lost_device_is_asked_again_by_another_process(tmp_path):
+def test_a_stage_that_lost_the_device_continues_in_another_process(tmp_path):
     code = f"import sys; print(sys.argv[1:]); sys.exit(0 if '--go-on' in sys.argv else {stages.DEVICE_LOST})"
     output = tmp_path / "toy.txt"
     work = stages.command([sys.executable, "-c", code], output, again=["--go-on"])
@@ -111,22 +113,22 @@ def test_a_lost_device_is_asked_again_by_another_process(tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [10, 100, 188, 460])
-def test_limits_leave_later_stages_their_minimum(seconds):
-    asked = [Stage(name, *share, lambda deadline, tell: "done") for name, share in gpu.SHARES.items()]
+def test_time_limits_leave_later_stages_their_minimum(seconds):
+    remaining = [Stage(name, *share, lambda deadline, tell: "done") for name, share in gpu.SHARES.items()]
     left = seconds
     limits = []
-    while asked:
-        limits.append(stages.limit(asked, left))
-        left -= limits[-1]  # all of it is used
-        asked = asked[1:]
+    while remaining:
+        limits.append(stages.limit(remaining, left))
+        left -= limits[-1]  # every stage uses all of its time
+        remaining = remaining[1:]
     assert sum(limits) == pytest.approx(seconds)
     minima = [minimum for _, minimum in gpu.SHARES.values()]
-    enough = min(1, seconds / sum(minima))
-    assert all(given >= 0.99 * enough * least for given, least in zip(limits, minima, strict=True))
+    available = min(1, seconds / sum(minima))
+    assert all(limit >= 0.99 * available * minimum for limit, minimum in zip(limits, minima, strict=True))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_of_a_runner_that_is_killed_what_had_ended_is_there(tmp_path, number):
+def test_of_a_killed_runner_the_finished_stages_are_archived(tmp_path, number):
     code = f"""
 import signal, sys, time, torch
 from pathlib import Path
@@ -148,18 +150,18 @@ stages.run_stages([toy("first", "print('well')"), second], time.monotonic() + 60
         time.sleep(0.05)
     runner.send_signal(number)
     runner.wait(20)
-    names, summary = unpacked(tmp_path / "out"), (tmp_path / "out" / "gpu.md").read_text()
+    names, summary = archived_names(tmp_path / "out"), (tmp_path / "out" / "gpu.md").read_text()
     assert "gpu/first.txt" in names
     assert re.search(r"first +done", summary)
     if number == signal.SIGTERM:
         assert "stopped" in summary
-        assert gone(pid.read_text())
+        assert has_ended(pid.read_text())
     else:
         os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 def toy_queue(tmp_path, monkeypatch, codes, workers=1, estimates=None):
-    """A queue of toy commands in place of run.py, each told its line's number."""
+    """A queue whose runs are these pieces of Python code, with estimated durations in seconds."""
     (tmp_path / "run.py").write_text("import sys; exec(open(sys.argv[1]).read())")
     lines = []
     for index, code in enumerate(codes):
@@ -174,19 +176,19 @@ def toy_queue(tmp_path, monkeypatch, codes, workers=1, estimates=None):
     return Queue(lines, Places(tmp_path / "work", None, "cpu"), workers)
 
 
-def test_runs_start_by_priority_as_far_as_they_fit(tmp_path, monkeypatch):
+def test_runs_start_in_order_of_the_queue_if_they_fit_into_the_time(tmp_path, monkeypatch):
     code = f"open('{tmp_path}/order', 'a').write(sys.argv[1][-4])"
     queue = toy_queue(tmp_path, monkeypatch, [code] * 4, estimates=[1, 1000, 2, 3])
-    told = []
-    assert queue.work(time.monotonic() + 30, lambda: told.append(1)) == "done: 0 of 4 runs are done"
+    updates = []
+    assert queue.work(time.monotonic() + 30, lambda: updates.append(1)) == "done: 0 of 4 runs are done"
     assert (tmp_path / "order").read_text() == "023"
     assert queue.runs[1].state.startswith("does not fit")
-    assert len(told) >= 3
+    assert len(updates) >= 3
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_workers_run_beside_each_other_and_are_interrupted_at_the_deadline(tmp_path, monkeypatch, background):
-    """Also by a runner in the background, where a shell has SIGINT ignored, which children inherit."""
+def test_workers_run_at_the_same_time_and_are_interrupted_at_the_deadline(tmp_path, monkeypatch, background):
+    """A shell starts background processes with SIGINT ignored, and their children would inherit that."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.default_int_handler)
     try:
         work_until_the_deadline(tmp_path, monkeypatch)
@@ -206,13 +208,13 @@ def work_until_the_deadline(tmp_path, monkeypatch):
         assert (tmp_path / "work" / f"train-0{number}.txt").read_text() == "on\nsaved\n"
 
 
-def test_a_run_that_fails_or_cannot_be_is_told(tmp_path, monkeypatch):
+def test_a_run_that_fails_is_reported(tmp_path, monkeypatch):
     queue = toy_queue(tmp_path, monkeypatch, ["raise SystemExit(3)"])
     assert queue.work(time.monotonic() + 20, lambda: None) == "failed: 0 of 1 runs are done"
     assert queue.runs[0].state == "failed (3)"
 
 
-def test_estimates_are_steps_by_the_speed_that_was_measured(tmp_path):
+def test_estimates_are_the_number_of_steps_times_the_measured_speed(tmp_path):
     (tmp_path / "q").write_text(f"# two\nmethod=bp {DIGITS} schedule.epochs=50  # one\n\nmethod=nothing\n")
     places = Places(tmp_path, None, "cpu", results=tmp_path)
     lines = queues.lines(tmp_path / "q")
@@ -226,32 +228,32 @@ def test_estimates_are_steps_by_the_speed_that_was_measured(tmp_path):
     assert Queue(lines, places, workers=1).runs[0].estimate == pytest.approx(2 * 50 * 0.1 + queues.START)
 
 
-def test_the_default_queue_is_of_runs_that_are_there():
+def test_the_default_queue_has_ten_valid_runs():
     runs = Queue(queues.DEFAULT, Places(ROOT, None, "cpu"), 1).runs
     assert [run.state for run in runs] == ["waiting"] * 10
     assert len({run.folder for run in runs}) == 10
     assert runs[4].name == "man aux_net=dgl"
 
 
-def test_peaks_are_traced_once(tmp_path, monkeypatch):
+def test_a_traced_peak_is_recorded_and_not_traced_again(tmp_path, monkeypatch):
     traced = Footprint(1, 2, 3, 4, 2**30 - 10, "module 0")
     monkeypatch.setattr(peaks, "footprint", lambda cfg: traced)
     arguments = ["--work", str(tmp_path), "--device", "cpu", "--rules", "dgl", "--setting", f"{DIGITS} K=2"]
     assert peaks.main(arguments) == 0
     (row,) = json.loads((tmp_path / "memory.json").read_text())
-    assert row == {"cell": "dgl", "traced": "1.000 GiB", "peak in": "module 0"} | dict.fromkeys(GPUS, "")
+    assert row == {"cell": "dgl", "traced": "1.000 GiB", "peak in": "module 0"} | dict.fromkeys(GPU_COLUMNS, "")
     monkeypatch.setattr(peaks, "footprint", None)
     assert peaks.main(arguments) == 0
     (file,) = (tmp_path / "outputs" / "measured").glob("memory-*.json")
     assert json.loads(file.read_text())["figures"]["peak_bytes"] == traced.peak
 
 
-def test_a_cell_that_fails_is_told_in_its_place(tmp_path, monkeypatch):
-    taken = iter([[9.0], [8.0] * 3, [10.0], [9.0], [12.0] * 3, [9.0], [9.0] * 3])
+def test_a_cell_that_fails_is_reported_in_its_place(tmp_path, monkeypatch):
+    times = iter([[9.0], [8.0] * 3, None, [9.0], [12.0] * 3, [9.0], [9.0] * 3])
 
     def steps(self, number):
-        found = next(taken)
-        if found == [10.0]:
+        found = next(times)
+        if found is None:
             raise RuntimeError("out of memory")
         return found
 
@@ -262,7 +264,7 @@ def test_a_cell_that_fails_is_told_in_its_place(tmp_path, monkeypatch):
     assert cells == {"bp": "8.00 ms (0.89)", "dgl": "RuntimeError: out of memory", "man": "12.00 ms (1.50)"}
 
 
-def test_a_process_goes_on_behind_the_cell_that_lost_the_device(tmp_path, monkeypatch):
+def test_another_process_continues_after_the_cell_that_lost_the_device(tmp_path, monkeypatch):
     calls = []
 
     def cell(self, rule):
@@ -283,8 +285,7 @@ def test_a_process_goes_on_behind_the_cell_that_lost_the_device(tmp_path, monkey
     assert cells["mlaan"] == "1.00 ms (1.00)"
 
 
-def test_the_whole_on_a_cpu(tmp_path, monkeypatch):
-    """Speeds and a run, whose records unpack to where a clone looks for them."""
+def test_speeds_and_a_run_on_a_cpu_unpack_into_a_clone(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     line = f"method=dgl K=2 {DIGITS} schedule.epochs=1"
     (tmp_path / "queue.txt").write_text(line)
@@ -295,15 +296,14 @@ def test_the_whole_on_a_cpu(tmp_path, monkeypatch):
     clone = tmp_path / "clone"
     with tarfile.open(tmp_path / "out" / "gpu.tar.gz") as archive:
         archive.extractall(clone, filter="data")
-    here = compose([*line.split(), f"output_dir={clone}/outputs"])
-    folder = queues.identity.run_directory(here)
+    folder = queues.identity.run_directory(compose([*line.split(), f"output_dir={clone}/outputs"]))
     assert json.loads((folder / "record.json").read_text())["status"] == "done"
     assert sorted(file.name for file in folder.iterdir()) == ["config.yaml", "metrics.csv", "record.json"]
     measured = sorted(file.name.split("-")[0] for file in (clone / "outputs" / "measured").glob("*.json"))
     assert measured == ["speed", "speed"]
-    speeds = [json.loads(f.read_text()) for f in (clone / "outputs" / "measured").glob("speed-*.json")]
-    assert {record["method"] for record in speeds} == {"bp", "dgl"}
-    assert all(record["figures"]["in_turn"] is False for record in speeds)
+    records = [json.loads(f.read_text()) for f in (clone / "outputs" / "measured").glob("speed-*.json")]
+    assert {record["method"] for record in records} == {"bp", "dgl"}
+    assert all(record["figures"]["in_turn"] is False for record in records)
     summary = (tmp_path / "out" / "gpu.md").read_text()
     assert re.search(r"train +done: 1 of 1 runs are done", summary)
     assert re.search(r"dgl +\d+\.\d\d ms \(\d+\.\d\d\)", summary)

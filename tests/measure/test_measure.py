@@ -1,6 +1,5 @@
-"""Memory and operations measured without training."""
+"""Memory and operations of a training step, determined without training."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -22,12 +21,13 @@ from localsl.runs import provenance
 from localsl.tables.records import keep
 from localsl.train import optim
 from localsl.train.step import train_step
+from tests.helpers.analysis import rows_of
 from tests.helpers.command import typed
 
 CIFAR = ["dataset=cifar10", "batch_size=1024"]
 RESNET110 = ["dataset=cifar10", "backbone=resnet110", "K=55"]
 
-# Live bytes in GiB of one step of the published implementations: ResNet-32 K=16, ResNet-110 K=55.
+# Peak of live tensors in a step of the published implementations, in GiB: ResNet-32 K=16, ResNet-110 K=55.
 PUBLISHED = {
     "bp": (2.41, 8.10),
     "dgl": (0.46, 0.49),
@@ -48,40 +48,40 @@ def composed(rule, *more):
 
 
 @pytest.mark.parametrize("rule", ["bp", "dgl", "infopro", "auglocal aux.depth=3"])
-def test_a_step_needs_no_more_than_the_published_implementations(rule):
+def test_a_step_on_resnet32_needs_no_more_memory_than_the_published_implementations(rule):
     assert footprint(composed(rule, *CIFAR)).peak / 2**30 < PUBLISHED[rule][0] + ROUNDING
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", PUBLISHED)
-def test_no_step_needs_more_than_the_published_implementations(rule):
+def test_a_step_on_both_backbones_needs_no_more_memory_than_the_published_implementations(rule):
     for backbone, published_peak in zip((["K=16"], RESNET110), PUBLISHED[rule], strict=True):
         assert footprint(composed(rule, *CIFAR, *backbone)).peak / 2**30 < published_peak + ROUNDING
 
 
 class EveryStorage(TorchDispatchMode):
-    """After each operation on real tensors, asks every storage ever seen whether it is still there."""
+    """Count the bytes of all live storages after each operation on real tensors."""
 
     def __init__(self, tensors):
         super().__init__()
-        self.seen, self.peak = {}, 0
-        self.look(tensors)
+        self.alive, self.peak = {}, 0
+        self.count(tensors)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.look(leaf for leaf in tree_iter(out) if isinstance(leaf, torch.Tensor))
+        self.count(leaf for leaf in tree_iter(out) if isinstance(leaf, torch.Tensor))
         return out
 
-    def look(self, tensors):
+    def count(self, tensors):
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            self.seen.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.seen = {k: (ref, size) for k, (ref, size) in self.seen.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.seen.values()))
+            self.alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+        self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
 
 
 @pytest.mark.parametrize("rule", ["bp", "dgl", "predsim", "infopro", "auglocal aux.depth=3", "man", "mlaan"])
-def test_the_peak_is_that_of_real_tensors(rule):
+def test_the_peak_is_that_of_a_step_on_real_tensors(rule):
     cfg = composed(rule, "K=8", "batch_size=64", "dataset.image_size=16", "backbone=resnet20")
     network = build_network(cfg)
     optimizer = optim.build(network.parameters(), cfg.optimizer)
@@ -99,11 +99,11 @@ def test_the_peak_is_that_of_real_tensors(rule):
     assert footprint(cfg).peak == pytest.approx(counter.peak, rel=0.02)
 
 
-def test_the_parts_are_what_they_are_called():
+def test_the_peak_is_the_sum_of_its_parts():
     cfg = composed("dgl", *CIFAR)
     found = footprint(cfg)
     parameters = 4 * count_parameters(build_network(cfg))
-    assert parameters <= found.parameters < 1.02 * parameters  # and BatchNorm's buffers
+    assert parameters <= found.parameters < 1.02 * parameters  # BatchNorm's buffers are counted with them
     assert found.optimizer == parameters
     assert found.gradients < parameters
     assert found.peak == sum((found.parameters, found.gradients, found.optimizer, found.saved, found.transient))
@@ -111,36 +111,37 @@ def test_the_parts_are_what_they_are_called():
     assert found.saved > 2**28
 
 
-def test_bf16_needs_less():
+def test_bf16_needs_less_memory():
     assert (
         footprint(composed("dgl", *CIFAR, "precision=bf16")).peak
         < 0.75 * footprint(composed("dgl", *CIFAR)).peak
     )
 
 
-def papers_flops():
-    rows = [
-        (table, number) for table in ("auglocal/table7", "auglocal/table11") for number in published.read(table)
-    ]
-    return [(table, n) for table, n in rows if n.metric == "flops_g"]
+def published_flops():
+    """The printed numbers of multiply-adds, each with its table."""
+    tables = ("auglocal/table7", "auglocal/table11")
+    numbers = [(table, number) for table in tables for number in published.read(table)]
+    return [(table, number) for table, number in numbers if number.metric == "flops_g"]
 
 
 def counted(table, number):
+    """The multiply-adds, in billions, of the configuration that a printed number is for."""
     keys = dict(zip(published.KEYS, number.keys, strict=True))
-    typed_for = [f"method={keys['method']}"]
-    typed_for += [f"aux.depth={keys['depth']}"] if keys["depth"] else []
-    typed_for += [f"aux.pyramid={keys['variant'].removeprefix('tau=')}"] if table.endswith("11") else []
-    return papers_count(build_network(compose([*typed_for, *RESNET110])), 32) / 1e9
+    overrides = [f"method={keys['method']}"]
+    overrides += [f"aux.depth={keys['depth']}"] if keys["depth"] else []
+    overrides += [f"aux.pyramid={keys['variant'].removeprefix('tau=')}"] if table.endswith("11") else []
+    return papers_count(build_network(compose([*overrides, *RESNET110])), 32) / 1e9
 
 
-# Printed 0.25 and 0.90, where the same way of counting gives 0.26 and 0.89.
+# The paper prints 0.25 for these and once 0.90, where its way of counting gives 0.26 and 0.89.
 PRINTED_OTHERWISE = {("bp", ""): 0.2553, ("bp_checkpoint", ""): 0.2553, ("predsim", ""): 0.2561}
 
 
 @pytest.mark.slow
-def test_the_papers_operations():
+def test_operations_counted_as_in_the_paper_are_the_printed_ones():
     checked = 0
-    for table, number in papers_flops():
+    for table, number in published_flops():
         found = counted(table, number)
         keys = dict(zip(published.KEYS, number.keys, strict=True))
         if (keys["method"], keys["depth"]) in PRINTED_OTHERWISE:
@@ -154,13 +155,13 @@ def test_the_papers_operations():
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("bp", 0.2553), ("dgl", 0.2618), ("infopro", 0.3404)])
-def test_the_papers_operations_of_handcrafted_rules(rule, expected):
+def test_operations_of_handcrafted_rules_counted_as_in_the_paper(rule, expected):
     assert papers_count(build_network(composed(rule, *RESNET110)), 32) / 1e9 == pytest.approx(
         expected, abs=5e-5
     )
 
 
-def test_operations_add_up():
+def test_operations_of_a_step_are_those_of_the_main_and_auxiliary_networks():
     small = ["backbone=resnet20", "K=4"]
     bp, dgl = flops(composed("bp", *small)), flops(composed("dgl", *small))
     assert bp.forward == dgl.forward
@@ -185,26 +186,25 @@ def test_operations_add_up():
         "mlaan",
     ],
 )
-def test_operations_are_told_without_a_step(rule):
-    """But for the products of samples in similarity losses, which are few."""
+def test_predicted_operations_are_those_of_a_step(rule):
+    """The prediction leaves out the few operations of similarity matrices, which PredSim's losses need."""
     name, *more = rule.split()
     cut = [] if name.startswith("bp") else ["K=4"]
     cfg = composed(name, *more, "backbone=resnet20", *cut)
     assert training_flops(cfg) == pytest.approx(flops(cfg).step, rel=1e-3 if name == "predsim" else 1e-9)
 
 
-def test_threads_of_one_job_are_not_the_next_ones():
-    """Of those that run in one process."""
+def test_threads_set_by_one_job_of_a_process_do_not_stay_for_the_next():
     devices.use_threads(compose(["threads=3"]))
     assert torch.get_num_threads() == devices.threads(compose(["threads=3"])) == 3
     file = recorded(compose(["measure=speed"]), Path())
     devices.use_threads(compose([]))
-    assert torch.get_num_threads() == 1  # as tests/conftest.py has it
+    assert torch.get_num_threads() == 1  # tests/conftest.py sets this
     assert file == recorded(compose(["measure=speed"]), Path())
 
 
-def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys):
-    """Also once it is kept among the results: a machine without a GPU neither hides nor replaces it."""
+def test_memory_measured_on_a_gpu_takes_precedence_over_a_count_without_one(monkeypatch, capsys):
+    """A measurement on a machine without a GPU neither hides nor replaces it among the results."""
     line = ["method=dgl", "backbone=resnet20", "K=4", "measure=memory"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("localsl.measure.kinds.allocated", lambda _: Allocated(7 * 2**30, 6 * 2**30, 2**25))
@@ -216,8 +216,8 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("localsl.measure.runner.MEASURES", {})
     assert typed(monkeypatch, *line, "output_dir=b") == 0
-    told = "peak of the CUDA allocator: 7.00 GiB, 6.00 of it tensors; cuBLAS's workspace of 32 MiB"
-    assert told in capsys.readouterr().out
+    line_of_the_gpu = "peak of the CUDA allocator: 7.00 GiB, 6.00 of it tensors; cuBLAS's workspace of 32 MiB"
+    assert line_of_the_gpu in capsys.readouterr().out
     without = json.loads(recorded(cfg, Path("a")).read_text())
     without["figures"]["cuda_allocator_peak_bytes"] = None
     recorded(cfg, Path("a")).write_text(json.dumps(without | {"device": "cpu"}))
@@ -226,7 +226,8 @@ def test_a_gpus_memory_goes_before_what_was_counted_without(monkeypatch, capsys)
     assert (found["device"], found["modules"], allocated_bytes(found)) == ("cuda", 4, 7 * 2**30)
     assert json.loads(recorded(cfg, Path("results")).read_text()) == found
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # what has no GPU's figure is measured again
+    # On a machine with a GPU, a measurement without the GPU's figure is repeated.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("localsl.measure.runner.MEASURES", {"memory": kinds.memory})
     recorded(cfg, Path("results")).unlink()
     assert typed(monkeypatch, *line, "output_dir=a") == 0
@@ -245,7 +246,6 @@ def test_a_measurement_is_recorded_once(kind, monkeypatch, capsys):
     monkeypatch.setattr("localsl.measure.runner.MEASURES", {})
     assert typed(monkeypatch, *line, "seed=7", "optimizer.lr=0.5") == 0
     assert capsys.readouterr().out == first
-    with Path(f"outputs/measured/{kind}.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = rows_of(f"outputs/measured/{kind}.csv")
     assert (row["method"], row["K"], row["batch_size"]) == ("dgl", "4", "128")
     assert not list(Path("outputs").rglob("record.json"))

@@ -1,9 +1,8 @@
-"""Times of training steps: how they are told, and the bars that the fast path must clear.
+"""Speeds of training steps: how they are measured and recorded, and how fast a step must be.
 
-The bars are ratios of two ways to do the same, taken in turn in one process.
+A required speed is a ratio of two implementations of the same work, timed in turns in one process.
 """
 
-import csv
 import json
 import statistics
 import time
@@ -26,6 +25,7 @@ from localsl.measure.records import recorded
 from localsl.network import build_network
 from localsl.train import optim
 from localsl.train.step import Totals, autocast, counted_step, train_epoch, train_step
+from tests.helpers.analysis import rows_of
 from tests.helpers.command import typed
 
 CPU = torch.device("cpu")
@@ -34,27 +34,27 @@ SMALL = ["backbone=resnet20", "K=4", "dataset.image_size=4", "batch_size=8", "me
 
 @pytest.fixture
 def quick(monkeypatch):
-    """One turn of each network."""
+    """Time one turn of each network only."""
     monkeypatch.setattr(speed, "SECONDS", 0)
     monkeypatch.setattr(speed, "TURNS", 1)
 
 
-def speeds():
+def speed_records():
     return [json.loads(file.read_text()) for file in sorted(Path("outputs/measured").glob("speed-*.json"))]
 
 
-def test_a_speed_is_measured_anew_and_replaces_the_last(quick, monkeypatch, capsys):
+def test_a_speed_is_measured_again_and_replaces_the_previous_one(quick, monkeypatch, capsys):
     line = ["method=dgl", *SMALL]
     assert typed(monkeypatch, *line) == 0
-    (first,) = speeds()
+    (first,) = speed_records()
     assert typed(monkeypatch, *line) == 0
-    (second,) = speeds()
+    (second,) = speed_records()
     assert first["figures"]["ms_median"] != second["figures"]["ms_median"]
     assert f"{second['figures']['ratio_to_bp']:.2f} times backpropagation's" in capsys.readouterr().out
     assert second["figures"]["images_per_s"] == pytest.approx(8e3 / second["figures"]["ms_median"])
 
 
-def test_an_overhead_is_measured_once_on_a_machine(quick, monkeypatch, capsys):
+def test_an_overhead_is_measured_once_per_device(quick, monkeypatch, capsys):
     line = ["method=dgl", *SMALL[:-1], "measure=overhead"]
     assert typed(monkeypatch, *line) == 0
     (file,) = Path("outputs/measured").glob("overhead-*.json")
@@ -67,7 +67,7 @@ def test_an_overhead_is_measured_once_on_a_machine(quick, monkeypatch, capsys):
     assert len(list(Path("outputs/measured").glob("overhead-*.json"))) == 2
 
 
-def test_a_bench_is_one_table_and_a_file(quick, monkeypatch, capsys):
+def test_the_bench_is_printed_as_a_table_and_written_to_a_file(quick, monkeypatch, capsys):
     assert typed(monkeypatch, "-m", "method=dgl,bp", *SMALL, "results_dir=results") == 0
     assert typed(monkeypatch, "method=auglocal", "aux.depth=2", *SMALL) == 0
     capsys.readouterr()
@@ -76,9 +76,8 @@ def test_a_bench_is_one_table_and_a_file(quick, monkeypatch, capsys):
     assert head.split()[-2:] == ["times", "bp"]
     assert sorted(line.split()[0] for line in lines) == ["auglocal", "bp", "dgl"]
     (file,) = Path("results/bench").glob("*.csv")
-    assert file.stem == slug(speeds()[0]["device"])
-    with file.open(newline="") as text:
-        rows = list(csv.DictReader(text))
+    assert file.stem == slug(speed_records()[0]["device"])
+    rows = rows_of(file)
     assert {row["method"]: row["depth"] for row in rows} == {"auglocal": "2", "bp": "", "dgl": ""}
     for row in rows:
         assert (row["threads"], row["batch_size"], row["K"]) == ("1", "8", "4")
@@ -87,32 +86,32 @@ def test_a_bench_is_one_table_and_a_file(quick, monkeypatch, capsys):
         assert float(row["ms_q1"]) <= float(row["ms_median"]) <= float(row["ms_q3"])
 
 
-def test_nothing_measured_is_said(monkeypatch, capsys):
+def test_a_bench_without_measurements_says_how_to_measure(monkeypatch, capsys):
     assert typed(monkeypatch, "show=bench") == 0
     assert "measure=speed" in capsys.readouterr().out
     assert not Path("results").exists()
 
 
-def test_what_changes_a_speed_has_a_record_of_its_own():
+def test_settings_that_change_a_speed_have_separate_records():
     def place(*overrides):
         return recorded(compose(["measure=speed", *overrides]), Path())
 
     changes = ["memory=lean", "optimizer.per_module=true", "threads=1", "threads=7", "channels_last=false"]
     changes += ["precision=bf16", "batch_size=64", "deterministic=true", "tf32=false"]
-    assert place("threads=1") == place()  # the tests' own number
+    assert place("threads=1") == place()  # tests run with one thread
     assert len({place(change) for change in changes}) == len(changes)
     assert place("seed=3", "optimizer.lr=0.5") == place()
     memory = [recorded(compose(["measure=memory", *more]), Path()) for more in ([], ["threads=7"])]
     assert memory[0] == memory[1]
 
 
-def test_a_devices_name_as_a_files():
+def test_a_devices_name_becomes_a_file_name():
     assert slug("Intel(R) Xeon(R) Processor @ 2.50GHz") == "intel-xeon-processor-2-50ghz"
     assert slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
 
 
-def test_a_lap_is_one_batch_and_its_step(monkeypatch):
-    """Making the batch counts, the next batch and the epoch's end do not."""
+def test_the_time_of_a_step_includes_making_its_batch(monkeypatch):
+    """Making the next batch and the end of the epoch are not timed."""
     now = 0.0
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now)
 
@@ -135,17 +134,22 @@ def test_a_lap_is_one_batch_and_its_step(monkeypatch):
     assert trained.steps(1) == [11e3]
 
 
-def test_the_reference_is_backpropagation_of_the_same_network():
+def test_the_reference_of_a_speed_is_backpropagation_of_the_same_network():
     cfg = compose(["method=man", "backbone=resnet20", "K=4", "precision=bf16"])
-    bp, typed_bp = speed.backpropagation(cfg), compose(["method=bp", "backbone=resnet20"])
-    assert (bp.backbone, bp.optimizer, bp.precision) == (cfg.backbone, cfg.optimizer, "bf16")
-    ours, theirs = build_network(bp).state_dict(), build_network(typed_bp).state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    reference = speed.backpropagation(cfg)
+    assert (reference.backbone, reference.optimizer, reference.precision) == (
+        cfg.backbone,
+        cfg.optimizer,
+        "bf16",
+    )
+    found = build_network(reference).state_dict()
+    expected = build_network(compose(["method=bp", "backbone=resnet20"])).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 def ratio(slow, fast, turns, warm_up=2):
-    """The median of how many times longer `slow` takes than `fast`."""
+    """How many times longer `slow` takes than `fast`: the median over turns."""
 
     def seconds(work):
         began = time.perf_counter()
@@ -157,14 +161,14 @@ def ratio(slow, fast, turns, warm_up=2):
     return statistics.median(seconds(slow) / seconds(fast) for _ in range(turns))
 
 
-def stepping(cfg, layout, make, step_of, precision="fp32"):
-    """A training step on a batch of noise, as a function."""
+def stepping(cfg, layout, build_optimizer, step_of, precision="fp32"):
+    """A function that trains one step on a batch of noise."""
     network = build_network(cfg).train()
     network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     size = cfg.dataset.image_size
     images = torch.randn(cfg.batch_size, 3, size, size).contiguous(memory_format=layout)
     targets = torch.arange(cfg.batch_size) % 10
-    optimizer, forward = make(network.parameters()), autocast(precision, CPU)
+    optimizer, forward = build_optimizer(network.parameters()), autocast(precision, CPU)
 
     def step():
         for _ in step_of(network, optimizer, images, targets, forward):
@@ -174,7 +178,7 @@ def stepping(cfg, layout, make, step_of, precision="fp32"):
 
 
 def plain_step(network, optimizer, images, targets, forward):
-    """Of an optimizer of torch's."""
+    """A training step in plain PyTorch, with one of torch's optimizers."""
     optimizer.zero_grad()
     with forward():
         for loss in network.local_losses(images, targets):
@@ -184,7 +188,7 @@ def plain_step(network, optimizer, images, targets, forward):
     optimizer.step()
 
 
-def amx():
+def has_amx():
     info = Path("/proc/cpuinfo")
     return info.exists() and "amx_bf16" in info.read_text()
 
@@ -195,7 +199,9 @@ def amx():
     ("precision", "at_least"),
     [
         ("fp32", 1.15),
-        pytest.param("bf16", 1.9, marks=pytest.mark.skipif(not amx(), reason="this CPU has no AMX for bf16")),
+        pytest.param(
+            "bf16", 1.9, marks=pytest.mark.skipif(not has_amx(), reason="this CPU has no AMX for bf16")
+        ),
     ],
 )
 def test_a_step_is_faster_than_in_plain_eager_mode(precision, at_least):
@@ -212,7 +218,7 @@ def test_a_step_is_faster_than_in_plain_eager_mode(precision, at_least):
 
 @pytest.mark.slow
 @pytest.mark.timing
-def test_the_loop_costs_little_more_than_one_written_by_hand():
+def test_an_epoch_takes_at_most_15_percent_longer_than_a_hand_written_loop():
     cfg = compose(["method=dgl", "optimizer.lr=1e-3"])
     layout = torch.channels_last
     images = torch.randn(16, 3, 8, 8).contiguous(memory_format=layout)
@@ -246,15 +252,16 @@ def test_the_loop_costs_little_more_than_one_written_by_hand():
         totals = Totals(network)
         train_epoch(network, counted_step(network, optimizer, totals), [(images, targets)] * steps, totals)
 
-    assert ratio(ours, by_hand, turns=40) <= 1.15  # and they do the same:
+    assert ratio(ours, by_hand, turns=40) <= 1.15
+    # Both loops have trained the same number of steps, and with the same result.
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_augmentation_is_faster_than_per_sample(layout):
-    """On one core, against torchvision's transforms of pictures that are there already."""
+def test_augmentation_is_20_times_faster_than_torchvisions_per_image(layout):
+    """On one core; torchvision's transforms are timed without the time to load the pictures."""
     cfg = compose(["dataset=cifar10", "dataset.train_subset=10240", "batch_size=256"])
     split = speed.noise(cfg)
     batches = TrainBatches(split, cfg.dataset, cfg.batch_size, CPU, layout)
@@ -273,14 +280,14 @@ def test_augmentation_is_faster_than_per_sample(layout):
     def ours():
         assert sum(len(images) for images, _ in batches.epoch(0, 1)) == len(split)
 
-    def per_sample():
+    def per_image():
         assert len(torch.stack([transform(picture) for picture in pictures])) == few
 
-    assert ratio(per_sample, ours, turns=9) * len(split) / few >= 20
+    assert ratio(per_image, ours, turns=9) * len(split) / few >= 20
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-def test_a_gpus_convolutions_have_all_bits_where_tf32_is_off(tf32, monkeypatch):
+def test_tf32_false_disables_tf32_in_convolutions(tf32, monkeypatch):
     backends = SimpleNamespace(benchmark=None, deterministic=None, allow_tf32=None)
     monkeypatch.setattr(torch.backends, "cudnn", backends)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)

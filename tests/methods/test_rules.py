@@ -1,4 +1,4 @@
-"""Every rule against the published implementations' losses, its isolation, its momentum layers."""
+"""Rules match the published implementations: losses, the modules that a loss reaches, momentum layers."""
 
 from pathlib import Path
 
@@ -8,17 +8,14 @@ import torch
 from localsl.aux_nets.momentum import MomentumLayer
 from localsl.config import compose
 from localsl.network import build_network, count_parameters
+from localsl.runs.classification import describe
 from localsl.runs.identity import run_id
 from tests.helpers import golden
 from tests.helpers.command import typed
-from tests.helpers.rules import backpropagated, filled
+from tests.helpers.rules import backpropagated, filled, squared_gradients, totals_of
 
 
-def squares(network):
-    return sum(float(p.grad.double().pow(2).sum()) for p in network.parameters() if p.grad is not None)
-
-
-def test_golden_predsim():
+def test_predsim_matches_the_published_implementation():
     weights = ["aux.lambda_similarity=[5,1]", "aux.lambda_ce=[0.5,0.75]"]
     network = filled("method=predsim", *weights)
     *losses, output = backpropagated(network, *golden.batch())
@@ -26,10 +23,10 @@ def test_golden_predsim():
     similarities = [float(loss.terms["similarity"].detach()) for loss in losses]
     assert similarities == pytest.approx(golden.PREDSIM_SIMILARITY, rel=1e-4)
     assert float(output.total.detach()) == pytest.approx(golden.OUTPUT, rel=1e-4)
-    assert squares(network) == pytest.approx(golden.PREDSIM_GRADIENT, rel=1e-2)
+    assert squared_gradients(network) == pytest.approx(golden.PREDSIM_GRADIENT, rel=1e-2)
 
 
-def test_the_original_predsim(images_and_targets):
+def test_the_original_predsim_has_zero_classifiers_its_loss_weights_and_dropout(images_and_targets):
     cfg = compose(["method=predsim_original", "K=4"])
     network = build_network(cfg)
     classifiers = [network.auxiliary[i]["ce"][-1] for i in range(3)]
@@ -38,19 +35,19 @@ def test_the_original_predsim(images_and_targets):
     *local, last = network.local_losses(*images_and_targets)
     assert [loss.weights for loss in local] == [{"similarity": 0.99, "ce": 0.01}] * 3
     assert last.weights == {"ce": 0.01}
-    given = []
+    inputs = []
     for module in network.local_modules[1:]:
         first = network.backbone.layers[module.layers[0]]
-        first.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+        first.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     list(network.local_losses(*images_and_targets))
-    for features in given:  # whole channels are dropped, the others enlarged
+    for features in inputs:  # dropout zeroes whole channels
         dropped = (features == 0).all(dim=(2, 3)).float().mean()
         assert 0.05 < dropped < 0.5
-    network(images_and_targets[0])
-    assert len(given) == 6
+    network(images_and_targets[0])  # the three hooks run again
+    assert len(inputs) == 6
 
 
-def test_the_original_predsim_repeats_its_dropout(monkeypatch):
+def test_runs_of_the_original_predsim_repeat_their_dropout(monkeypatch):
     tiny = ["dataset.train_subset=40", "dataset.test_subset=20", "schedule=smoke", "backbone=resnet20", "K=4"]
     for folder in ("a", "b"):
         assert typed(monkeypatch, "method=predsim_original", *tiny, f"output_dir={folder}") == 0
@@ -58,31 +55,32 @@ def test_the_original_predsim_repeats_its_dropout(monkeypatch):
     assert [line.split(",")[:6] for line in one] == [line.split(",")[:6] for line in two]
 
 
-def test_golden_auglocal():
+def test_auglocal_matches_the_published_implementation():
     network = filled("method=auglocal", "aux.depth=3")
-    losses = [float(loss.total.detach()) for loss in backpropagated(network, *golden.batch())]
+    losses = totals_of(backpropagated(network, *golden.batch()))
     assert losses == pytest.approx([*golden.AUGLOCAL_D3, golden.OUTPUT], rel=1e-4)
-    assert squares(network) == pytest.approx(golden.AUGLOCAL_D3_GRADIENT, rel=1e-2)
+    assert squared_gradients(network) == pytest.approx(golden.AUGLOCAL_D3_GRADIENT, rel=1e-2)
 
 
 def three_steps(overrides, dtype):
-    """Losses, sum of squared gradients and number of parameters that have one, of each step."""
+    """For each step: the losses, the sum of squared gradients, and the number of parameters with a gradient."""
     network = filled(*overrides).to(dtype)
     images, targets = golden.batch()
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
     for _ in range(3):
         optimizer.zero_grad()
-        losses = [float(loss.total.detach()) for loss in backpropagated(network, images.to(dtype), targets)]
-        yield losses, squares(network), sum(p.numel() for p in network.parameters() if p.grad is not None)
+        losses = totals_of(backpropagated(network, images.to(dtype), targets))
+        trained = sum(p.numel() for p in network.parameters() if p.grad is not None)
+        yield losses, squared_gradients(network), trained
         network.update_ema()
         optimizer.step()
 
 
 @pytest.mark.parametrize("name", golden.RELEASED)
-def test_golden_steps_of_the_released_code(name):
-    """Within 1e-4, but under DGL's big head at the third step as near as fp32 determines it: BatchNorm over
-    eight samples multiplies rounding until fp32, the golden values too, is 2 to 4 % from float64
-    (elsewhere 2e-5).
+def test_three_steps_match_the_released_code(name):
+    """Losses agree within 1e-4, except at the third step with DGL's big head: BatchNorm over eight samples
+    amplifies rounding errors until fp32, and with it the golden values, is 2 to 4 % from float64 (elsewhere
+    2e-5). That step is compared within the measured rounding error.
     """
     expected = golden.RELEASED[name]
     overrides = expected.overrides.split()
@@ -90,18 +88,18 @@ def test_golden_steps_of_the_released_code(name):
     third = (1e-4, 1e-2)
     if name in ("lam", "mlaan_dgl"):
         *_, (double, _, _) = three_steps(overrides, torch.float64)
-        rounding = max(abs(one / other - 1) for one, other in zip(single[2][0], double, strict=True))
+        rounding = max(abs(fp32 / fp64 - 1) for fp32, fp64 in zip(single[2][0], double, strict=True))
         assert 1e-3 < rounding < 0.1
         third = (rounding, max(1e-2, rounding))
     tolerances = [(1e-4, 1e-2), (1e-4, 1e-2), third]
     steps = zip(single, expected.losses, expected.gradients, tolerances, strict=True)
-    for (totals, gradient, trained), losses, squared, (near, roughly) in steps:
-        assert totals == pytest.approx(losses, rel=near)
-        assert gradient == pytest.approx(squared, rel=roughly)
+    for (totals, gradient, trained), losses, squared, (of_loss, of_gradient) in steps:
+        assert totals == pytest.approx(losses, rel=of_loss)
+        assert gradient == pytest.approx(squared, rel=of_gradient)
         assert trained == expected.trained
 
 
-# The modules that each loss reaches, from the rules' definitions: windows of k modules for cascades.
+# The modules that each loss reaches by the rules' definitions; a cascade's loss reaches a window of modules.
 LOCAL = [[0], [1], [2], [3]]
 REACH = {
     "method=predsim": LOCAL,
@@ -119,7 +117,7 @@ REACH = {
 
 
 @pytest.mark.parametrize("rule", REACH)
-def test_a_loss_reaches_the_modules_of_its_definition(rule, images_and_targets):
+def test_a_loss_reaches_the_modules_that_its_rule_defines(rule, images_and_targets):
     network = build_network(compose([*rule.split(), "K=4", "backbone=resnet20"]))
     last = len(network.local_modules) - 1
     reached = []
@@ -131,7 +129,7 @@ def test_a_loss_reaches_the_modules_of_its_definition(rule, images_and_targets):
         for module in network.local_modules:
             parameters = [p for i in module.layers for p in network.backbone.layers[i].parameters()]
             of_module = {id(p) in touched for p in parameters}
-            assert len(of_module) == 1  # all of a module or nothing
+            assert len(of_module) == 1  # a loss reaches a whole module or nothing of it
             modules += [module.index] if True in of_module else []
         reached.append(modules)
         own = {id(p) for p in network.auxiliary[loss.module].parameters() if p.requires_grad}
@@ -164,7 +162,7 @@ def test_momentum_layers_follow_the_reference_bit_for_bit(rule, images_and_targe
         optimizer.step()
 
 
-def test_the_live_layer_is_the_next_modules_first():
+def test_a_momentum_layer_follows_the_first_layer_of_the_next_module():
     network = build_network(compose(["method=man", "K=4", "backbone=resnet20"]))
     for module in network.local_modules[:-1]:
         (layer,) = (m for m in network.auxiliary[module.index].modules() if isinstance(m, MomentumLayer))
@@ -182,7 +180,7 @@ def test_the_live_layer_is_the_next_modules_first():
         ("ema.momentum=1", True, False),
     ],
 )
-def test_ema_settings(ema, trained, moves, images_and_targets):
+def test_ema_settings_decide_whether_momentum_layers_train_and_move(ema, trained, moves, images_and_targets):
     network = build_network(compose(["method=man", "K=2", "backbone=resnet20", "ema.start=fresh", ema]))
     (layer,) = (m for m in network.auxiliary.modules() if isinstance(m, MomentumLayer))
     before = [p.clone() for p in layer.follower.parameters()]
@@ -193,7 +191,7 @@ def test_ema_settings(ema, trained, moves, images_and_targets):
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) is moves
 
 
-def test_a_copy_holds_the_weights_that_it_copied_after_the_optimizers_steps(images_and_targets):
+def test_a_copied_layer_keeps_the_weights_from_before_the_optimizers_step(images_and_targets):
     network = build_network(compose(["method=man", "K=2", "backbone=resnet20", "ema.source=copy"]))
     (layer,) = (m for m in network.auxiliary.modules() if isinstance(m, MomentumLayer))
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1, 0.9)
@@ -208,18 +206,18 @@ def test_a_copy_holds_the_weights_that_it_copied_after_the_optimizers_steps(imag
 
 
 @pytest.mark.parametrize(
-    ("ema", "apart"), [("method=man", True), ("ema.bias_start=follower", False), ("ema=man_released", True)]
+    ("ema", "differ"), [("method=man", True), ("ema.bias_start=follower", False), ("ema=man_released", True)]
 )
-def test_the_bias_of_man_starts_from_weights_of_its_own(ema, apart):
+def test_mans_bias_layer_starts_from_its_own_weights_unless_set_to_the_followers(ema, differ):
     network = build_network(compose(["method=man", "K=2", "backbone=resnet20", ema]))
     (layer,) = (m for m in network.auxiliary.modules() if isinstance(m, MomentumLayer))
     pairs = zip(layer.follower.parameters(), layer.bias.parameters(), strict=True)
-    assert {not torch.equal(a, b) for a, b in pairs if a.ndim > 1} == {apart}
+    assert {not torch.equal(a, b) for a, b in pairs if a.ndim > 1} == {differ}
 
 
-def test_what_another_value_makes_meaningless_does_not_tell_runs_apart():
+def test_settings_that_another_setting_makes_irrelevant_do_not_change_the_run_id():
     def same(*pair):
-        ids = {run_id(compose(["method=man", *typed.split()])) for typed in pair}
+        ids = {run_id(compose(["method=man", *overrides.split()])) for overrides in pair}
         return len(ids) == 1
 
     assert same("ema.bias=none", "ema.bias=none ema.bias_start=follower")
@@ -227,7 +225,7 @@ def test_what_another_value_makes_meaningless_does_not_tell_runs_apart():
     assert not same("", "ema.bias_start=follower")
 
 
-def test_leap_bridges_in_both_paths_are_two(images_and_targets):
+def test_leap_bridges_on_both_paths_share_no_parameters(images_and_targets):
     rule = ["method=mlaan", "method.leap_on=both", "K=4", "backbone=resnet20"]
     network = build_network(compose(rule))
     assert set(network.auxiliary[1]) == {"independent/bridge", "independent/ce"}
@@ -243,9 +241,9 @@ def test_leap_bridges_in_both_paths_are_two(images_and_targets):
     assert not {id(p) for p in one} & {id(p) for p in two}
 
 
-def test_the_last_layers_are_joined_as_typed():
-    def sizes(*typed):
-        network = build_network(compose(["method=auglocal", "aux.depth=3", *typed]))
+def test_join_last_decides_whether_auglocals_last_layers_are_one_module():
+    def sizes(*overrides):
+        network = build_network(compose(["method=auglocal", "aux.depth=3", *overrides]))
         return [len(module.layers) for module in network.local_modules]
 
     layer_wise = ["backbone=resnet20", "K=10"]
@@ -254,15 +252,15 @@ def test_the_last_layers_are_joined_as_typed():
     assert sizes(*layer_wise, "aux.scale=imagenet") == [1] * 10
     assert sizes(*layer_wise, "aux.scale=imagenet", "partition.join_last=true") == [1] * 7 + [3]
     assert len(sizes("backbone=resnet20", "K=5")) == 5
-    typed, automatic = (
+    explicit, automatic = (
         compose(["method=auglocal", "aux.depth=3", *layer_wise, *more])
         for more in (["partition.join_last=true"], [])
     )
-    assert run_id(typed) == run_id(automatic)
+    assert run_id(explicit) == run_id(automatic)
 
 
 @pytest.mark.parametrize("source", ["momentum", "copy"])
-def test_of_layers_that_do_not_move_only_the_last_modules_do(source):
+def test_with_ema_moves_last_only_the_last_momentum_layer_moves(source):
     rule = ["method=mlaan", "ema.start=fresh", "ema.moves=last", f"ema.source={source}"]
     network = build_network(compose([*rule, "K=4", "backbone=resnet20"]))
     momentum = [
@@ -272,7 +270,7 @@ def test_of_layers_that_do_not_move_only_the_last_modules_do(source):
 
 
 @pytest.mark.parametrize("rule", ["method=man", "method=mlaan", "method=mlaan_released", "method=predsim"])
-def test_nothing_auxiliary_runs_in_evaluation(rule, images_and_targets):
+def test_auxiliary_networks_do_not_run_in_evaluation(rule, images_and_targets):
     network = build_network(compose([*rule.split(), "K=4", "backbone=resnet20"])).eval()
     for module in network.auxiliary.modules():
         module.register_forward_pre_hook(lambda *_: pytest.fail("an auxiliary network ran"))
@@ -288,8 +286,8 @@ def test_nothing_auxiliary_runs_in_evaluation(rule, images_and_targets):
         ("method=man", [1, 1, 1, 1]),
     ],
 )
-def test_batchnorm_updates(rule, updates, images_and_targets):
-    """Running means start at 0 and move by a tenth of the batch's each time: 1 - 0.9^n of the way after n."""
+def test_number_of_batchnorm_updates_in_a_step(rule, updates, images_and_targets):
+    """Running means start at 0 and are 1 - 0.9^n times the batch's mean after n updates."""
     network = build_network(compose([*rule.split(), "K=4", "backbone=resnet20"])).train()
     once = build_network(compose(["method=bp", "backbone=resnet20"])).train()
     backpropagated(network, *images_and_targets)
@@ -297,13 +295,13 @@ def test_batchnorm_updates(rule, updates, images_and_targets):
     found = []
     for module in network.local_modules:
         index = module.layers[-1]
-        ours, reference = (n.backbone.layers[index].bn1.running_mean for n in (network, once))
-        share = float((ours / reference).median()) * 0.1
+        found_mean, mean_of_one_update = (n.backbone.layers[index].bn1.running_mean for n in (network, once))
+        share = float((found_mean / mean_of_one_update).median()) * 0.1
         found.append(round(torch.log(torch.tensor(1 - share)).item() / torch.log(torch.tensor(0.9)).item()))
     assert found == updates
 
 
-def test_mlaan_terms_say_which_part_they_are_of(images_and_targets):
+def test_mlaans_terms_name_the_path_they_belong_to(images_and_targets):
     network = build_network(compose(["method=mlaan", "aux_net=infopro", "K=4", "backbone=resnet20"]))
     losses = backpropagated(network, *images_and_targets)
     assert set(losses[0].terms) == {"independent/ce", "independent/reconstruction"}
@@ -326,7 +324,7 @@ def test_contrastive_heads_have_no_accuracy(images_and_targets):
     assert output.correct is not None
 
 
-def test_checkpointing_changes_nothing_but_memory(images_and_targets):
+def test_checkpointing_gives_the_same_losses_gradients_and_statistics(images_and_targets):
     plain, checkpointed = (
         build_network(compose([f"method={m}", "backbone=resnet20"])).train() for m in ("bp", "bp_checkpoint")
     )
@@ -350,14 +348,12 @@ def test_checkpointing_changes_nothing_but_memory(images_and_targets):
         ("resnet32", 16, "method=dgl aux_net=dgl_1c2f", 855_280),
     ],
 )
-def test_parameters_as_published(backbone, K, overrides, parameters):
+def test_networks_have_the_published_number_of_parameters(backbone, K, overrides, parameters):
     cfg = compose(["dataset=cifar10", f"backbone={backbone}", f"K={K}", *overrides.split()])
     assert count_parameters(build_network(cfg)) == parameters
 
 
-def test_a_module_of_weight_zero_is_warned_about():
-    from localsl.runs.classification import describe
-
+def test_a_module_whose_loss_weights_are_all_zero_is_warned_about():
     cfg = compose(
         ["method=infopro", "K=4", "backbone=resnet20", "aux.lambda_ce=[1,0]", "aux.lambda_reconstruction=[5,0]"]
     )
@@ -376,14 +372,14 @@ def test_a_module_of_weight_zero_is_warned_about():
     ],
 )
 @pytest.mark.parametrize("method", ["infopro", "man", "mlaan"])
-def test_infopros_published_weights(method, overrides, expected):
+def test_infopros_loss_weights_are_the_published_ones(method, overrides, expected):
     aux = compose([f"method={method}", "aux_net=infopro", *overrides.split()]).aux
     assert (aux.lambda_reconstruction, aux.lambda_ce) == expected
 
 
 @pytest.mark.parametrize(
     ("K", "by_stage"),
-    # Reconstruction and cross-entropy in stage 1, 2, 3.
+    # Weights of reconstruction and cross-entropy in stages 1, 2 and 3.
     [
         (8, [(4.1667, 0.4167), (3.3333, 0.3333), (2.5, 0.25)]),
         (16, [(4.6429, 0.4643), (4.2857, 0.4286), (3.9286, 0.3929)]),

@@ -1,4 +1,4 @@
-"""What goes wrong outside the code: one clear message each, nothing lost, the right exit code."""
+"""Faults outside the code end with one clear message and the right exit code, and nothing is lost."""
 
 import json
 import os
@@ -13,29 +13,29 @@ from localsl.runs import classification, experiment
 from localsl.runs.checkpoint import Checkpoints, _digest
 from localsl.runs.identity import run_directory
 from tests.helpers.command import records, typed
-from tests.helpers.runs import TINY, left_by, terminated
+from tests.helpers.runs import TINY, left_by, run_until_sigterm
 
 
-def failing(monkeypatch, owner, name, call, error):
-    """Let the `call`-th call of something raise."""
+def raise_at_call(monkeypatch, owner, name, call, error):
+    """Make the `call`-th call of the function `name` of `owner` raise an error."""
     real, calls = getattr(owner, name), []
 
-    def sometimes(*arguments, **more):
+    def raising(*arguments, **more):
         calls.append(1)
         if len(calls) == call:
             raise error
         return real(*arguments, **more)
 
-    monkeypatch.setattr(owner, name, sometimes)
+    monkeypatch.setattr(owner, name, raising)
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(monkeypatch, capsys):
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_resumes(monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        failing(patch, os, "fsync", 3, OSError(28, "No space left on device"))
+        raise_at_call(patch, os, "fsync", 3, OSError(28, "No space left on device"))
         assert typed(patch, *TINY) == 1
-    told = capsys.readouterr().err
-    assert "cannot be written (No space left on device); make room, and the same command resumes" in told
-    assert "Traceback" not in told
+    errors = capsys.readouterr().err
+    assert "cannot be written (No space left on device); make room, and the same command resumes" in errors
+    assert "Traceback" not in errors
     assert [r["status"] for r in records()] == ["failed"]
     assert typed(monkeypatch, *TINY) == 0
     assert "resuming after 1 of 3 epochs" in capsys.readouterr().out
@@ -56,32 +56,32 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(monkeypatch, 
         (OSError(5, "Input/output error"), "cannot be written (Input/output error); make room"),
     ],
 )
-def test_an_error_is_of_the_runs_folder_where_a_write_failed(error, words, monkeypatch, capsys):
-    failing(monkeypatch, TrainBatches, "augmented", 2, error)
+def test_only_failed_writes_are_attributed_to_the_runs_folder(error, words, monkeypatch, capsys):
+    raise_at_call(monkeypatch, TrainBatches, "augmented", 2, error)
     assert typed(monkeypatch, *TINY) == 1
-    told = capsys.readouterr().err
-    assert words in told
-    assert "Traceback" not in told
+    errors = capsys.readouterr().err
+    assert words in errors
+    assert "Traceback" not in errors
 
 
-def test_a_record_that_cannot_be_written_does_not_hide_what_ended_the_run(monkeypatch, capsys):
-    failing(monkeypatch, TrainBatches, "augmented", 2, RuntimeError("the actual fault"))
-    failing(monkeypatch, experiment.tracking.Tracker, "close", 1, OSError(28, "No space left on device"))
+def test_a_record_that_cannot_be_written_does_not_hide_the_runs_error(monkeypatch, capsys):
+    raise_at_call(monkeypatch, TrainBatches, "augmented", 2, RuntimeError("the actual fault"))
+    raise_at_call(monkeypatch, experiment.tracking.Tracker, "close", 1, OSError(28, "No space left on device"))
     with pytest.raises(RuntimeError, match="the actual fault"):
         experiment.run(compose(TINY))
     assert "the record cannot be written (No space left on device)" in capsys.readouterr().err
 
 
-def test_out_of_memory_says_what_to_lower(monkeypatch, capsys):
-    failing(monkeypatch, TrainBatches, "augmented", 2, torch.OutOfMemoryError("CUDA out of memory"))
+def test_out_of_memory_names_the_fields_that_lower_it(monkeypatch, capsys):
+    raise_at_call(monkeypatch, TrainBatches, "augmented", 2, torch.OutOfMemoryError("CUDA out of memory"))
     assert typed(monkeypatch, *TINY) == 1
-    told = capsys.readouterr().err
-    assert "GiB, without data set and workspaces): lower batch_size=20, or type memory=lean" in told
-    assert "Traceback" not in told
+    errors = capsys.readouterr().err
+    assert "GiB, without data set and workspaces): lower batch_size=20, or type memory=lean" in errors
+    assert "Traceback" not in errors
 
 
 def test_another_number_of_epochs_is_another_run_and_says_why(capsys):
-    terminated(compose(TINY), TrainBatches, "augmented", 6)
+    run_until_sigterm(compose(TINY), TrainBatches, "augmented", 6)
     experiment.run(compose([*TINY, "schedule.epochs=2"]))
     printed = capsys.readouterr().out
     assert "is this run with 3 epochs" in printed
@@ -90,13 +90,13 @@ def test_another_number_of_epochs_is_another_run_and_says_why(capsys):
 
 
 class Trap:
-    """What a pickle can do to who loads it."""
+    """Creates a folder when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("executed",)
 
 
-def test_a_strangers_checkpoint_executes_nothing(capsys):
+def test_an_untrusted_checkpoint_executes_nothing(capsys):
     cfg = compose(TINY)
     folder = run_directory(cfg) / "checkpoints"
     folder.mkdir(parents=True)
@@ -108,8 +108,8 @@ def test_a_strangers_checkpoint_executes_nothing(capsys):
     assert "is not a checkpoint and is skipped" in capsys.readouterr().err
 
 
-def test_a_strangers_configuration_executes_nothing(monkeypatch):
-    """YAML tags and Hydra's _target_ in a run's folder are data."""
+def test_an_untrusted_configuration_executes_nothing(monkeypatch):
+    """YAML tags and Hydra's _target_ are read as data."""
     cfg = compose(TINY)
     experiment.run(cfg)
     file = run_directory(cfg) / "config.yaml"
@@ -119,7 +119,7 @@ def test_a_strangers_configuration_executes_nothing(monkeypatch):
     assert not os.path.exists("executed")
 
 
-def test_a_run_that_diverged_keeps_the_checkpoint_before(monkeypatch):
+def test_a_diverged_run_keeps_the_checkpoint_before_it_diverged(monkeypatch):
     cfg = compose(TINY)
     forward, calls = torch.nn.functional.cross_entropy, []
 
@@ -139,14 +139,14 @@ def test_a_run_that_diverged_keeps_the_checkpoint_before(monkeypatch):
     assert all(bool(value.isfinite().all()) for value in state["network"].values())
 
 
-def test_weights_that_are_not_finite_reach_no_checkpoint(monkeypatch):
-    """An auxiliary network that breaks in an epoch's last step shows in no loss of it, nor in the test's."""
+def test_weights_that_are_not_finite_are_not_saved(monkeypatch):
+    """An auxiliary network that breaks in an epoch's last step affects neither the epoch's losses nor the test."""
     cfg = compose(TINY)
-    evaluate, seen = classification.evaluate, []
+    evaluate, calls = classification.evaluate, []
 
     def breaking(network, *arguments):
-        seen.append(1)
-        if len(seen) == 2:
+        calls.append(1)
+        if len(calls) == 2:
             next(network.auxiliary.parameters()).data.fill_(float("inf"))
         return evaluate(network, *arguments)
 
@@ -158,13 +158,13 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(monkeypatch):
     assert state["epochs"] == 1
 
 
-def test_a_logger_that_breaks_is_let_go_of(monkeypatch, capsys):
+def test_a_logger_that_fails_is_reported_once_and_no_longer_used(monkeypatch, capsys):
     class Breaking:
         def row(self, row):
             raise ConnectionError("the server is gone")
 
         def close(self, record):
-            raise AssertionError("it was let go of")
+            raise AssertionError("a failed logger is not used again")
 
     monkeypatch.setitem(experiment.tracking.SINKS, "csv", [lambda *_: Breaking()])
     record = experiment.run(compose(TINY))
@@ -173,7 +173,7 @@ def test_a_logger_that_breaks_is_let_go_of(monkeypatch, capsys):
     assert capsys.readouterr().err.count("csv failed and is no longer used: the server is gone") == 1
 
 
-def test_a_neighbours_broken_configuration_does_no_harm():
+def test_a_broken_configuration_in_a_neighbouring_folder_does_not_stop_a_run():
     cfg = compose(TINY)
     for name, text in (
         ("a", ""),

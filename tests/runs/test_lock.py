@@ -1,4 +1,4 @@
-"""One process at a run."""
+"""A run is executed by one process at a time."""
 
 import threading
 
@@ -10,13 +10,13 @@ from tests.helpers.runs import TINY
 
 def test_a_second_process_waits_for_the_first(capsys):
     cfg = compose(TINY)
-    done = []
+    finished = []
     with lock.exclusive(cfg):
-        second = threading.Thread(target=lambda: done.append(experiment.run(cfg)))
+        second = threading.Thread(target=lambda: finished.append(experiment.run(cfg)))
         second.start()
         second.join(1)
         assert second.is_alive()
         assert not (run_directory(cfg) / "metrics.csv").exists()
     second.join(60)
-    assert done[0]["status"] == "done"
+    assert finished[0]["status"] == "done"
     assert "waiting" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The commit that a record names."""
+"""The commit recorded with a run is that of the code's own repository."""
 
 import shutil
 import subprocess
@@ -16,12 +16,13 @@ def git(folder, *arguments):
 
 
 def commit_of(module, monkeypatch):
+    """The commit that is recorded if the code lies where `module` is."""
     monkeypatch.setattr(provenance, "__file__", str(module))
     return provenance.commit()
 
 
-def test_the_commit_is_of_the_repository_that_holds_the_code(tmp_path, monkeypatch):
-    """And of none that only lies around it, such as that of a thesis, which ignores the code."""
+def test_the_commit_is_that_of_the_repository_that_tracks_the_code(tmp_path, monkeypatch):
+    """A repository around the code that ignores it, such as a thesis, does not count."""
     module = tmp_path / "code" / "localsl" / "provenance.py"
     module.parent.mkdir(parents=True)
     shutil.copy(ROOT / "localsl" / "runs" / "provenance.py", module)
@@ -38,14 +39,14 @@ def test_the_commit_is_of_the_repository_that_holds_the_code(tmp_path, monkeypat
     assert commit_of(module, monkeypatch) == f"{head}+"
 
 
-def test_a_copy_is_told_its_commit(tmp_path, monkeypatch):
+def test_the_commit_of_a_copy_comes_from_the_environment_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCALSL_COMMIT", "0123abcd")
     assert commit_of(tmp_path / "provenance.py", monkeypatch) == "0123abcd"
     monkeypatch.setenv("LOCALSL_COMMIT", "")
     assert commit_of(tmp_path / "provenance.py", monkeypatch) is None
 
 
-def test_a_repository_knows_better_than_the_variable(tmp_path, monkeypatch):
+def test_the_repositorys_commit_takes_precedence_over_the_variable(tmp_path, monkeypatch):
     module = tmp_path / "provenance.py"
     module.touch()
     git(tmp_path, "init", "-q", ".")
@@ -55,7 +56,7 @@ def test_a_repository_knows_better_than_the_variable(tmp_path, monkeypatch):
     assert commit_of(module, monkeypatch) == git(tmp_path, "rev-parse", "HEAD")
 
 
-def test_a_hooks_repository_is_not_taken_for_the_codes(tmp_path, monkeypatch):
+def test_the_repository_of_a_running_git_hook_is_ignored(tmp_path, monkeypatch):
     module = tmp_path / "code" / "provenance.py"
     module.parent.mkdir()
     module.touch()
@@ -63,18 +64,19 @@ def test_a_hooks_repository_is_not_taken_for_the_codes(tmp_path, monkeypatch):
     other.mkdir()
     git(other, "init", "-q", ".")
     git(other, "commit", "-qm", "other", "--allow-empty")
-    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))  # git sets this variable for its hooks
     assert commit_of(module, monkeypatch) is None
 
 
-def test_a_copy_without_conf_says_so(tmp_path):
-    """A wheel holds conf/ inside the package; a copy of the package alone has none."""
+def test_a_copy_without_configuration_files_reports_that(tmp_path):
+    """Wheels include conf/, but a copy of the package's folder does not."""
     for name in ("localsl", "hydra_plugins"):
         shutil.copytree(ROOT / name, tmp_path / "site" / name)
     shutil.copy(ROOT / "run.py", tmp_path)
     line = [sys.executable, str(tmp_path / "run.py"), "show=modules"]
-    where = environment(tmp_path / "site")
-    done = subprocess.run(line, cwd=tmp_path, env=where, capture_output=True, text=True)
+    done = subprocess.run(
+        line, cwd=tmp_path, env=environment(tmp_path / "site"), capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert f"localsl in {tmp_path / 'site' / 'localsl'} has no configuration files" in done.stderr
     assert "Traceback" not in done.stderr
