@@ -112,10 +112,9 @@ def test_the_peak_is_the_sum_of_its_parts():
 
 
 def test_bf16_needs_less_memory():
-    assert (
-        footprint(composed("dgl", *CIFAR, "precision=bf16")).peak
-        < 0.75 * footprint(composed("dgl", *CIFAR)).peak
-    )
+    small = [*CIFAR, "backbone=resnet20", "K=4"]
+    bf16, fp32 = (footprint(composed("dgl", *small, *more)).peak for more in (["precision=bf16"], []))
+    assert bf16 < 0.75 * fp32
 
 
 def published_flops():

@@ -60,7 +60,8 @@ PRINTED = {
 TINY = ["schedule=smoke", "dataset=digits", "dataset.train_subset=40", "dataset.test_subset=20"]
 TINY += ["batch_size=20", "threads=1"]
 # Six cells, three of them for ImageNet, whose rows are top-1 and top-5.
-ABLATION = ["-m", "sweep=man/table4", "backbone=resnet20", "K=4", "dataset.top5=true", *TINY]
+ABLATION = ["-m", "sweep=man/table4", "backbone=resnet20", "K=4", *TINY]
+ABLATION += ["backbone.blocks=[1,1,1]", "backbone.name=tiny", "dataset.top5=true"]
 CSV = Path("outputs/results/man/table4.csv")
 
 
@@ -85,14 +86,12 @@ def test_every_number_has_one_cell_and_every_cell_a_number(name):
     assert {*table.layout["rows"], *table.layout["columns"]} <= {*KEYS, "metric"}
 
 
-def test_every_number_is_in_exactly_one_results_file(tmp_path):
+def test_every_number_is_in_exactly_one_row_of_its_table():
     request = sweeps.requested(["sweep=all"])
-    for table in request.tables:
-        render.write(tmp_path, table, render.rows(table, Composed(request, {}), []))
     found = Counter(
-        (f"{file.parent.name}/{file.stem}", *(row[k] for k in (*KEYS, "metric", "paper_mean", "paper_std")))
-        for file in tmp_path.glob("*/*.csv")
-        for row in rows_of(file)
+        (table.name, *(row[k] for k in (*KEYS, "metric", "paper_mean", "paper_std")))
+        for table in request.tables
+        for row in render.rows(table, Composed(request, {}), [])
     )
     expected = [
         (name, *n.keys, n.metric, n.value, n.std) for name in sweep_files.every() for n in published.read(name)
