@@ -15,7 +15,7 @@ from localsl.config import compose
 from localsl.measure import runner
 from localsl.runs.identity import run_id
 from localsl.tables import frames, records, render, sweeps
-from localsl.tables.render import Composed
+from localsl.tables.results import Composed, rows
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted(file.stem for file in (ROOT / "notebooks").glob("*.py"))
@@ -74,8 +74,7 @@ def results(tmp_path_factory):
     write_measurement(folder, memory, 3.21)
     request = sweeps.requested([f"sweep={','.join(TABLES)}"])
     for table in request.tables:
-        rows = render.rows(table, Composed(request, configs), records.under(folder / "runs"))
-        render.write(folder, table, rows)
+        render.write(folder, table, rows(table, Composed(request, configs), records.under(folder / "runs")))
     return folder
 
 

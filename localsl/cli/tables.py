@@ -14,8 +14,8 @@ from localsl.config.validation import compose
 from localsl.core.settings import ConfigError, Problem
 from localsl.runs import display, identity, stored
 from localsl.runs.stored import Run
-from localsl.tables import overview, records, render
-from localsl.tables.render import Composed, Row
+from localsl.tables import overview, records, render, results
+from localsl.tables.results import Composed, Row
 from localsl.tables.sweep_files import Table
 from localsl.tables.sweeps import Line
 
@@ -217,7 +217,7 @@ def _rendered(line: Line) -> Rendered:
     configs |= {o: compose(o, composition) for cell in cells for o in line.request.former_overrides(cell)}
     composed = Composed(line.request, configs)
     tables = [table for table in line.request.tables if not table.analysis]
-    made = {table.name: render.rows(table, composed, runs) for table in tables}
+    made = {table.name: results.rows(table, composed, runs) for table in tables}
     written = {table.name: render.write(folder, table, made[table.name]) for table in tables}
     figures, problems = [], []
     for figure in (table for table in line.request.tables if table.analysis):

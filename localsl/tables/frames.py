@@ -11,7 +11,7 @@ from localsl.published import numbers as published
 from localsl.published.numbers import KEYS
 from localsl.runs import stored
 from localsl.runs.stored import Run
-from localsl.tables import render
+from localsl.tables.results import COLUMNS, setting
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBERS = ["paper_mean", "paper_std", "ours_mean", "ours_std", "n", "difference", "best_mean", "best_std"]
@@ -34,12 +34,12 @@ def results(folder: Path) -> pd.DataFrame:
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
         frame.insert(0, "table", f"{file.parent.name}/{file.stem}")
         frames.append(frame)
-    made = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["table", *render.COLUMNS])
+    made = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["table", *COLUMNS])
     for name in ("paper", "ours"):
         mean, std = made[f"{name}_mean"], made[f"{name}_std"]
         made[name] = mean.where(std == "", mean + " ± " + std)
     made["label"] = _labels(made)
-    made["setting"] = [render.setting(row) or row["measured_on"] for row in made.to_dict("records")]
+    made["setting"] = [setting(row) or row["measured_on"] for row in made.to_dict("records")]
     made[NUMBERS] = made[NUMBERS].apply(pd.to_numeric, errors="coerce")
     return made
 

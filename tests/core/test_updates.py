@@ -51,7 +51,14 @@ def test_a_module_of_cascades_is_updated_after_the_last_loss_that_reaches_it():
 
 
 def test_updates_per_module_free_gradients_within_the_step():
-    overrides = ["method=dgl", "aux_net=dgl_big", "dataset=cifar10", "batch_size=16", "backbone=resnet20", "K=10"]
+    overrides = [
+        "method=dgl",
+        "aux_net=dgl_big",
+        "dataset=cifar10",
+        "batch_size=16",
+        "backbone=resnet20",
+        "K=10",
+    ]
     single = footprint(compose(overrides))
     separate = footprint(compose([*overrides, "optimizer.per_module=true"]))
     assert separate.peak < single.peak - single.gradients / 2

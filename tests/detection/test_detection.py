@@ -17,8 +17,8 @@ from localsl.network import build_network
 from localsl.runs import detection, experiment, stored
 from localsl.runs.checkpoint import Checkpoints
 from localsl.runs.identity import run_directory
-from localsl.tables import render, sweep_files, sweeps
-from localsl.tables.render import Composed
+from localsl.tables import results, sweep_files, sweeps
+from localsl.tables.results import Composed
 from localsl.train import optim
 from tests.helpers.coco import coco_folder
 from tests.helpers.runs import assert_same, left_by, run_until_sigterm
@@ -206,7 +206,7 @@ def test_table_12_trains_its_backbones_first_and_has_six_metrics(outputs):
     trained = [run_id(compose(job.typed)) for job in backbones]
     assert [cfg.backbone_run for cfg in configs.values()] == trained
     assert [cfg.K for cfg in configs.values()][1] == 17
-    rows = render.rows(table, Composed(request, configs), [])
+    rows = results.rows(table, Composed(request, configs), [])
     assert {row["status"] for row in rows} == {"missing"}
 
 

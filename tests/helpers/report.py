@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from localsl.config import compose
 from localsl.runs import identity
-from localsl.tables import records, render, report, sweeps
-from localsl.tables.render import Composed
+from localsl.tables import records, report, results, sweeps
+from localsl.tables.results import Composed
 
 DGL = ("method=dgl", "dataset=cifar10", "backbone=resnet32", "K=16")
 EPOCHS = 3
@@ -52,7 +52,7 @@ def gathered(name):
     request = sweeps.requested([f"sweep={name}"])
     runs = records.under(Path("results/runs"))
     configs = Composed(request, {DGL: composed(*DGL)})
-    return request.tables, {table.name: render.rows(table, configs, runs) for table in request.tables}, runs
+    return request.tables, {table.name: results.rows(table, configs, runs) for table in request.tables}, runs
 
 
 def written(name="all"):

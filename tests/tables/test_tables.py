@@ -19,8 +19,8 @@ from localsl.measure.records import recorded
 from localsl.published import numbers as published
 from localsl.published.numbers import KEYS
 from localsl.runs import experiment, lock, provenance, tracking
-from localsl.tables import estimate, records, reductions, render, structures, sweep_files, sweeps
-from localsl.tables.render import Composed
+from localsl.tables import estimate, records, reductions, render, results, structures, sweep_files, sweeps
+from localsl.tables.results import Composed
 from tests.conftest import ROOT
 from tests.helpers.command import records as written
 from tests.helpers.command import typed
@@ -91,7 +91,7 @@ def test_every_number_is_in_exactly_one_row_of_its_table():
     found = Counter(
         (table.name, *(row[k] for k in (*KEYS, "metric", "paper_mean", "paper_std")))
         for table in request.tables
-        for row in render.rows(table, Composed(request, {}), [])
+        for row in results.rows(table, Composed(request, {}), [])
     )
     expected = [
         (name, *n.keys, n.metric, n.value, n.std) for name in sweep_files.every() for n in published.read(name)
@@ -264,7 +264,7 @@ def test_settings_never_share_a_row():
         finished([*dgl, "schedule.epochs=2", f"seed={seed}"], accuracy) for seed, accuracy in ((0, 50), (1, 60))
     ]
     runs.append(finished([*dgl, "schedule.epochs=3", "seed=0"], 90))
-    made = render.rows(table, Composed(sweeps.requested(["sweep=man/table4"]), {dgl: compose(dgl)}), runs)
+    made = results.rows(table, Composed(sweeps.requested(["sweep=man/table4"]), {dgl: compose(dgl)}), runs)
     first = [row for row in made if row["variant"] == "ema=0,bias=0" and row["part"] == "4a"]
     assert [(row["epochs"], row["n"], row["ours_mean"]) for row in first] == [(2, 2, "45.00"), (3, 1, "10.00")]
     told = render.markdown(table, made)
@@ -282,7 +282,7 @@ def test_runs_of_an_earlier_default_are_shown_and_marked_until_there_are_others(
     composed = Composed(request, {overrides: compose(overrides) for overrides in (now, former)})
     runs = [finished([*former, f"schedule.epochs={epochs}"], 50) for epochs in (2, 3)]
     runs.append(finished([*now, "schedule.epochs=3"], 60))
-    made = [row for row in render.rows(table, composed, runs) if row["ours_mean"]]
+    made = [row for row in results.rows(table, composed, runs) if row["ours_mean"]]
     found = {row["epochs"]: (row["ours_mean"], row["status"], row["note"]) for row in made}
     assert found.keys() == {2, 3}
     assert found[3] == ("40.00", "1 of 5 seeds", "")
@@ -298,7 +298,7 @@ def test_long_schedules_come_first_and_full_settings_before_checks():
     runs += [finished([*typed_for, "schedule.epochs=3", "seed=0"], 50) for typed_for in (dgl, man)]
     runs.append(finished([*dgl, "schedule.epochs=4", "seed=0"], 50))
     composed = Composed(sweeps.requested(["sweep=man/table4"]), {cell: compose(cell) for cell in (dgl, man)})
-    told = render.markdown(table, render.rows(table, composed, runs))
+    told = render.markdown(table, results.rows(table, composed, runs))
     heads = [line for line in told.splitlines() if "schedule=paper with" in line]
     ours = [(head.split(" epochs")[0][-1], head.rstrip(")").split(", ")[-1]) for head in heads]
     assert ours == [("4", "fp32"), ("3", "fp32"), ("3", "bf16")]
@@ -311,7 +311,7 @@ def test_different_networks_are_never_averaged():
     request = sweeps.requested(["sweep=man/table4", "partition.stem=own,merged"])
     configs = {overrides: compose(list(overrides)) for overrides in request.overrides(table.cells[0])}
     runs = [finished(kind, accuracy) for kind, accuracy in zip(kinds, (50, 60), strict=True)]
-    made = render.rows(table, Composed(request, configs), runs)
+    made = results.rows(table, Composed(request, configs), runs)
     assert sorted(row["ours_mean"] for row in made if row["ours_mean"]) == ["40.00", "50.00"]
     assert request.varied
 
@@ -357,7 +357,7 @@ def test_a_cell_of_300_epochs_takes_no_runs_of_400():
     cell = next(c for c in table.cells if "schedule.epochs=300" in c.overrides)
     cfg = compose(list(cell.overrides))
     runs = [finished([*cell.overrides[:-1], f"schedule.epochs={epochs}"], 90) for epochs in (300, 400)]
-    made = render.rows(table, Composed(sweeps.requested(["sweep=mlaan/table5"]), {cell.overrides: cfg}), runs)
+    made = results.rows(table, Composed(sweeps.requested(["sweep=mlaan/table5"]), {cell.overrides: cfg}), runs)
     assert [row["epochs"] for row in made if row["ours_mean"]] == [300]
 
 
@@ -379,7 +379,7 @@ def test_memory_is_a_gpus_where_it_was_measured_on_one(on_gpu, ours, of):
     file = recorded(cfg, Path("results"))
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(record))
-    made = render.rows(table, Composed(sweeps.requested(["sweep=mlaan/table3"]), {asked: cfg}), [])
+    made = results.rows(table, Composed(sweeps.requested(["sweep=mlaan/table3"]), {asked: cfg}), [])
     (row,) = (row for row in made if row["ours_mean"])
     assert (row["ours_mean"], row["measured_on"]) == (ours, of)
     assert (row["modules"], row["device"]) == (16, "H100")
@@ -393,11 +393,11 @@ def test_memory_that_a_paper_sums_is_that_of_all_processes():
     record = {"figures": {"peak_bytes": 2e9}, "scope": "live", "precision": "fp32", "batch_size": 1024}
     record |= {"measure": "memory", "device": "CPU", "versions": {"torch": "2"}, "commit": None}
     for processes, ours in ((8, "16.00"), (1, "2.00")):
-        row = render._result_of_measurement(cell.numbers[0], record | {"processes": processes}, "")
+        row = results._result_of_measurement(cell.numbers[0], record | {"processes": processes}, "")
         assert row["ours_mean"] == ours
         assert ("per process, times 8 processes" in row["measured_on"]) == (processes == 8)
     of_mlaan = sweep_files.read("mlaan/table3").cells[0].numbers[0]
-    assert render._result_of_measurement(of_mlaan, record | {"processes": 8}, "")["ours_mean"] == "2.00"
+    assert results._result_of_measurement(of_mlaan, record | {"processes": 8}, "")["ours_mean"] == "2.00"
     line = check_command_line(["-m", "sweep=auglocal/table4"])  # no launcher of eight is asked for
     assert [cfg.processes for cfg in line.configs if cfg.measure == "memory"].count(8) == 4
     assert asked in [job.overrides for job in line.jobs]
@@ -417,7 +417,7 @@ def test_what_was_typed_beside_a_measured_table_is_told_and_not_mixed():
         file = recorded(cfg, Path("results"))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(record))
-    made = render.rows(table, Composed(request, configs), [])
+    made = results.rows(table, Composed(request, configs), [])
     text = render.markdown(table, made)
     for batch, value in ((64, "1.00"), (128, "2.00")):
         (block,) = (b for b in text.split("gpu_memory_gb: ") if f"typed: batch_size={batch} memory=lean" in b)
@@ -438,7 +438,7 @@ def test_an_overhead_is_one_of_every_machine_and_batch(monkeypatch):
         file.write_text(json.dumps(record | told))
     cfg = compose(list(asked))
     monkeypatch.setattr(provenance, "device_name", lambda _: "of who only renders")
-    made = render.rows(table, Composed(sweeps.requested(["sweep=auglocal/table7"]), {asked: cfg}), [])
+    made = results.rows(table, Composed(sweeps.requested(["sweep=auglocal/table7"]), {asked: cfg}), [])
     found = {row["device"]: (row["ours_mean"], row["difference"]) for row in made if row["ours_mean"]}
     assert found == {"CPU": ("25.00", "-51.20"), "GPU": ("75.00", "-1.20")}
     text = render.markdown(table, made)

@@ -14,10 +14,10 @@ from string import Template
 from localsl.analysis import palette
 from localsl.execution import files
 from localsl.runs.stored import Run
-from localsl.tables.render import Row
 from localsl.tables.report import filters, markup, pictures, progress, published, settings
 from localsl.tables.report import runs as of_runs
 from localsl.tables.report.markup import FilterKeys
+from localsl.tables.results import Row
 from localsl.tables.sweep_files import Table
 
 HERE = Path(__file__).parent
@@ -28,7 +28,7 @@ def write(results_dir: Path, tables: Sequence[Table], made: dict[str, list[Row]]
 
     Args:
         results_dir: the folder to write to, which also contains the figures.
-        made: the rows of each table by its name, from `render.rows`.
+        made: the rows of each table by its name, from `results.rows`.
         runs: the runs to draw, including those outside all tables; metrics.csv is read from their folders.
     """
     groups = of_runs.grouped(runs, made)

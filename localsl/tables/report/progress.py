@@ -9,8 +9,8 @@ from itertools import groupby
 from typing import Any
 
 from localsl.published.numbers import KEYS
-from localsl.tables.render import EARLIER, Row
 from localsl.tables.report.markup import anchor
+from localsl.tables.results import EARLIER, Row
 from localsl.tables.sweep_files import Table
 
 PAPERS = {

@@ -11,9 +11,9 @@ from typing import Any
 from localsl.analysis import names
 from localsl.runs import identity
 from localsl.runs.stored import Run
-from localsl.tables.render import Row
 from localsl.tables.report import markup, pictures, progress, settings
 from localsl.tables.report.markup import FilterKeys, Html
+from localsl.tables.results import Row
 from localsl.tables.sweep_files import MEASURED_ALONE, Cell, Table
 from localsl.tables.sweeps import started_from
 

@@ -14,11 +14,11 @@ from localsl.analysis import names, palette
 from localsl.published.numbers import KEYS
 from localsl.runs import display, identity, provenance
 from localsl.runs.stored import Run
-from localsl.tables import render
-from localsl.tables.render import Row
+from localsl.tables import results
 from localsl.tables.report import curves, markup
 from localsl.tables.report.curves import Axes, Curve
 from localsl.tables.report.markup import FilterKeys, Html
+from localsl.tables.results import Row
 from localsl.train.task import score
 
 
@@ -39,11 +39,11 @@ class Group:
 
     @cached_property
     def setting(self) -> str:
-        """The setting of the runs in words; see `render.setting`."""
+        """The setting of the runs in words; see `results.setting`."""
         record, values = self.runs[0].record, self.runs[0].values
         row = record | {"runs": record["id"], "measured_on": record["dataset"]}
         row |= {"train_images": record["images"]["train"], "batch_size": values["batch_size"]}
-        return render.setting(row | {"lr": values["optimizer"]["lr"]})
+        return results.setting(row | {"lr": values["optimizer"]["lr"]})
 
     @cached_property
     def label(self) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from localsl.tables import render
-from localsl.tables.render import Row
+from localsl.tables import results
 from localsl.tables.report.markup import Html, grid
+from localsl.tables.results import Row
 
 
 def describe(row: Row) -> str:
     """The setting of a row in words; empty if its number is not measured."""
     if row["runs"] or not row["measured_on"]:
-        return render.setting(row)
+        return results.setting(row)
     return f"{row['measured_on']}, batch size {row['batch_size']}, {row['precision']}"
 
 
