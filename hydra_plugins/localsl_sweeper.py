@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -44,11 +45,15 @@ class LocalslSweeper(Sweeper):
             self._batch = self._machine.batch
         first = sum(job.needed for job in jobs)  # jobs whose results other jobs need come first
         typed = [[*self._typed(job, index), "held=skip"] for index, job in enumerate(jobs)]
+        titles = [f"[{index} of {len(jobs)}] {' '.join(job.typed)}" for index, job in enumerate(jobs, start=1)]
         returns = [
-            r for begin, end in ((0, first), (first, len(jobs))) for r in self._launch(typed[begin:end], begin)
+            r
+            for part in (slice(0, first), slice(first, None))
+            for r in self._launch(typed[part], titles[part], part.start)
         ]
-        held = [job for job, r in zip(jobs, returns, strict=True) if _completed(r) and r.return_value == "held"]
-        returns += self._launch([self._typed(job, index) for index, job in enumerate(held)], len(jobs))
+        held = [i for i, r in enumerate(returns) if _completed(r) and r.return_value == "held"]
+        again = [self._typed(jobs[i], index) for index, i in enumerate(held)]
+        returns += self._launch(again, [f"{titles[i]}, again" for i in held], len(jobs))
         failed = [(r, e) for r in returns if (e := _error(r)) is not None]
         for job, error in failed:
             overrides = " ".join(o for o in job.overrides or [] if not o.startswith(("held=", "logger.tags=")))
@@ -58,12 +63,17 @@ class LocalslSweeper(Sweeper):
             sys.exit(1)
         return returns
 
-    def _launch(self, jobs: list[list[str]], first: int) -> list[JobReturn]:
-        batch = self._batch or max(1, len(jobs))
+    def _launch(self, jobs: list[list[str]], titles: list[str], first: int) -> list[JobReturn]:
+        """Run jobs, and print the title of each before it starts, or before those that run at the same time start."""
+        launcher = self._hydra.runtime.choices["hydra/launcher"]
+        batch = 1 if launcher == "basic" else self._batch or max(1, len(jobs))
         returns: list[JobReturn] = []
         try:
             for start in range(0, len(jobs), batch):
-                returns += self._launcher.launch(jobs[start : start + batch], initial_job_idx=first + start)
+                part = slice(start, start + batch)
+                print("\n".join(titles[part]), flush=True)
+                with launching.waiting_for_workers() if launcher == "joblib" else nullcontext():
+                    returns += self._launcher.launch(jobs[part], initial_job_idx=first + start)
         except Exception as error:  # a killed job makes the launch call of joblib or submitit fail
             print(f"the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
             print("the same command continues with the unfinished jobs", file=sys.stderr)

@@ -139,7 +139,10 @@ def _no_run(text: str) -> tuple[str, str]:
         return "is not the folder of a run, which has a record.json", f"type '{text}/**/seed=*' for those in it"
     if glob.has_magic(text):
         return "matches no run's folder", "python run.py show=runs lists them"
-    return "is no run", "type a folder, or an id that python run.py show=runs lists (output_dir= if elsewhere)"
+    return (
+        "is not a run",
+        "type a folder, or an id that python run.py show=runs lists (output_dir= if elsewhere)",
+    )
 
 
 def _config(folder: Path, command: Command) -> Command:

@@ -1,10 +1,16 @@
-"""Hydra's launchers: checks of the choice, the number of concurrent jobs, and each job's share of the machine."""
+"""Hydra's launchers: checks of the choice, concurrent jobs' shares of the machine, and how Ctrl-C stops them."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import joblib
 import torch
@@ -13,6 +19,10 @@ from omegaconf import DictConfig
 from localsl.config.composition import field_of
 from localsl.core.settings import Problem
 from localsl.execution.processes import started
+
+# Set in a worker of joblib by Ctrl-C; the worker then starts no other job. It is not beside `main.job` because joblib
+# copies that function's globals for every job.
+INTERRUPTED = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -93,3 +103,35 @@ def problems(hydra: DictConfig, sizes: Iterable[int | None] = ()) -> Iterator[Pr
         yield Problem(
             "hydra/launcher", "submitit_slurm", what, "run the command on the login node of a cluster"
         )
+
+
+def in_worker() -> bool:
+    """Whether this process is a worker of joblib."""
+    return multiprocessing.parent_process() is not None
+
+
+@contextmanager
+def waiting_for_workers() -> Iterator[None]:
+    """Let Ctrl-C end the workers of joblib after they have saved their runs; a second one ends them at once.
+
+    A terminal sends SIGINT to all processes. On KeyboardInterrupt joblib would kill the workers, which then resume
+    from their last epoch instead of their last step.
+
+    Raises:
+        KeyboardInterrupt: at the end, if there was a Ctrl-C.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+        os.write(2, b"\nwaiting until all jobs have saved their runs (a second Ctrl-C stops them at once)\n")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if noted:
+        raise KeyboardInterrupt

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from localsl.cli import commands
+from localsl.cli import commands, launching
 from localsl.cli import tables as command
 from localsl.cli.command_line import check_command_line, quoted
 from localsl.config import resources, validate
@@ -35,6 +35,8 @@ KNOWN: Known = {}
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> str | None:
     """Execute one job, and return its status. In a sweep errors are passed to the sweeper, which continues."""
+    if launching.INTERRUPTED.is_set():
+        return "interrupted"
     try:
         record = commands.run(validate(cfg, known=KNOWN or None))
         sys.stdout.flush()
@@ -44,6 +46,13 @@ def job(cfg: DictConfig) -> str | None:
         sys.exit(fail(error))
     except BrokenPipeError:
         exit_unread()
+    except KeyboardInterrupt:
+        if not launching.in_worker():
+            raise
+        launching.INTERRUPTED.set()
+        return (
+            "interrupted"  # an error would make joblib kill the other workers before they have saved their runs
+        )
     return record["status"] if record else None
 
 

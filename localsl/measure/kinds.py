@@ -16,12 +16,11 @@ from localsl.measure.flops import flops
 from localsl.measure.footprint import Allocated, Footprint, allocated, footprint
 from localsl.measure.records import FAST
 from localsl.measure.speed import SCOPE, Speed, quartiles, speed
+from localsl.runs.display import mebibytes
 from localsl.runs.staging import balance_of
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,16 @@ def memory_of(cfg: Config, found: Footprint, on_device: Allocated | None) -> Mea
     for name in ("peak", "live"):
         figures[f"cuda_allocator_{name}_bytes"] = on_device and getattr(on_device, name)
     figures["cublas_workspace_bytes"] = on_device and on_device.cublas
-    told = [f"{name:<10} {size / 2**20:10.1f} MiB" for name, size in parts.items()]
-    told.append(f"the peak is in {found.where}; the training images take another {resident / 2**20:.1f} MiB")
+    told = [f"{name:<10} {mebibytes(size):>14}" for name, size in parts.items()]
+    told.append(f"the peak is in {found.where}; the training images take another {mebibytes(resident)}")
     if on_device is not None:
         told.append(
-            f"peak of the CUDA allocator: {on_device.peak / GIB:.2f} GiB, {on_device.live / GIB:.2f} of it tensors; "
-            f"cuBLAS's workspace of {on_device.cublas / 2**20:.0f} MiB is not included"
+            f"peak of the CUDA allocator: {mebibytes(on_device.peak)}, tensors: {mebibytes(on_device.live)}; "
+            f"cuBLAS's workspace of {mebibytes(on_device.cublas)} is not included"
         )
     scope = "live bytes of the second training step, without workspaces, allocator rounding and the data set"
-    return Measurement(scope, figures, [*told, f"peak {found.peak / GIB:.2f} GiB"], devices.chosen(cfg.device))
+    peak = f"peak {mebibytes(found.peak)} ({found.peak / 1e9:.2f} GB in the papers' units of 10^9 bytes)"
+    return Measurement(scope, figures, [*told, peak], devices.chosen(cfg.device))
 
 
 def memory_of_stages(cfg: Config) -> Measurement:
@@ -79,7 +79,7 @@ def memory_of_stages(cfg: Config) -> Measurement:
     most = max(range(len(found)), key=lambda index: found[index].peak)
     largest = memory_of(cfg, found[most], None)
     peaks = [
-        f"process {index}, modules {stage.start} to {stage.stop - 1}: peak {one.peak / GIB:.2f} GiB"
+        f"process {index}, modules {stage.start} to {stage.stop - 1}: peak {mebibytes(one.peak)}"
         for index, (stage, one) in enumerate(zip(stages, found, strict=True))
     ]
     figures = largest.figures | {"stage_peaks_bytes": [one.peak for one in found]}

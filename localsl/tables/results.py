@@ -76,7 +76,12 @@ class Composed:
 def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
     """The rows of a table: each published number, in the order of the cells, with every setting of its runs."""
     made = []
+    shown: dict[frozenset[str], str] = {}  # the data set of the first cell with these runs
     for cell in table.cells:
+        own = frozenset(records.signature(cfg) for cfg in composed.of(cell))
+        if own and shown.setdefault(own, cell.dataset) != cell.dataset:
+            made += [_standing_in(number, cell, shown[own]) for number in cell.numbers]
+            continue
         settings = _by_setting(cell, composed.of(cell), runs)
         known = {group[0].setting for group in settings}
         former = _by_setting(cell, composed.formerly(cell), runs)
@@ -92,6 +97,19 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
                 of_cell = [*of_cell, *of_former] if settings else of_former
             made += of_cell
     return reductions.add(made)
+
+
+def _standing_in(number: Number, cell: Cell, dataset: str) -> Row:
+    """The row of a cell whose runs are another cell's, because one data set stands in for those of both."""
+    row = _empty(number, cell)
+    remark = f"the runs are those of the row of {dataset}: one data set stands in for both"
+    return row | {"status": "stand-in", "note": "; ".join(filter(None, (row["note"], remark)))}
+
+
+def _empty(number: Number, cell: Cell) -> Row:
+    row = dict.fromkeys(COLUMNS, "") | dict(zip(KEYS, number.keys, strict=True))
+    row |= {"metric": number.metric, "paper_mean": number.value, "paper_std": number.std}
+    return row | {"note": "; ".join(filter(None, (number.note, cell.note)))}
 
 
 def _by_setting(cell: Cell, configs: list[Command], runs: Sequence[Run]) -> list[list[Run]]:
@@ -120,9 +138,7 @@ def _has_fixed_setting(cell: Cell, run: Run) -> bool:
 def _rows_of(
     number: Number, cell: Cell, seeds: int, settings: list[list[Run]], costs: list[tuple[Command, str]]
 ) -> list[Row]:
-    row = dict.fromkeys(COLUMNS, "") | dict(zip(KEYS, number.keys, strict=True))
-    row |= {"metric": number.metric, "paper_mean": number.value, "paper_std": number.std}
-    row["note"] = "; ".join(filter(None, (number.note, cell.note)))
+    row = _empty(number, cell)
     if cell.unbuilt is not None:
         return [row | {"status": f"not built: {cell.unbuilt}"}]
     if number.metric == "structure":

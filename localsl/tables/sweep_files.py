@@ -86,6 +86,11 @@ class Cell:
         return self.unbuilt is None and measured
 
     @property
+    def dataset(self) -> str:
+        """The data set of its numbers; its runs may have another one that stands in for it."""
+        return self.keys[KEYS.index("dataset")]
+
+    @property
     def label(self) -> str:
         """The label of its line in a figure: the variant if it has one, else the rule, base and depth."""
         keys = dict(zip(KEYS, self.keys, strict=True))

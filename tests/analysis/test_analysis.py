@@ -373,7 +373,7 @@ def mistakes(ids, trained):
     yield "cka", [ids["dgl"], ids["man"]], "method=bp"
     yield "cka", [ids["bp"]], "add a local rule's"
     yield "probes", [ids["bp"], ids["bp2"]], "backbones differ: other"
-    yield "cka", ["00000000"], "is no run"
+    yield "cka", ["00000000"], "is not a run"
     yield "cka", [str(trained / "digits")], "is not the folder of a run"
     yield "cka", [f"{trained}/nothing*"], "matches no run's folder"
     yield "pyramid", [ids["bp"]], "no depth d"

@@ -1,6 +1,7 @@
 """The command line: what users type, what they see, how the process ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def test_a_sweep_leaves_a_record_each_and_a_table(monkeypatch, capsys):
     assert typed(monkeypatch, "-m", "method=bp,dgl", *SMALL) == 0
     assert sorted((r["method"], r["modules"]) for r in records()) == [("bp", 1), ("dgl", 2)]
     printed = capsys.readouterr().out
+    assert "[2 of 2] method=dgl" in printed
     table = printed[printed.index("method  dataset") :]
     assert "peak memory" in table
     assert table.count("record.json") == 2
@@ -152,6 +154,26 @@ def test_the_same_run_twice_in_a_parallel_sweep_is_run_once():
     assert done.returncode == 0, done.stderr
     (metrics,) = Path("outputs").rglob("metrics.csv")
     assert list(pd.read_csv(metrics)["epoch"]) == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_parallel_sweep_saves_every_run_at_its_last_step():
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "threads=1"]
+    line = [sys.executable, str(ROOT / "run.py"), "-m", "method=bp", "seed=1,2,3", *parallel, "batch_size=32"]
+    sweep = subprocess.Popen(
+        [*line, "schedule.epochs=1000"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while len(list(Path("outputs").rglob("*.pt"))) < 2:  # both have trained an epoch
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
+    _, errors = sweep.communicate(timeout=120)
+    assert sweep.returncode == 130
+    assert "Traceback" not in errors
+    assert [record["status"] for record in records()] == ["interrupted"] * 2  # the third was not started
+    for run in Path("outputs").glob("*/*/*"):
+        newest = max(tuple(map(int, re.findall(r"=(\d+)", file.name))) for file in run.rglob("*.pt"))
+        assert newest[1] > 0, "resumed from its last epoch"
 
 
 @pytest.mark.slow

@@ -241,7 +241,9 @@ def test_a_traced_peak_is_recorded_and_not_traced_again(tmp_path, monkeypatch):
     arguments = ["--work", str(tmp_path), "--device", "cpu", "--rules", "dgl", "--setting", f"{DIGITS} K=2"]
     assert peaks.main(arguments) == 0
     (row,) = json.loads((tmp_path / "memory.json").read_text())
-    assert row == {"cell": "dgl", "traced": "1.000 GiB", "peak in": "module 0"} | dict.fromkeys(GPU_COLUMNS, "")
+    assert row == {"cell": "dgl", "traced": "1024.0 MiB", "peak in": "module 0"} | dict.fromkeys(
+        GPU_COLUMNS, ""
+    )
     monkeypatch.setattr(peaks, "footprint", None)
     assert peaks.main(arguments) == 0
     (file,) = (tmp_path / "outputs" / "measured").glob("memory-*.json")

@@ -215,7 +215,9 @@ def test_memory_measured_on_a_gpu_takes_precedence_over_a_count_without_one(monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("localsl.measure.runner.MEASURES", {})
     assert typed(monkeypatch, *line, "output_dir=b") == 0
-    line_of_the_gpu = "peak of the CUDA allocator: 7.00 GiB, 6.00 of it tensors; cuBLAS's workspace of 32 MiB"
+    line_of_the_gpu = (
+        "peak of the CUDA allocator: 7168.0 MiB, tensors: 6144.0 MiB; cuBLAS's workspace of 32.0 MiB"
+    )
     assert line_of_the_gpu in capsys.readouterr().out
     without = json.loads(recorded(cfg, Path("a")).read_text())
     without["figures"]["cuda_allocator_peak_bytes"] = None
@@ -240,8 +242,9 @@ def test_a_measurement_is_recorded_once(kind, monkeypatch, capsys):
     first = capsys.readouterr().out
     if kind == "memory":
         (record,) = (json.loads(f.read_text()) for f in Path("outputs/measured").glob("memory-*.json"))
-        last = first.splitlines()[-1]
-        assert last == f"peak {record['figures']['peak_bytes'] / 2**30:.2f} GiB"
+        peak = record["figures"]["peak_bytes"]
+        words = f"peak {peak / 2**20:.1f} MiB ({peak / 1e9:.2f} GB in the papers' units of 10^9 bytes)"
+        assert first.splitlines()[-1] == words
     monkeypatch.setattr("localsl.measure.runner.MEASURES", {})
     assert typed(monkeypatch, *line, "seed=7", "optimizer.lr=0.5") == 0
     assert capsys.readouterr().out == first

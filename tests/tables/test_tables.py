@@ -257,6 +257,23 @@ def finished(overrides, accuracy):
     return run
 
 
+def test_runs_on_a_data_set_that_stands_in_for_several_are_shown_once():
+    request = sweeps.requested(["sweep=auglocal/table1", "dataset=digits"])
+    (table,) = request.tables
+    alike = [cell for cell in table.cells if cell.keys[2:] == table.cells[0].keys[2:]]
+    assert [cell.dataset for cell in alike] == ["cifar10", "svhn", "stl10"]
+    configs = {overrides: compose(overrides) for cell in alike for overrides in request.overrides(cell)}
+    run = finished([*request.overrides(alike[0])[0], "seed=0"], 50)
+    made = results.rows(table, Composed(request, configs), [run])
+    rows = [row for row in made if tuple(row[key] for key in KEYS[2:]) == table.cells[0].keys[2:]]
+    assert [(row["ours_mean"], row["status"]) for row in rows] == [
+        ("50.00", "1 of 3 seeds"),
+        ("", "stand-in"),
+        ("", "stand-in"),
+    ]
+    assert "the row of cifar10" in rows[1]["note"]
+
+
 def test_settings_never_share_a_row():
     table = sweep_files.read("man/table4")
     dgl = table.cells[0].overrides

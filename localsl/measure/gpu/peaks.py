@@ -24,9 +24,10 @@ from localsl.measure.gpu.cells import (
     stage_parser,
 )
 from localsl.measure.gpu.stages import DEVICE_LOST
-from localsl.measure.kinds import GIB, memory_of
+from localsl.measure.kinds import memory_of
 from localsl.measure.records import measured
 from localsl.measure.runner import keep
+from localsl.runs.display import mebibytes
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,10 +74,10 @@ def _report_error(rows: Rows, name: str, column: str, error: Exception) -> None:
 
 
 def _report(rows: Rows, name: str, found: Footprint | None, peak: Allocated | None) -> None:
-    figures = {"allocator": "" if peak is None else f"{peak.peak / GIB:.3f} GiB"}
-    figures["tensors"] = "" if peak is None else f"{peak.live / GIB:.3f} GiB"
+    figures = {"allocator": "" if peak is None else mebibytes(peak.peak)}
+    figures["tensors"] = "" if peak is None else mebibytes(peak.live)
     if found is not None:
-        figures |= {"traced": f"{found.peak / GIB:.3f} GiB", "peak in": found.where}
+        figures |= {"traced": mebibytes(found.peak), "peak in": found.where}
         figures["ratio"] = "" if peak is None else f"{peak.live / found.peak:.3f}"
     rows.set(name, **figures)
     print(name, *(f"{key} {value}" for key, value in figures.items() if value), sep="  ", flush=True)
