@@ -10,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from localsl.backbones import wrapped
+from localsl.backbones.division import divide
 from localsl.backbones.tracing import Step, Uncuttable, position
 from localsl.backbones.wrapped import Outline, WrappedArchitecture
 from localsl.core.network import LocalNetwork, build, count_parameters
@@ -68,7 +68,7 @@ def localize(
     if (cuts is None) == (K is None):
         raise ValueError("give either cuts=[names of modules] or K=number of modules")
     _check_example(model, example, num_classes)
-    outline = wrapped.outline(model, example, cuts or ())
+    outline = divide(model, example, cuts or ())
     name = type(model).__name__
     if scale is None:
         scale = "imagenet" if example.ndim == 4 and example.shape[-1] > 64 else "cifar"
@@ -164,7 +164,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     Raises:
         Uncuttable: if the network cannot be cut anywhere; the message gives the reason.
     """
-    outline = wrapped.outline(model, example)
+    outline = divide(model, example)
     backbone, x, cuts = outline.wrap(model), example, []
     steps = [step for piece in outline.pieces for step in piece]
     ends = [end - 1 for end in accumulate(map(len, outline.pieces))]

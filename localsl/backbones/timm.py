@@ -14,6 +14,7 @@ from torch import nn
 
 from localsl.backbones import wrapped
 from localsl.backbones.base import BackboneConfig
+from localsl.backbones.division import divide
 from localsl.backbones.tracing import Uncuttable
 from localsl.backbones.wrapped import Outline, WrappedBackbone
 from localsl.core.architecture import LocalLayer
@@ -88,7 +89,7 @@ def _outline(name: str) -> Outline:
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         prototype = _prototype(name)
-        return wrapped.outline(prototype, torch.zeros(2, *_own_size(prototype)))
+        return divide(prototype, torch.zeros(2, *_own_size(prototype)))
 
 
 @cache

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import joblib
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from localsl.core.initialization import stream
-from localsl.core.settings import LocalslError
 from localsl.data.batches import Normalisation
 from localsl.data.pictures import Pictures, Transform, for_test, for_training
-from localsl.execution.processes import WHOLE, Part, started
+from localsl.data.workers import ReadAhead, workers
+from localsl.execution.processes import WHOLE, Part
 
 if TYPE_CHECKING:
     from localsl.data.settings import DatasetSettings
@@ -28,14 +24,6 @@ if TYPE_CHECKING:
 # A batch is decoded in pieces, so that several workers share the first batch and few pictures wait in memory.
 MAX_PIECES = 16  # of a batch
 MIN_PIECE = 16  # pictures, except for the last piece of a batch
-
-
-def workers(chosen: int | None) -> int:
-    """The number of worker processes: `chosen`, or this process's share of the available cores if that is None."""
-    if chosen is not None:
-        return chosen
-    exclusive = "SLURM_CPUS_PER_TASK" in os.environ  # Slurm gives every process cores of its own
-    return max(1, joblib.cpu_count() // (1 if exclusive else started().local_size))
 
 
 @dataclass(frozen=True)
@@ -97,22 +85,8 @@ class Feed:
     ):
         self._size, self._device = size, device
         self._piece = max(MIN_PIECE, -(-batch_size // MAX_PIECES))
-        self._pieces: list[Any] = []
-        count = workers(dataset.workers)
-        options: dict[str, Any] = {}
-        if count:
-            ahead = -(-2 * batch_size // self._piece)  # pieces of two batches
-            options = {"prefetch_factor": max(2, -(-ahead // count)), "persistent_workers": True}
-        self._loader = DataLoader(
-            decoder,
-            batch_sampler=self._pieces,
-            num_workers=count,
-            collate_fn=unchanged,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=init_worker,
-            generator=torch.Generator(),  # the loader would otherwise draw from the generator that dropout uses
-            **options,
-        )
+        pieces = -(-2 * batch_size // self._piece)  # of two batches
+        self._read = ReadAhead(decoder, workers(dataset.workers), pieces, pinned=device.type == "cuda")
         self._normalise = Normalisation(dataset, torch.empty(0, 3, size, size), device, layout)
 
     def __call__(self, batches: Sequence[Piece]) -> Iterator[Tensor]:
@@ -122,28 +96,18 @@ class Feed:
             LocalslError: naming a file that can no longer be decoded.
         """
         parts = [list(_cut(batch, self._piece)) for batch in batches]
-        self._pieces[:] = [piece for part in parts for piece in part]
-        arriving = iter(self._loader) if parts else iter(())
+        arriving = self._read([piece for part in parts for piece in part])
         for batch, part in zip(batches, parts, strict=True):
             images = torch.empty(
                 len(batch.pictures), 3, self._size, self._size, dtype=torch.uint8, device=self._device
             )
             for place in images.split([len(piece.pictures) for piece in part]):
-                decoded = next(arriving)
-                if isinstance(decoded, str):
-                    raise LocalslError(
-                        f"{decoded}; it broke during the run: repair it and repeat the command to resume"
-                    )
-                place.copy_(decoded, non_blocking=True)
+                place.copy_(next(arriving), non_blocking=True)
             yield self._normalise(images)
 
     def close(self) -> None:
         """Stop the workers; another epoch would start new ones."""
-        running: Any = self._loader._iterator
-        if running is not None:
-            # torch would stop them when the iterator is garbage-collected, which a traceback can delay.
-            running._shutdown_workers()
-            self._loader._iterator = None
+        self._read.close()
 
 
 class TrainPictures:
@@ -217,27 +181,3 @@ def _cut(batch: Piece, size: int) -> Iterator[Piece]:
         part = slice(begin, begin + size)
         positions = None if batch.positions is None else batch.positions[part]
         yield Piece(batch.pictures[part], positions, batch.seed, batch.epoch)
-
-
-def unchanged(decoded: Any) -> Any:
-    """A collate function for workers that return complete batches."""
-    return decoded
-
-
-def init_worker(worker: int) -> None:
-    """Make a worker ignore SIGINT, and SIGTERM unless its parent sends it.
-
-    A signal that stops a run may reach all its processes. The parent alone decides when to stop: it ends its workers
-    through their queues or, when Python exits, by SIGTERM.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_with, args=[os.getppid()], daemon=True).start()
-
-
-def _exit_with(parent: int) -> None:
-    """Exit at a SIGTERM from the parent, and ignore others."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from localsl.core.initialization import stream
-from localsl.core.settings import LocalslError
 from localsl.data.scenes import Scene
-from localsl.data.streamed import init_worker, unchanged, workers
+from localsl.data.workers import ReadAhead, workers
 from localsl.detection.scenes import Scenes
 from localsl.execution.processes import WHOLE, Part
 
@@ -43,21 +41,11 @@ class Reader(Dataset):
 
 
 class Loader:
-    """Batches of scenes, read ahead by workers that start with the first batch and run until `close`."""
+    """Batches of scenes on the device, read ahead by workers if the scenes lie on disk."""
 
     def __init__(self, scenes: Scenes, processes: int | None, device: torch.device):
         count = 0 if scenes.in_memory else workers(processes)
-        self._selections: list[Any] = []
-        options: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": True} if count else {}
-        self._loader = DataLoader(
-            Reader(scenes),
-            batch_sampler=self._selections,
-            num_workers=count,
-            collate_fn=unchanged,
-            worker_init_fn=init_worker,
-            generator=torch.Generator(),  # the loader would otherwise draw from the generator that proposals use
-            **options,
-        )
+        self._read = ReadAhead(Reader(scenes), count, requests=2 * count)
         self._device = device
 
     def __call__(self, batches: Sequence[Selection]) -> Iterator[tuple[list[Tensor], list[Scene]]]:
@@ -66,20 +54,12 @@ class Loader:
         Raises:
             LocalslError: naming a file that can no longer be decoded.
         """
-        self._selections[:] = batches
-        for scenes in self._loader:
-            if isinstance(scenes, str):
-                raise LocalslError(
-                    f"{scenes}; it broke during the run: repair it and repeat the command to resume"
-                )
+        for scenes in self._read(batches):
             yield [scene.image.to(self._device).float().div_(255) for scene in scenes], scenes
 
     def close(self) -> None:
         """Stop the workers; another epoch would start new ones."""
-        running: Any = self._loader._iterator
-        if running is not None:
-            running._shutdown_workers()
-            self._loader._iterator = None
+        self._read.close()
 
 
 class TrainScenes:

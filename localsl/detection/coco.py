@@ -101,8 +101,8 @@ class CocoScenes:
 def described(root: Path, data_dir: Path) -> tuple[list[int], str] | None:
     """The numbers of images in both annotation files and a digest of the files; None if both are missing.
 
-    The result is cached in the data folder until a file's size or modification time differs, since reading COCO's
-    files takes half a minute.
+    The result is cached in the data folder until a file changes in size or ctime: reading COCO's files takes half a
+    minute.
 
     Raises:
         ConfigError: if only one is there, or one is invalid.
@@ -110,7 +110,7 @@ def described(root: Path, data_dir: Path) -> tuple[list[int], str] | None:
     files = [_annotated(root, part) for part in PARTS]
     if not any(file.exists() for file in files):
         return None
-    stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
+    stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_ctime_ns) for f in files if f.exists()]
     place = data_dir / "indexed" / f"coco-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}.json"
     try:
         found = json.loads(place.read_bytes())

@@ -17,7 +17,7 @@ from localsl import data
 from localsl.config import ConfigError, compose
 from localsl.core.initialization import stream
 from localsl.core.settings import LocalslError
-from localsl.data import feed, streamed
+from localsl.data import feed, streamed, workers
 from localsl.data.pictures import Pictures, in_memory
 from localsl.execution.processes import WHOLE, Part
 from localsl.runs import experiment, identity, stored
@@ -174,10 +174,10 @@ def test_workers_decode_the_next_batches_ahead(folder, tmp_path, monkeypatch):
 
 
 def test_the_number_of_workers_is_the_one_set_or_the_cores_of_each_process(monkeypatch):
-    monkeypatch.setattr(streamed.joblib, "cpu_count", lambda: 24)
-    assert [streamed.workers(chosen) for chosen in (None, 0, 3)] == [24, 0, 3]
+    monkeypatch.setattr(workers.joblib, "cpu_count", lambda: 24)
+    assert [workers.workers(chosen) for chosen in (None, 0, 3)] == [24, 0, 3]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert streamed.workers(None) == 3
+    assert workers.workers(None) == 3
 
 
 def test_a_run_resumes_within_an_epoch_bit_for_bit(folder):
