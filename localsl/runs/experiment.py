@@ -26,7 +26,7 @@ from localsl.runs.epochs import Diverged
 from localsl.runs.training import Training
 from localsl.train import signals
 from localsl.train.optim import learning_rate
-from localsl.train.task import score
+from localsl.train.task import Task, score
 
 if TYPE_CHECKING:
     from localsl.config.schema import Config
@@ -151,25 +151,7 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
         print(f"resuming after {training.epochs} of {cfg.schedule.epochs} epochs{more}", flush=True)
     else:
         _mention_other_lengths(cfg)
-    record: dict[str, Any] = {
-        "status": "running",
-        "id": identity.run_id(cfg),
-        "method": cfg.method.name,
-        "dataset": cfg.dataset.name,
-        "backbone": cfg.backbone.name,
-        "K": cfg.K,
-        "modules": len(task.network.local_modules),
-        "seed": cfg.seed,
-        "precision": cfg.precision,
-        "schedule": cfg.schedule.name,
-        "epochs": cfg.schedule.epochs,
-        "processes": team.size,
-        "images": task.images,
-        **task.record,
-        "last": None,
-        "best": None,
-        **provenance.environment(device),
-    }
+    record = _new_record(cfg, task, team, device)
     together, stop = False, signals.Stop()  # `together`: all processes end for the same reason
     try:
         tracker.start(record)
@@ -192,15 +174,7 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
             raise
         raise explained from error
     finally:
-        record["last"], record["best"] = training.last, training.best
-        if "validation" in task.images:
-            record["selected"] = training.selected
-        record["warnings"] = training.warnings
-        record["seconds"] = training.elapsed
-        record |= _memory(training, record.pop("stage_peaks_bytes", None))
-        compiled = getattr(task.network, "path_losses", None)
-        if isinstance(compiled, Compiled):
-            record["compiled"] = compiled.compilations()
+        record |= _results(training, task) | _memory(training, record.pop("stage_peaks_bytes", None))
         _close(tracker, record)
         if together:
             team.max(0)  # a barrier: torchrun ends the recording process as soon as another one has ended
@@ -211,6 +185,43 @@ def _train(cfg: Config, images: tasks.Loaded, device: torch.device, team: Team) 
     if asked:
         stop.grant(asked)
     return record
+
+
+def _new_record(cfg: Config, task: Task, team: Team, device: torch.device) -> dict[str, Any]:
+    """The record of a run that starts: what is trained, where, and by which versions."""
+    return {
+        "status": "running",
+        "id": identity.run_id(cfg),
+        "method": cfg.method.name,
+        "dataset": cfg.dataset.name,
+        "backbone": cfg.backbone.name,
+        "K": cfg.K,
+        "modules": len(task.network.local_modules),
+        "seed": cfg.seed,
+        "precision": cfg.precision,
+        "schedule": cfg.schedule.name,
+        "epochs": cfg.schedule.epochs,
+        "processes": team.size,
+        "images": task.images,
+        **task.record,
+        "last": None,
+        "best": None,
+        **provenance.environment(device),
+    }
+
+
+def _results(training: Training, task: Task) -> dict[str, Any]:
+    """The fields of a record about what the run has reached, however it ended."""
+    selected = {"selected": training.selected} if "validation" in task.images else {}
+    compiled = getattr(task.network, "path_losses", None)
+    return {
+        "last": training.last,
+        "best": training.best,
+        **selected,
+        "warnings": training.warnings,
+        "seconds": training.elapsed,
+        **({"compiled": compiled.compilations()} if isinstance(compiled, Compiled) else {}),
+    }
 
 
 def _memory(training: Training, peaks: list[int | None] | None) -> dict[str, Any]:
