@@ -4,7 +4,7 @@ import localsl
 network = localsl.localize(model, method=localsl.AugLocal(depth=3), K=4, num_classes=10, example=images[:2])
 """
 
-from localsl.backbones.tracing import Uncuttable
+from localsl.backbones.wrapping.tracing import Uncuttable
 from localsl.core.learner import LocalLoss
 from localsl.core.network import LocalNetwork
 from localsl.core.settings import ConfigError

@@ -10,11 +10,13 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from localsl.backbones.division import divide
-from localsl.backbones.tracing import Step, Uncuttable, position
-from localsl.backbones.wrapped import Outline, WrappedArchitecture
+from localsl.aux_nets.scale import SCALES
+from localsl.aux_nets.settings import AuxSettings
+from localsl.backbones.wrapping.division import divide
+from localsl.backbones.wrapping.tracing import Step, Uncuttable, position
+from localsl.backbones.wrapping.wrapped import Outline, WrappedArchitecture, in_mode
 from localsl.core.network import LocalNetwork, build, count_parameters
-from localsl.core.partition import Partition
+from localsl.core.partition import Partition, PartitionSettings
 from localsl.core.plan import Plan
 from localsl.core.settings import wrong_values
 from localsl.methods.base import Method
@@ -67,18 +69,20 @@ def localize(
     """
     if (cuts is None) == (K is None):
         raise ValueError("give either cuts=[names of modules] or K=number of modules")
-    _check_example(model, example, num_classes)
+    _check_arguments(model, method, example, num_classes, cuts, scale, mean, std)
     outline = divide(model, example, cuts or ())
     name = type(model).__name__
+    if outline.output != (num_classes,):
+        raise ValueError(f"{name} returns outputs of shape {outline.output}, but num_classes={num_classes}")
     if scale is None:
         scale = "imagenet" if example.ndim == 4 and example.shape[-1] > 64 else "cifar"
     architecture = WrappedArchitecture(name, outline, scale)
     ends = None if cuts is None else _ends(outline, cuts)
-    partition = Partition(architecture, len(ends) if ends else K or 0, ends=ends)
+    # K is the number of modules here, also where AugLocal's code would join the last d layers.
+    settings = PartitionSettings(join_last=False)
+    partition = Partition(architecture, len(ends) if ends else K or 0, settings, ends=ends)
     method = _resolved(method, partition)
-    if method.aux is not None and any(method.aux.lambda_reconstruction or []) and (mean is None or std is None):
-        what = "reconstructs pixels in [0, 1]: give mean= and std= of the images' normalisation"
-        raise ValueError(f"{type(method).__name__} {what}, or mean=[0, 0, 0], std=[1, 1, 1] if there is none")
+    _check_images(method, example, described=mean is not None and std is not None)
     channels = example.shape[1]
     plan = Plan(
         architecture,
@@ -98,9 +102,9 @@ def localize(
         segments=method.checkpoint_segments(len(outline.layers)),
     )
     parameter = next(model.parameters())
-    network.auxiliary.to(parameter.device)
+    network.auxiliary.to(parameter.device, parameter.dtype)
     for buffer in ("_mean", "_std"):
-        setattr(network, buffer, getattr(network, buffer).to(parameter.device))
+        setattr(network, buffer, getattr(network, buffer).to(parameter.device, parameter.dtype))
     return network
 
 
@@ -168,18 +172,16 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     backbone, x, cuts = outline.wrap(model), example, []
     steps = [step for piece in outline.pieces for step in piece]
     ends = [end - 1 for end in accumulate(map(len, outline.pieces))]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which takes half a second
 
-    with torch.no_grad():
+    # Without autograd, encoder layers of transformers run as one fused operation, which the counter does not know.
+    with in_mode(model, training=False), torch.enable_grad():
         for last, piece in zip(ends[:-1], backbone.layers, strict=False):
             with FlopCounterMode(display=False) as counter:
                 x = piece(x)
             flops = counter.get_total_flops() // len(example)
             cuts.append(Cut(_place(steps, last), tuple(x.shape[1:]), count_parameters(piece), flops))
-    for module, was in modes:
-        module.training = was
+            x = x.detach()
     return Trace(type(model).__name__, tuple(cuts))
 
 
@@ -196,7 +198,8 @@ def _resolved(method: Method, partition: Partition) -> Method:
         method = method.resolved(partition)
         problems = list(method.problems(partition))
     if problems:
-        reasons = "; ".join(re.sub(r"\b(aux|ema|method)\.", "", str(problem)) for problem in problems)
+        reasons = re.sub(r"\b(aux|ema|method|partition)\.", "", "; ".join(map(str, problems)))
+        reasons = reasons.replace("aux_net=", "base=").replace("type ", "use ")
         raise ValueError(f"{type(method).__name__} cannot train {partition.architecture.name}: {reasons}")
     return method
 
@@ -208,7 +211,29 @@ def _place(steps: list[Step], end: int) -> str:
     return next(name for name in names if position(steps, name) == end)
 
 
-def _check_example(model: nn.Module, example: Tensor, num_classes: int) -> None:
+def _check_arguments(
+    model: nn.Module,
+    method: Method,
+    example: Tensor,
+    num_classes: int,
+    cuts: Sequence[str] | None,
+    scale: str | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> None:
+    if not isinstance(method, Method):
+        raise ValueError(f"method must be a rule with its settings, such as localsl.DGL(), not {method!r}")
+    base = getattr(method, "base", None)
+    if base is not None and not isinstance(base, AuxSettings):
+        raise ValueError(
+            f"the base of {type(method).__name__} must be DGL(), InfoPro() or PredSim(), not {type(base).__name__}"
+        )
+    if scale is not None and scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}")
+    if cuts is not None and not cuts:
+        raise ValueError(
+            "cuts must name at least one module; `localsl.trace` lists those that can be cut after"
+        )
     if example.ndim not in (2, 4) or len(example) < 2:
         raise ValueError(
             f"example must be a batch of two or more inputs, (N, C, H, W) or (N, C), not {tuple(example.shape)}"
@@ -217,6 +242,23 @@ def _check_example(model: nn.Module, example: Tensor, num_classes: int) -> None:
         raise ValueError(f"{type(model).__name__} has no parameters to train")
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, not {num_classes}")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != example.shape[1]:
+            raise ValueError(f"{name} needs one number per channel, {example.shape[1]}, not {len(values)}")
+
+
+def _check_images(method: Method, example: Tensor, *, described: bool) -> None:
+    """Check what decoders and similarities need; `described` says whether mean and std are given."""
+    aux, name = method.aux, type(method).__name__
+    decodes = aux is not None and any(aux.lambda_reconstruction or [])
+    if decodes and not described:
+        what = "reconstructs pixels in [0, 1]: give mean= and std= of the images' normalisation"
+        raise ValueError(f"{name} {what}, or mean=[0, 0, 0], std=[1, 1, 1] if there is none")
+    square = example.ndim != 4 or example.shape[-1] == example.shape[-2]
+    if not square and aux is not None and (decodes or aux.head == "predsim"):
+        raise ValueError(
+            f"{name} needs square images for its auxiliary networks, not {tuple(example.shape[2:])}"
+        )
 
 
 def _ends(outline: Outline, cuts: Sequence[str]) -> tuple[int, ...]:

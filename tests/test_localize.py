@@ -199,6 +199,79 @@ def test_settings_that_a_method_does_not_allow_are_refused(method, words):
         localized(method)
 
 
+class SharedActivations(nn.Module):
+    """A network that calls one ReLU and one pooling after several convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1)
+        self.relu, self.pool, self.head = nn.ReLU(), nn.MaxPool2d(1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.pool(self.relu(self.one(x)))
+        x = self.pool(self.relu(self.two(x)))
+        return self.head(self.relu(self.three(x)).mean((2, 3)))
+
+
+def test_a_trace_names_later_calls_of_a_module_by_number():
+    assert localsl.trace(SharedActivations(), torch.zeros(2, 3, 8, 8)).names == ["relu", "relu_1"]
+
+
+@pytest.mark.parametrize(
+    ("cut", "trained"), [("relu", "one"), ("pool", "one"), ("two", "one two"), ("relu_1", "one two")]
+)
+def test_a_cut_after_a_module_that_is_called_again_is_after_that_call(cut, trained):
+    model, network = localized(model=SharedActivations(), cuts=[cut])
+    images = torch.randn(2, 3, 8, 8)
+    next(network.local_losses(images, torch.tensor([0, 1]))).total.backward()
+    assert [n for n in ("one", "two", "three") if getattr(model, n).weight.grad is not None] == trained.split()
+    assert torch.equal(network.eval()(images), model(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_auxiliary_networks_have_the_models_dtype(dtype):
+    _, network = localized(model=UserNetwork().to(dtype), example=torch.zeros(2, 3, 8, 8, dtype=dtype))
+    losses = list(network.local_losses(torch.randn(2, 3, 8, 8, dtype=dtype), torch.tensor([0, 1])))
+    assert all(torch.isfinite(loss.total) for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_classes": 5}, r"returns outputs of shape \(10,\), but num_classes=5"),
+        ({"method": localsl.DGL}, r"such as localsl.DGL\(\)"),
+        ({"method": "dgl"}, "not 'dgl'"),
+        ({"scale": "large"}, "one of cifar, imagenet"),
+        ({"method": localsl.MAN(base=localsl.BP())}, "the base of MAN must be"),
+        ({"cuts": []}, "at least one module"),
+        ({"mean": [0.5], "std": [0.5]}, "one number per channel, 3, not 1"),
+        ({"method": localsl.PredSim(), "example": torch.zeros(2, 3, 8, 12)}, "square images"),
+    ],
+)
+def test_contradictory_arguments_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        localized(**settings)
+
+
+def test_rectangular_images_need_no_decoder_and_no_similarities():
+    _, network = localized(example=torch.zeros(2, 3, 8, 12))
+    assert len(list(network.local_losses(torch.randn(2, 3, 8, 12), torch.tensor([0, 1])))) == 3
+
+
+def test_k_is_the_number_of_modules_under_auglocal_too():
+    _, network = localized(localsl.AugLocal(depth=2), cuts=None, K=4)  # one layer per module
+    assert len(network.local_modules) == 4
+
+
+def test_a_trace_counts_the_operations_of_transformer_layers():
+    layers = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(3)]
+    model = nn.Sequential(nn.Flatten(2), *layers, nn.Flatten(1), nn.Linear(24, 10)).train()
+    cuts = list(localsl.trace(model, torch.zeros(2, 3, 2, 4)))
+    assert cuts
+    assert all(cut.flops > 0 for cut in cuts)
+    assert model.training
+
+
 def test_infopros_decoder_refuses_tokens():
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, depth=3)
     with pytest.raises(ValueError, match="are tokens"):

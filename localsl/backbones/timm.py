@@ -12,11 +12,11 @@ import timm
 import torch
 from torch import nn
 
-from localsl.backbones import wrapped
 from localsl.backbones.base import BackboneConfig
-from localsl.backbones.division import divide
-from localsl.backbones.tracing import Uncuttable
-from localsl.backbones.wrapped import Outline, WrappedBackbone
+from localsl.backbones.wrapping import wrapped
+from localsl.backbones.wrapping.division import divide
+from localsl.backbones.wrapping.tracing import Uncuttable
+from localsl.backbones.wrapping.wrapped import Outline, WrappedBackbone
 from localsl.core.architecture import LocalLayer
 from localsl.core.settings import Problem, first_line
 

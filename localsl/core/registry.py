@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def names(package: str) -> list[str]:
-    """The sorted names of the files that can be chosen: all but `base` and those that begin with "_"."""
-    path = importlib.import_module(package).__path__
-    return sorted(i.name for i in pkgutil.iter_modules(path) if i.name != "base" and not i.name.startswith("_"))
+    """The sorted names of the files that can be chosen: all but `base`, those that begin with "_", and folders."""
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return sorted(i.name for i in found if i.name != "base" and not i.name.startswith("_") and not i.ispkg)
 
 
 def find(package: str, name: str, base: type[T]) -> type[T]:

@@ -150,7 +150,9 @@ class HeadMethod(AuxSettings, Method):
         before, groups = partition.groups(), self.groups(partition)
         if len(groups) < 2 <= len(before):
             what = f"at K={K} the last {depth} of {len(before)} modules are joined, which leaves no auxiliary network"
-            yield Problem("aux.depth", depth, what, f"type aux.depth={len(before) - 2} or less")
+            deepest = len(before) - 2
+            less = f"type aux.depth={deepest} or less, or " if deepest >= 2 else "type "
+            yield Problem("aux.depth", depth, what, f"{less}partition.join_last=false")
         elif len(groups) == 2 and self.pyramid:
             what = f"the pyramid needs at least three modules, but K={K} with aux.depth={depth} makes two"
             yield Problem("aux.pyramid", self.pyramid, what, "type aux.pyramid=0, or another K")

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from localsl.backbones import tracing
-from localsl.backbones.tracing import Step, Uncuttable
-from localsl.backbones.wrapped import Outline, in_mode
+from localsl.backbones.wrapping import tracing
+from localsl.backbones.wrapping.tracing import Step, Uncuttable
+from localsl.backbones.wrapping.wrapped import Outline, in_mode
 from localsl.core.architecture import LocalLayer
 
 
@@ -72,7 +72,7 @@ def divide(
         shapes.append((tuple(before.shape[1:]), tuple(after.shape[1:])))
         inputs.append(layouts[begin])
         begin = end
-    return Outline(layers, sizes, groups, rest, shapes, inputs)
+    return Outline(layers, sizes, groups, rest, shapes, inputs, tuple(features[-1].shape[1:]))
 
 
 def _check_shared(steps: list[Step]) -> None:

@@ -58,7 +58,8 @@ class Step:
     """A part of the forward pass between two points that a single tensor crosses.
 
     Attributes:
-        name: the name of its module in the network; for glue, that of its last operation.
+        name: the name of its module in the network; for glue, that of its last operation. Later calls of a module
+            are numbered: relu, relu_1, relu_2.
         module: one of the network's modules, or `Glue`.
     """
 
@@ -200,17 +201,29 @@ def _chain(module: nn.Module, path: str) -> list[Step]:
     ends = [i for i in range(len(nodes) - 1) if _crossing(nodes, i) == [nodes[i]]]
     if result is not nodes[-1]:
         ends = [i for i in ends if i < order[result]]
+    names = _names(nodes)
     found, before = [], nodes[0]
     for end in [*(i for i in ends if i), order[result]]:
-        found.append(_step(module, path, nodes[order[before] + 1 : end + 1], before))
+        part = nodes[order[before] + 1 : end + 1]
+        name = f"{path}.{names[part[-1]]}" if path else names[part[-1]]
+        found.append(_step(module, path, name, part, before))
         before = nodes[end]
     return found
 
 
-def _step(owner: nn.Module, path: str, nodes: list[fx.Node], before: fx.Node) -> Step:
-    last, prefix = nodes[-1], f"{path}." if path else ""
+def _names(nodes: list[fx.Node]) -> dict[fx.Node, str]:
+    """A name for each node: its module's for the first call of a module, else torch.fx's, such as relu_1."""
+    names: dict[fx.Node, str] = {}
+    called = {node.target for node in nodes if node.op == "call_module"}
+    for node in nodes:
+        first = node.op == "call_module" and node.target not in names.values()
+        names[node] = str(node.target) if first else node.name if node.name not in called else f"{node.name}_"
+    return names
+
+
+def _step(owner: nn.Module, path: str, name: str, nodes: list[fx.Node], before: fx.Node) -> Step:
+    last = nodes[-1]
     working = [node for node in nodes if not _constant(node)]
-    name = f"{prefix}{last.target if last.op == 'call_module' else last.name}"
     if len(working) == 1 and last.op == "call_module" and last.args == (before,) and not last.kwargs:
         return Step(name, owner.get_submodule(str(last.target)))
     graph = fx.Graph()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from localsl.backbones import tracing
-from localsl.backbones.tracing import Glue, Step
+from localsl.backbones.wrapping import tracing
+from localsl.backbones.wrapping.tracing import Glue, Step
 from localsl.core.architecture import Architecture, Backbone, LocalLayer
 from localsl.core.layers import AvgPoolTo, as_image, conv_bn, from_image
 
@@ -60,6 +60,7 @@ class Outline:
         classifier: the steps after the last layer.
         shapes: the shapes of each layer's input and output for the example, without the batch dimension.
         input_layouts: the layout of each layer's input.
+        output: the shape of the network's output for the example, without the batch dimension.
     """
 
     layers: list[LocalLayer]
@@ -68,6 +69,7 @@ class Outline:
     classifier: list[Step]
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
     input_layouts: list[str]
+    output: tuple[int, ...]
 
     def wrap(self, model: nn.Module) -> WrappedBackbone:
         """The backbone of the network from which this outline was made."""
