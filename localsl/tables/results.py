@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from localsl.config.composition import field_of
 from localsl.config.fields import effect, leaves
+from localsl.data import sources
 from localsl.measure.records import TIMES, allocated_bytes, costly, everywhere
 from localsl.published.numbers import KEYS, Number
 from localsl.runs import provenance
@@ -43,6 +44,9 @@ TYPED_PREFIX = "; typed: "
 
 # The published note on memory summed over all GPUs; other numbers and all records are those of one process.
 SUMMED = "summed over GPUs"
+
+# The prefix of the status of a row whose runs had fewer epochs or images than its cell asks for.
+SHORTENED = "shortened: "
 
 # The prefix of the status of a row whose runs used an earlier default of its cell (`Cell.formerly`).
 EARLIER = "earlier form: "
@@ -82,6 +86,7 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
         if own and shown.setdefault(own, cell.dataset) != cell.dataset:
             made += [_standing_in(number, cell, shown[own]) for number in cell.numbers]
             continue
+        full = {records.signature(cfg): cfg for cfg in (*composed.of(cell), *composed.formerly(cell))}
         settings = _by_setting(cell, composed.of(cell), runs)
         known = {group[0].setting for group in settings}
         former = _by_setting(cell, composed.formerly(cell), runs)
@@ -89,10 +94,11 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
         for number in cell.numbers:
             measure = MEASURED_ALONE.get(number.metric)
             costs = list(composed.measuring(cell, measure)) if measure else []
-            of_cell = _rows_of(number, cell, table.seeds_of(cell), settings, costs)
+            of_cell = _rows_of(number, cell, table.seeds_of(cell), settings, costs, full)
             if former and number.metric in MEASURED_BY_TRAINING:
                 of_former = [
-                    _marked(row, cell) for row in _rows_of(number, cell, table.seeds_of(cell), former, costs)
+                    _marked(row, cell)
+                    for row in _rows_of(number, cell, table.seeds_of(cell), former, costs, full)
                 ]
                 of_cell = [*of_cell, *of_former] if settings else of_former
             made += of_cell
@@ -136,7 +142,12 @@ def _has_fixed_setting(cell: Cell, run: Run) -> bool:
 
 
 def _rows_of(
-    number: Number, cell: Cell, seeds: int, settings: list[list[Run]], costs: list[tuple[Command, str]]
+    number: Number,
+    cell: Cell,
+    seeds: int,
+    settings: list[list[Run]],
+    costs: list[tuple[Command, str]],
+    full: dict[str, Command],
 ) -> list[Row]:
     row = _empty(number, cell)
     if cell.unbuilt is not None:
@@ -154,7 +165,10 @@ def _rows_of(
         return [row | {"status": "not measured"}]
     if not settings:
         return [row | {"status": "missing"}]
-    return [row | _result_of_runs(number, seeds, runs) | _started_from(row, runs[0]) for runs in settings]
+    return [
+        row | _result_of_runs(number, seeds, runs, full[runs[0].signature]) | _started_from(row, runs[0])
+        for runs in settings
+    ]
 
 
 def _started_from(row: Row, run: Run) -> Row:
@@ -171,7 +185,7 @@ def _marked(row: Row, cell: Cell) -> Row:
     return row | {"status": f"{EARLIER}{row['status']}", "note": note}
 
 
-def _result_of_runs(number: Number, seeds: int, runs: list[Run]) -> Row:
+def _result_of_runs(number: Number, seeds: int, runs: list[Run], full: Command) -> Row:
     first, accuracy = runs[0], MEASURED_BY_TRAINING[number.metric]
     last = [_value(number.metric, run.record["last"][accuracy]) for run in runs]
     best = [_value(number.metric, run.record["best"][accuracy]) for run in runs]
@@ -183,7 +197,7 @@ def _result_of_runs(number: Number, seeds: int, runs: list[Run]) -> Row:
         "difference": f"{mean - float(number.value):+.2f}",
         "best_mean": f"{statistics.mean(best):.2f}",
         "best_std": _spread(best),
-        "status": "done" if len(runs) >= seeds else f"{len(runs)} of {seeds} seeds",
+        "status": _status(len(runs), seeds, first, full),
         "measured_on": first.record["dataset"],
         "schedule": _joined(run.record["schedule"] for run in runs),
         "epochs": first.record["epochs"],
@@ -198,6 +212,18 @@ def _result_of_runs(number: Number, seeds: int, runs: list[Run]) -> Row:
         "torch": _joined(run.record["versions"]["torch"] for run in runs),
         "commit": _joined(provenance.short(run.record["commit"]) for run in runs),
     }
+
+
+def _status(count: int, seeds: int, run: Run, full: Command) -> str:
+    """Whether the runs of a row are all and at full length, and otherwise what is missing."""
+    images = sources.training_images(full.dataset)
+    shorter = []
+    if run.record["epochs"] < full.schedule.epochs:
+        shorter.append(f"{run.record['epochs']} of {full.schedule.epochs} epochs")
+    if run.record["images"]["train"] < images:
+        shorter.append(f"{run.record['images']['train']:,} of {images:,} images")
+    fewer = [] if count >= seeds else [f"{count} of {seeds} seeds"]
+    return f"{SHORTENED}{', '.join([*shorter, *fewer])}" if shorter else "".join(fewer) or "done"
 
 
 def _result_of_measurement(number: Number, record: dict[str, Any], typed: str) -> Row:

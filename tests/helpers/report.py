@@ -40,21 +40,24 @@ def finished(overrides, seed, accuracy, modules=16):
     record = {"status": "done", "id": folder.name, "method": cfg.method.name, "dataset": cfg.dataset.name}
     record |= {"backbone": cfg.backbone.name, "K": cfg.K, "modules": modules, "seed": cfg.seed}
     record |= {"precision": "fp32", "schedule": "paper", "epochs": EPOCHS, "last": last, "best": last}
-    record |= {"images": {"train": 40, "test": 20}, "parameters": {"backbone": 10, "with_auxiliary": 20}}
+    record |= {"images": {"train": 50_000, "test": 20}, "parameters": {"backbone": 10, "with_auxiliary": 20}}
     record |= {"versions": {"torch": "2.15.0"}, "device": "A <fast> & small one", "commit": None}
     record |= {"seconds": 12.3, "peak_memory_bytes": 3 * 2**20, "peak_memory_scope": "live tensors"}
     (folder / "record.json").write_text(json.dumps(record))
     return record["id"]
 
 
-def gathered(name):
-    """The tables of a sweep, their rows, and all runs in results/runs: the arguments of `report.write`."""
+def gathered(name, epochs=EPOCHS):
+    """The tables of a sweep, their rows, and all runs in results/runs: the arguments of `report.write`.
+
+    `epochs` is the length that the cell of DGL asks for; runs with fewer are shortened.
+    """
     request = sweeps.requested([f"sweep={name}"])
     runs = records.under(Path("results/runs"))
-    configs = Composed(request, {DGL: composed(*DGL)})
+    configs = Composed(request, {DGL: composed(*DGL, f"schedule.epochs={epochs}")})
     return request.tables, {table.name: results.rows(table, configs, runs) for table in request.tables}, runs
 
 
-def written(name="all"):
+def written(name="all", **settings):
     """Write the report of a sweep's tables; returns its file."""
-    return report.write(Path("results"), *gathered(name))
+    return report.write(Path("results"), *gathered(name, **settings))

@@ -80,7 +80,7 @@ def test_without_results_every_published_number_is_there():
                  for row in tables.of(label)]  # fmt: skip
         for number in published.read(name):
             assert number.value + (f" ± {number.std}" if number.std else "") in shown
-    assert "0 of 620 published numbers have a measurement." in text
+    assert "Of 620 published numbers, 0 are measured by training at the paper's length, 0 by shortened" in text
     assert "equals BP's mean to the digit" in unescape(text)
     assert "not built" not in text
     assert "Nothing is measured yet" in text
@@ -94,8 +94,19 @@ def test_a_number_has_ours_beside_it(two_seeds):
     assert (row["rule"], row["setting"], row["status"]) == ("DGL", "S1", "2 of 5 seeds")
     text = written("man/table4").read_text()
     assert "Measured: 4a · CIFAR-10 · ResNet-32 · K=16 · ema=0,bias=0 · test error (%)" in text
-    assert "S1: schedule=paper with 3 epochs, 40 training images of cifar10, batch size 1024" in text
-    assert "1 of 9 published numbers have a measurement." in text
+    assert "S1: schedule=paper with 3 epochs, 50000 training images of cifar10, batch size 1024" in text
+    assert "Of 9 published numbers, 1 are measured by training at the paper's length, 0 by shortened" in text
+
+
+def test_runs_of_fewer_epochs_than_the_table_asks_for_are_shortened(two_seeds):
+    text = written("man/table4", epochs=400).read_text()
+    row = Tables(text).of("Moving average and learnable bias of MAN")[0]
+    assert row["status"] == "shortened"
+    assert "Of 9 published numbers, 0 are measured by training at the paper's length, 1 by shortened" in text
+    assert 'title="Table 4, ' in text
+    assert "1 of 9 numbers measured, 1 by shortened training" in text
+    (missing, *_) = Tables(text).of("To run for man/table4")
+    assert "schedule.epochs" not in missing["command"]  # at the paper's length, unlike the run
 
 
 def test_what_is_not_measured_is_folded(two_seeds):
@@ -179,7 +190,10 @@ def test_costs_are_measured_by_their_own_command():
     found = {"ours_mean": "0.80", "difference": "+0.01", "status": "done", "batch_size": 1024}
     made[tables[0].name][0] |= found | {"measured_on": "flops: multiply-adds", "precision": "fp32"}
     text = report.write(Path("results"), tables, made, runs).read_text()
-    assert "1 of 25 published numbers have a measurement." in text
+    assert (
+        "0 by shortened training (fewer epochs or images: not comparable with the paper's), and 1 as memory"
+        in text
+    )
     assert "S1: flops: multiply-adds, batch size 1024, fp32" in text
     assert Tables(text).of(tables[0].title)[0]["setting"] == "S1"
     missing = Tables(text).of("To run for auglocal/table11")

@@ -251,7 +251,7 @@ def finished(overrides, accuracy):
     }
     record |= {"schedule": "paper", "epochs": cfg.schedule.epochs, "precision": cfg.precision, "device": "cpu"}
     record["dataset"] = "cifar10"
-    record |= {"images": {"train": 40, "test": 20}, "versions": {"torch": "2"}, "commit": None}
+    record |= {"images": {"train": 50_000, "test": 20}, "versions": {"torch": "2"}, "commit": None}
     run = records.Run(Path(), record | {"last": told, "best": told})
     vars(run)["values"] = asdict(cfg)  # as read from config.yaml
     return run
@@ -302,8 +302,8 @@ def test_runs_of_an_earlier_default_are_shown_and_marked_until_there_are_others(
     made = [row for row in results.rows(table, composed, runs) if row["ours_mean"]]
     found = {row["epochs"]: (row["ours_mean"], row["status"], row["note"]) for row in made}
     assert found.keys() == {2, 3}
-    assert found[3] == ("40.00", "1 of 5 seeds", "")
-    assert found[2][:2] == ("50.00", "earlier form: 1 of 5 seeds")
+    assert found[3] == ("40.00", "shortened: 3 of 400 epochs, 1 of 5 seeds", "")
+    assert found[2][:2] == ("50.00", "earlier form: shortened: 2 of 400 epochs, 1 of 5 seeds")
     assert found[2][2].startswith("run with ema.bias_start=follower, an earlier default")
     assert "/ **50.00** (earlier form) |" in render.markdown(table, made)
 

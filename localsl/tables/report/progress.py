@@ -11,7 +11,7 @@ from typing import Any
 from localsl.published.numbers import KEYS
 from localsl.tables.report.markup import anchor
 from localsl.tables.results import EARLIER, Row
-from localsl.tables.sweep_files import Table
+from localsl.tables.sweep_files import MEASURED_ALONE, Table
 
 PAPERS = {
     "auglocal": "AugLocal (Ma et al., ICLR 2024)",
@@ -20,13 +20,15 @@ PAPERS = {
     "mlaan_preprint": "MLAAN, preprint",
     "ours": "Measured here",
 }
-STATES = ("done", "fewer seeds", "missing", "not built", "not measured")
-MEASURED = STATES[:2]
+STATES = ("done", "fewer seeds", "shortened", "missing", "not built", "not measured")
+MEASURED = STATES[:3]
 
 
 def state(row: Row) -> str:
     """The state of a row, one of STATES."""
-    first = row["status"].split(":")[0]
+    first = row["status"].removeprefix(EARLIER).split(":")[0]
+    if row["status"].startswith(EARLIER) and first == "done":
+        return "fewer seeds"
     return first if first in STATES else "fewer seeds"
 
 
@@ -55,11 +57,23 @@ def summary(tables: Sequence[Table], made: dict[str, list[Row]], runs: int) -> s
     rows = [row for table in tables for row in made[table.name]]
     derived = sum(row["metric"] == "structure" and row["status"] == "done" for row in rows)
     measured = sum(count[name] for name in MEASURED) - derived
-    figures = {"measured": measured, "of these with fewer seeds": count["fewer seeds"]}
-    figures |= {"derived from the networks": derived} | {name: count[name] for name in STATES[2:]}
-    figures |= {"finished runs": runs}
+    alone = {
+        (table.name, keys(row), row["metric"])
+        for table in tables
+        for row in made[table.name]
+        if row["metric"] in MEASURED_ALONE and is_measured(row)
+    }
+    full = measured - count["shortened"] - len(alone)
+    sentence = (
+        f"Of {count.total()} published numbers, {full} are measured by training at the paper's length, "
+        f"{count['shortened']} by shortened training (fewer epochs or images: not comparable with the paper's), "
+        f"and {len(alone)} as memory, operations or time of a step."
+    )
+    figures = {"measured": measured, "of these with shortened training": count["shortened"]}
+    figures |= {"of these with fewer seeds": count["fewer seeds"], "derived from the networks": derived}
+    figures |= {name: count[name] for name in STATES[3:]} | {"finished runs": runs}
     words = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items() if value)
-    return f"<p><b>{measured} of {count.total()} published numbers have a measurement.</b></p><dl>{words}</dl>"
+    return f"<p><b>{sentence}</b></p><dl>{words}</dl>"
 
 
 def by_paper(tables: Sequence[Table]) -> list[tuple[str, list[Table]]]:
@@ -88,6 +102,7 @@ def _cell(table: Table, made: Sequence[Row]) -> str:
     measured, total = sum(count[name] for name in MEASURED), count.total()
     done, part = 100 * count["done"] / total, 100 * measured / total
     words = f"Table {number}, {table.title}: {measured} of {total} numbers measured"
+    words += f", {count['shortened']} by shortened training" if count["shortened"] else ""
     words += f", {count['fewer seeds']} with fewer seeds" if count["fewer seeds"] else ""
     words += f", {count['not built']} cannot be run yet" if count["not built"] else ""
     attributes = "" if measured else ' class="none"'

@@ -20,7 +20,7 @@ from localsl.tables.sweeps import started_from
 # Keys shown in addition to the rule; those with the same value in all lines are stated once above the table.
 SHOWN_KEYS = ("part", "dataset", "backbone", "K", "variant", "metric")
 HEADS = {"dataset": "data set"}
-COUNTED = {"fewer seeds": "with fewer seeds"}  # states in a count
+COUNTED = {"fewer seeds": "with fewer seeds", "shortened": "after shortened training"}  # states in a count
 
 
 def article(
@@ -116,8 +116,9 @@ def _to_run(table: Table, made: Sequence[Row], codes: dict[str, str], by_id: dic
         words, reason = progress.status(row)
         line = _cell(row, varying) | {"paper": markup.mean(row["paper_mean"], row["paper_std"])}
         line |= {"status": words, "setting": markup.link(code, code), "command": ""}
-        if progress.state(row) in ("fewer seeds", "missing"):
-            run = by_id.get(row["runs"].split(" ")[0])
+        if progress.state(row) in ("fewer seeds", "shortened", "missing"):
+            partial = progress.state(row) == "fewer seeds"
+            run = by_id.get(row["runs"].split(" ")[0]) if partial else None
             typed = command(table, cells[progress.keys(row)], measure, run)
             line["command"] = Html(f"<code>{escape(typed)}</code>")
         lines.append(line | {"remarks": "; ".join(filter(None, (reason, row["note"])))})
