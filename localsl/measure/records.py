@@ -1,4 +1,4 @@
-"""Where a measurement is recorded, and what it is one of."""
+"""The files of measurements, and which measurement belongs to a configuration."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ TIMES = ("speed", "overhead", "pipeline")  # each machine has its own
 
 
 def cost_id(cfg: Command) -> str:
-    """What a measurement is of: a run's identity less what leaves its cost alone, and what else changes it.
+    """A digest of the values that affect what is measured.
 
-    An overhead is a ratio: that of another batch, which a smaller machine can take, tells of the same cell, and
-    is one of several as that of another machine is.
+    An overhead is a ratio, so that one with another batch size belongs to the same cell.
     """
     counted = identity.affecting(asdict(cfg), Affects.TIME if cfg.measure in TIMES else Affects.MEMORY)
     if cfg.parallel.name == "modules" and cfg.measure == "memory":
@@ -38,7 +37,7 @@ def cost_id(cfg: Command) -> str:
 
 
 def costly(name: str, measure: str) -> bool:
-    """Whether typing this field or group beside a table changes what is measured."""
+    """Whether setting this field or group for a whole table changes what is measured."""
     if measure == "flops":
         return False
     if name in BATCH:
@@ -48,7 +47,7 @@ def costly(name: str, measure: str) -> bool:
 
 
 def recorded(cfg: Command, root: Path) -> Path:
-    """Where a measurement lies; a time's is this machine's, an overhead's also of a batch."""
+    """The file of a measurement: one per machine for times, and per batch size too for overheads."""
     name = f"{cfg.measure}-{cost_id(cfg)}"
     if cfg.measure in TIMES:
         device = provenance.device_name(devices.chosen(cfg.device))
@@ -59,14 +58,14 @@ def recorded(cfg: Command, root: Path) -> Path:
 
 
 def measured(cfg: Command) -> dict[str, Any] | None:
-    """What is known of a configuration, in OUTPUT_DIR or among the results: rather with a GPU's figures."""
+    """The measurement of a configuration in OUTPUT_DIR or among the results, preferably with a GPU's figures."""
     found = [stored.read(recorded(cfg, root)) for root in _roots(cfg)]
     known = [record for record in found if record is not None]
     return min(known, key=lambda record: allocated_bytes(record) is None, default=None)
 
 
 def everywhere(cfg: Command) -> list[dict[str, Any]]:
-    """As `measured`, but of a time what is known of every machine, and of an overhead of every batch."""
+    """The measurements of a configuration: for times those of every machine and batch size, else at most one."""
     if cfg.measure not in TIMES:
         record = measured(cfg)
         return [] if record is None else [record]
@@ -81,5 +80,5 @@ def _roots(cfg: Command) -> list[Path]:
 
 
 def allocated_bytes(record: dict[str, Any]) -> int | None:
-    """The CUDA allocator's peak, where memory was measured on a GPU."""
+    """The CUDA allocator's peak if memory was measured on a GPU, else None."""
     return record["figures"].get("cuda_allocator_peak_bytes")

@@ -1,4 +1,4 @@
-"""About how much work the runs of a sweep are, before they start."""
+"""An estimate of the cost of runs before they start: floating-point operations and hours."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from localsl.config.schema import Config
 
 
-# Below OUTPUT_DIR what was counted there, below RESULTS_DIR of the papers' tables: counting takes half of the time.
+# The cache of counted operations, below OUTPUT_DIR and, for the papers' tables, below RESULTS_DIR: counting takes
+# half of the time of an estimate.
 COUNTED = Path("measured") / "training_flops.json"
 
 
 def work(configs: Sequence[Command]) -> Iterator[str]:
-    """Lines on runs that are to be trained: how many there are of each, and their operations; last the hours.
+    """Lines that list runs to train with their number and operations; the last line states the total and the hours.
 
-    Hours at the rate of a step of backpropagation on this machine: local rules have more and smaller
-    operations, and take longer. What was counted is kept.
+    Hours are at the rate of a step of backpropagation on this machine, a lower bound: local rules have more and
+    smaller operations. Counted operations are cached.
     """
-    # One that a figure asks for with its checkpoint, and another by its record alone, is trained once.
+    # A run that one figure needs with its checkpoint and another by its record alone is trained once.
     left = list({identity.run_id(cfg): cfg for cfg in configs}.values())
     if not left:
         yield "nothing left to train"
@@ -50,7 +51,7 @@ def work(configs: Sequence[Command]) -> Iterator[str]:
     yield "to run: times, floating-point operations each"
     for name, alike in by_name.items():
         cfg = alike[0]
-        if cfg.task.name == "detection":  # what its heads do depends on what they are proposed
+        if cfg.task.name == "detection":  # the operations of its heads depend on the number of proposals
             uncounted += len(alike)
             yield f"  {len(alike)} x unknown   {name}"
             continue
@@ -70,7 +71,7 @@ def work(configs: Sequence[Command]) -> Iterator[str]:
 
 
 def _operations(cfg: Config, counted: dict[str, int]) -> int:
-    """Floating-point operations of training on one image, counted unless `counted` has them, which gets them."""
+    """Floating-point operations of training on one image, from `counted`, or counted and added to it."""
     size = (cfg.dataset.image_size, cfg.dataset.num_classes)
     decisive = (cfg.method, cfg.aux, cfg.ema, cfg.backbone, cfg.K, cfg.partition, size)
     network = identity.digest({"network": repr(decisive)})
@@ -80,7 +81,7 @@ def _operations(cfg: Config, counted: dict[str, int]) -> int:
 
 
 def _counted(file: Path) -> dict[str, int]:
-    """Operations of networks that were counted before, by their digests; none if the file is not there or broken."""
+    """Cached operations by digests of networks; empty if the file is missing or damaged."""
     try:
         return dict(json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):
@@ -92,7 +93,7 @@ def _hours(seconds: float) -> str:
 
 
 def _rate(cfg: Config, counted: dict[str, int]) -> float:
-    """Floating-point operations a second of a step of backpropagation on ResNet-32 here."""
+    """The measured floating-point operations per second of a step of backpropagation on ResNet-32."""
     typed = ["method=bp", "backbone=resnet32", "dataset=cifar10", f"device={cfg.device}"]
     reference = compose([*typed, f"data_dir={cfg.data_dir}"])
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.device != "cpu" else "cpu")

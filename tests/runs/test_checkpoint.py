@@ -1,6 +1,7 @@
 """Stopped and killed runs resume bit for bit from their checkpoints; damaged checkpoints are skipped."""
 
 import contextlib
+import hashlib
 import io
 import os
 import random
@@ -145,6 +146,21 @@ def test_a_checkpoint_of_another_run_is_reported_and_skipped(capsys):
     assert [file.suffix for file in folder.iterdir()] == [".pt"]  # reading alone does not rename it
     assert Checkpoints(other).newest(set_aside=True) is None
     assert [file.suffix for file in folder.iterdir()] == [".rejected"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_reported_and_skipped(capsys):
+    cfg, older, newest = two_checkpoints()
+    older.unlink()
+    state = torch.load(newest, weights_only=True)
+    del state["processes"]  # which checkpoints have had since they are independent of the number of processes
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
+    newest.unlink()
+    file = newest.with_name(f"{newest.name.rpartition('-')[0]}-{digest}.pt")
+    file.write_bytes(buffer.getvalue())
+    assert Checkpoints(cfg).newest() is None
+    assert f"{file} was written by an earlier version and is skipped" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(monkeypatch):
