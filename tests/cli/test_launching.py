@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from hydra_plugins.localsl_sweeper import LocalslSweeper
 from localsl.cli import launching
@@ -98,8 +99,15 @@ def test_a_launcher_that_cannot_work_is_told_before_anything_runs(typed, key, wo
     assert words in str(problem)
 
 
-@pytest.mark.parametrize(("size", "batches"), [(None, [(0, 5)]), (2, [(0, 2), (2, 2), (4, 1)])])
-def test_jobs_are_given_to_the_launcher_in_batches(size, batches):
+@pytest.mark.parametrize(
+    ("launcher", "size", "batches"),
+    [
+        ("joblib", None, [(0, 5)]),
+        ("joblib", 2, [(0, 2), (2, 2), (4, 1)]),
+        ("basic", None, [(i, 1) for i in range(5)]),  # one at a time, to print what starts
+    ],
+)
+def test_jobs_are_given_to_the_launcher_in_batches(launcher, size, batches, capsys):
     given = []
 
     class Launcher:
@@ -109,7 +117,8 @@ def test_jobs_are_given_to_the_launcher_in_batches(size, batches):
 
     sweeper = LocalslSweeper(size)
     sweeper._launcher = Launcher()
-    jobs = [[f"seed={i}"] for i in range(5)]
-    assert sweeper._launch(jobs, 0) == jobs
+    sweeper._hydra = OmegaConf.create({"runtime": {"choices": {"hydra/launcher": launcher}}})
+    jobs, titles = [[f"seed={i}"] for i in range(5)], [f"[{i} of 5]" for i in range(1, 6)]
+    assert sweeper._launch(jobs, titles, 0) == jobs
     assert given == batches
-    assert sweeper._launch([], 5) == []
+    assert capsys.readouterr().out.splitlines() == titles
