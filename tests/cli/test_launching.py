@@ -122,3 +122,4 @@ def test_jobs_are_given_to_the_launcher_in_batches(launcher, size, batches, caps
     assert sweeper._launch(jobs, titles, 0) == jobs
     assert given == batches
     assert capsys.readouterr().out.splitlines() == titles
+    assert sweeper._launch([], [], 5) == []
