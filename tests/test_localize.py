@@ -9,11 +9,15 @@ import pytest
 import timm
 import torch
 import torchvision
+from torch import distributed as dist
 from torch import nn
+from torch.multiprocessing import spawn
 from torch.nn import functional as F
 
 import localsl
 from localsl.config import compose
+from localsl.execution.processes import Team
+from localsl.execution.reduction import begin_average
 from localsl.network import build_network
 from tests.conftest import ROOT
 from tests.helpers.rules import backpropagated, totals_of
@@ -477,3 +481,46 @@ def test_importing_the_library_imports_none_of_the_experiments_packages():
         [sys.executable, "-c", code, *absent], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def gradients_of(network, images, targets):
+    for loss in network.local_losses(images, targets):
+        loss.total.backward()
+    return [p for p in network.parameters() if p.grad is not None]
+
+
+def double_batch():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 8, 8, generator=generator, dtype=torch.float64)
+    model = UserNetwork().double()
+    torch.nn.init.normal_(model.stem.weight, generator=generator)
+    return images, torch.arange(8), localized(model=model, example=images[:2])[1]
+
+
+def train_on_one_half(rank, folder):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    images, targets, network = double_batch()
+    trained = gradients_of(network, images.split(4)[rank], targets.split(4)[rank])
+    begin_average(Team(rank, 2), trained, torch.zeros(()))()
+    torch.optim.SGD(network.parameters(), lr=0.1).step()
+    torch.save(list(network.parameters()), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.xdist_group("processes")
+def test_two_processes_train_as_one_by_averaging_gradients(tmp_path):
+    spawn(train_on_one_half, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    torch.manual_seed(0)
+    images, targets, network = double_batch()
+    for half in zip(images.split(4), targets.split(4), strict=True):
+        trained = gradients_of(network, *half)
+    for parameter in trained:
+        parameter.grad /= 2
+    torch.optim.SGD(network.parameters(), lr=0.1).step()
+    assert len(trained) > 10
+    for one, other, alone in zip(first, second, network.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert torch.allclose(one, alone, rtol=0, atol=1e-12)
