@@ -49,10 +49,9 @@ def job(cfg: DictConfig) -> str | None:
     except KeyboardInterrupt:
         if not launching.in_worker():
             raise
+        # An error would make joblib kill the other workers before they have saved their runs.
         launching.INTERRUPTED.set()
-        return (
-            "interrupted"  # an error would make joblib kill the other workers before they have saved their runs
-        )
+        return "interrupted"
     return record["status"] if record else None
 
 

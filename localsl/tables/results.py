@@ -7,7 +7,7 @@ with empty cells.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,14 +82,16 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
     made = []
     shown: dict[frozenset[str], str] = {}  # the data set of the first cell with these runs
     for cell in table.cells:
-        own = frozenset(records.signature(cfg) for cfg in composed.of(cell))
+        present = {records.signature(cfg): cfg for cfg in composed.of(cell)}
+        own = frozenset(present)
         if own and shown.setdefault(own, cell.dataset) != cell.dataset:
             made += [_standing_in(number, cell, shown[own]) for number in cell.numbers]
             continue
-        full = {records.signature(cfg): cfg for cfg in (*composed.of(cell), *composed.formerly(cell))}
-        settings = _by_setting(cell, composed.of(cell), runs)
+        earlier = {records.signature(cfg): cfg for cfg in composed.formerly(cell)}
+        full = present | earlier
+        settings = _by_setting(cell, present, runs)
         known = {group[0].setting for group in settings}
-        former = _by_setting(cell, composed.formerly(cell), runs)
+        former = _by_setting(cell, earlier, runs)
         former = [group for group in former if group[0].setting not in known]
         for number in cell.numbers:
             measure = MEASURED_ALONE.get(number.metric)
@@ -118,8 +120,7 @@ def _empty(number: Number, cell: Cell) -> Row:
     return row | {"note": "; ".join(filter(None, (number.note, cell.note)))}
 
 
-def _by_setting(cell: Cell, configs: list[Command], runs: Sequence[Run]) -> list[list[Run]]:
-    signatures = {records.signature(cfg) for cfg in configs}
+def _by_setting(cell: Cell, signatures: Collection[str], runs: Sequence[Run]) -> list[list[Run]]:
     found: dict[Any, list[Run]] = {}
     for run in runs:
         if run.signature in signatures and _has_fixed_setting(cell, run):
