@@ -14,6 +14,7 @@ from localsl.core.learner import Learner
 from localsl.core.network import LocalNetwork
 from localsl.execution.compiled import Compiled
 from localsl.execution.graphs import Graphs
+from localsl.execution.heap import keep_freed
 from localsl.execution.processes import started
 
 
@@ -91,15 +92,17 @@ def graphs(cfg: Execution) -> Graphs | None:
 
 
 def prepare(device: torch.device, deterministic: bool = False, tf32: bool = True) -> None:
-    """Configure cuDNN as the released code does: the fastest among its deterministic algorithms.
+    """Configure a CPU's allocator, or cuDNN as the released code does: the fastest of its deterministic algorithms.
 
     Args:
-        device: the device of the run; a CPU needs no preparation.
+        device: the device of the run. On a CPU only the allocator is prepared.
         deterministic: use the same algorithms in every process, for operations outside cuDNN too; torch warns of
             operations that have no deterministic algorithm.
         tf32: let fp32 convolutions round to TF32, as torch and the released code do by default. Matrix products use
             full fp32, which is torch's default.
     """
+    if device.type == "cpu":
+        keep_freed()
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)  # streams and graphs use the current device
