@@ -97,9 +97,10 @@ bench: setup ## results/bench/<device>.csv: milliseconds a step of every rule be
 	@echo; $(PY) run.py show=bench output_dir=outputs/bench
 
 pipeline: setup ## results/ours/pipeline.csv, .png: what several devices could make of a step, by a model, in 5 minutes
-	$(PY) run.py -m method=dgl,infopro,man backbone=resnet32 K=16 measure=pipeline $(BENCH_OF)
-	$(PY) run.py -m method=auglocal aux.depth=2,3,6 backbone=resnet32 K=16 measure=pipeline $(BENCH_OF)
-	$(PY) run.py -m method=dgl,auglocal aux.depth=3 backbone=resnet110 K=55 measure=pipeline $(BENCH_OF)
+	$(PY) run.py -m method=dgl,man backbone=resnet32 K=16 measure=pipeline $(BENCH_OF)
+	$(PY) run.py -m method=auglocal aux.depth=3 backbone=resnet32 K=16 measure=pipeline $(BENCH_OF)
+	$(PY) run.py method=dgl backbone=resnet110 K=55 measure=pipeline $(BENCH_OF)
+	$(PY) run.py -m method=auglocal aux.depth=3 backbone=resnet110 K=55 measure=pipeline $(BENCH_OF)
 	@echo; $(PY) run.py show=pipeline output_dir=outputs/pipeline
 
 overhead: setup ## AugLocal's Table 7: how much longer than backpropagation's a step of its nine cells takes here
