@@ -46,7 +46,7 @@ def show(cfg: Command) -> str:
         )
     folder = Path(cfg.results_dir) / "ours"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [row for record in records for row in _rows(record)]
+    rows = [row for record in records for row in _rows(record, reference=record in _finest(records))]
     files.write_csv(folder / "pipeline.csv", rows)
     drawn = [row | {"dataset": f"batch {row['batch_size']}"} for row in rows]
     panels = [
@@ -62,7 +62,16 @@ def show(cfg: Command) -> str:
     return f"written to {folder / 'pipeline.csv'}, pipeline.png and auglocal_parallel.csv"
 
 
-def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+def _finest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each network's records the one with most modules: their stages are the most even ones for backpropagation."""
+    finest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for record in sorted(records, key=lambda r: len(r["figures"]["module_seconds"])):
+        finest[tuple(record[key] for key in ("backbone", "K", "batch_size", "precision"))] = record
+    return list(finest.values())
+
+
+def _rows(record: dict[str, Any], reference: bool) -> list[dict[str, Any]]:
+    """A row for each scheme and number of devices; backpropagation's only if `reference`."""
     figures = record["figures"]
     rule = record["method"] + (f" d={record['depth']}" if record["depth"] else "")
     shared = {
@@ -72,9 +81,12 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     shared |= {key: figures[key] for key in ("bandwidth", "microbatches", "steps_per_epoch")}
     rows = []
     for scheme, words in SCHEMES.items():
+        of_bp = scheme.startswith("bp")
+        if of_bp and not reference:
+            continue
         for row in figures["rows"]:
             seconds = row[scheme]
-            label = words if words.startswith("bp") else f"{rule}, {words}"
+            label = words if of_bp else f"{rule}, {words}"
             rows.append(
                 {"label": label, "devices": row["devices"], "speed": round(figures["bp_seconds"] / seconds, 4)}
                 | {"seconds": seconds, "limit": row["limit"] if scheme == "modules" else None}

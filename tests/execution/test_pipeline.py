@@ -294,23 +294,20 @@ def test_the_other_ways_of_several_devices():
 
 def test_a_model_of_several_devices(monkeypatch):
     monkeypatch.setattr(tables_scaling, "CLAIMED", {"resnet110": (2,)})
-    overrides = [
-        "method=auglocal",
-        "aux.depth=2",
-        "K=10",
-        *TINY[:4],
-        "backbone=resnet20",
-        "K=10",
-        "batch_size=8",
-    ]
-    record = commands.run(compose([*overrides, "device=cpu", "threads=1", "measure=pipeline"]))
+    tiny = [*TINY[:4], "backbone=resnet20", "K=10", "batch_size=8", "device=cpu", "threads=1", "measure=pipeline"]
+    record = commands.run(compose(["method=auglocal", "aux.depth=2", *tiny]))
     assert record is not None
     rows = record["figures"]["rows"]
     assert [row["devices"] for row in rows] == [1, 2, 4, 8, 9]
     assert rows[0]["limit"] == 1
     assert rows[1]["modules"] < rows[0]["modules"]
+    commands.run(compose(["method=dgl", *tiny]))
     print(commands.listing(compose(["show=pipeline"])))
     assert Path("results/ours/pipeline.png").exists()
+    with Path("results/ours/pipeline.csv").open() as file:
+        models = list(csv.DictReader(file))
+    # Backpropagation is divided once, as finely as DGL's ten modules allow.
+    assert [m["devices"] for m in models if m["label"] == "bp, GPipe"] == ["1", "2", "4", "8", "10"]
     with Path("results/ours/auglocal_parallel.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["claim_d_over_L"]) == pytest.approx(2 / 55, abs=1e-4)
