@@ -63,7 +63,7 @@ def show(cfg: Command) -> str:
 
 
 def _finest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each network's records the one with most modules: their stages are the most even ones for backpropagation."""
+    """Of each network's records the one with most modules, along which backpropagation is divided most evenly."""
     finest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in sorted(records, key=lambda r: len(r["figures"]["module_seconds"])):
         finest[tuple(record[key] for key in ("backbone", "K", "batch_size", "precision"))] = record
