@@ -294,7 +294,8 @@ def test_the_other_ways_of_several_devices():
 
 def test_a_model_of_several_devices(monkeypatch):
     monkeypatch.setattr(tables_scaling, "CLAIMED", {"resnet110": (2,)})
-    tiny = [*TINY[:4], "backbone=resnet20", "K=10", "batch_size=8", "device=cpu", "threads=1", "measure=pipeline"]
+    network = ["backbone=resnet20", "K=10", "batch_size=8"]
+    tiny = [*TINY[:4], *network, "device=cpu", "threads=1", "measure=pipeline"]
     record = commands.run(compose(["method=auglocal", "aux.depth=2", *tiny]))
     assert record is not None
     rows = record["figures"]["rows"]
