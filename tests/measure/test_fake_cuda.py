@@ -16,7 +16,11 @@ from localsl.train import optim
 from localsl.train.step import Totals, counted_step, training_forward
 
 CUDA = torch.device("cuda", 0)
-RULES = ["bp", "predsim", "dgl", "infopro", "auglocal aux.depth=3", "man", "mlaan", "lam aux_net=infopro"]
+RULES = ["bp", "predsim", "dgl", "infopro", "auglocal aux.depth=3", "man", "man_released"]
+RULES += ["mlaan", "mlaan_released", "mlm", "lam aux_net=infopro"]
+FP32, BF16, BF16_LEAN = [], ["precision=bf16"], ["precision=bf16", "memory=lean"]
+STEPS = [(rule, settings) for rule in RULES for settings in (FP32, BF16_LEAN)]
+STEPS += [("bp_checkpoint", FP32), ("bp_checkpoint", BF16)]  # which recomputes everything, without memory=lean
 
 
 class OnDevice(TorchDispatchMode):
@@ -70,8 +74,7 @@ def move_to_fake_cuda(network):
                     tensors[name] = nn.Parameter(fake, trained) if is_parameter else fake
 
 
-@pytest.mark.parametrize("settings", [[], ["precision=bf16", "memory=lean"]], ids=["fp32", "bf16-lean"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "settings"), STEPS, ids=lambda x: x if isinstance(x, str) else "-".join(x))
 def test_a_step_stays_on_the_gpu_and_does_not_wait_for_it(rule, settings):
     """Fake tensors have no values, so that `item`, `bool` and `nonzero` fail by themselves."""
     cfg = compose([*f"method={rule}".split(), "backbone=resnet20", "K=4", "device=cpu", *settings])
