@@ -81,8 +81,12 @@ render: setup ## write all tables anew from the records in results/runs, and fig
 report: setup ## results/index.html: progress, all tables, figures and curves on one page
 	$(PY) run.py -m sweep=all $(CELLS) show=report
 
+# In a variable, since a comma inside $(or ...) separates its arguments.
+EVERYTHING := all,figures,grids
+PAPERS := $(PAPER),$(PAPER)/figures
+
 rehearse: setup ## one training step and one evaluation of every cell on made-up images, into results/rehearsal.csv
-	$(PY) run.py -m sweep=$(or $(PAPER),all,figures,grids) $(if $(DATASET),dataset=$(DATASET)) $(ARGS) show=rehearsal
+	$(PY) run.py -m sweep=$(if $(PAPER),$(PAPERS),$(EVERYTHING)) $(if $(DATASET),dataset=$(DATASET)) $(ARGS) show=rehearsal
 
 # What `make bench` times, unless ARGS says otherwise: the papers' batches on a GPU, small ones on a CPU.
 BATCH = $(shell $(PY) -c 'import torch; print(1024 if torch.cuda.is_available() else 128)')

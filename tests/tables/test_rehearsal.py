@@ -1,5 +1,6 @@
 """Rehearsals: a training step and an evaluation of every cell, and the table that they fill."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from localsl.measure.rehearsal import Rehearsed, reduced, rehearse, synthetic_da
 from localsl.runs import classification, provenance
 from localsl.tables import rehearsal, sweep_files, sweeps
 from localsl.tables.rehearsal import GIB, read
+from tests.conftest import ROOT
 from tests.helpers.command import typed
 
 DGL = ["method=dgl", "backbone=resnet20", "K=3"]
@@ -225,3 +227,10 @@ def test_a_cell_of_every_table_is_rehearsed():
     )
     failed = {name: outcomes[i].failure for i, name in enumerate(last) if outcomes[i].failure}
     assert not failed
+
+
+@pytest.mark.parametrize(("words", "sweeps"), [([], "all,figures,grids"), (["PAPER=man"], "man,man/figures")])
+def test_make_rehearses_tables_figures_and_grids(words, sweeps):
+    command = ["make", "-n", "rehearse", *words]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f" sweep={sweeps} " in printed
