@@ -119,10 +119,15 @@ class MomentumLayer(FollowingLayer):
         """The layer that is followed."""
         return self._live[0]
 
+    @property
+    def follows(self) -> bool:
+        """Whether updates read the live layer: not without a follower, nor with m = 1."""
+        return self.follower is not None and self.momentum != 1
+
     @torch.no_grad()
     def update(self) -> None:
         """Update the moving average in place from the live layer's current parameters."""
-        if self.follower is None or self.momentum == 1:
+        if self.follower is None or not self.follows:
             return
         followers: list[Tensor] = list(self.follower.parameters())
         live: list[Tensor] = list(self.live.parameters())

@@ -81,7 +81,8 @@ def _sharing_problems(cfg: Config) -> Iterator[Problem]:
     if len(cuts) < size - 1:
         where = f"only before modules {', '.join(map(str, cuts))}" if cuts else "nowhere"
         what = f"losses of {name} span several modules: processes can be separated {where}"
-        yield Problem("parallel", "modules", what, "type parallel=data, or a shorter method.cascade")
+        fewer = "start fewer processes" if cuts else "choose a rule without cascades, such as method=lam"
+        yield Problem("parallel", "modules", what, f"type parallel=data, or {fewer}")
 
 
 def planned(cfg: Config) -> tuple[Plan, Method]:

@@ -21,6 +21,11 @@ class FollowingLayer(nn.Module):
     def live(self) -> nn.Module:
         """The layer that is followed."""
 
+    @property
+    @abstractmethod
+    def follows(self) -> bool:
+        """Whether updates read the live layer at all."""
+
     @abstractmethod
     def start(self) -> None:
         """Set the initial weights, once the live layer has its own."""

@@ -39,7 +39,8 @@ class Followed:
         # By sending and receiving process, the parameters in an order that both agree on.
         routes: dict[tuple[int, int], dict[nn.Parameter, None]] = {}
         for index, stage in enumerate(stages):
-            for layer in network.following(network.local_modules[stage.start : stage.stop]):
+            layers = network.following(network.local_modules[stage.start : stage.stop])
+            for layer in (layer for layer in layers if layer.follows):
                 for parameter in layer.live.parameters():
                     if owner[parameter] != index:
                         routes.setdefault((owner[parameter], index), {})[parameter] = None
@@ -157,7 +158,7 @@ class Stage:
             return
         assert self._current is not None
         images, targets = self._current
-        others = [targets, images] if self._images_leave else [targets]
+        others = [targets, self._image.fitted(images)] if self._images_leave else [targets]
         if self._source is not None:
             # The receiver may reuse its buffers before they have been sent on.
             others = [tensor.clone() for tensor in others]
@@ -218,8 +219,11 @@ def random_modules(network: LocalNetwork) -> list[int]:
 
 def _draws(layer: nn.Module) -> bool:
     """Whether a layer is active dropout, stochastic depth or similar, by the names in torch, torchvision and timm."""
-    names = ("p", "drop_prob")
-    return "drop" in type(layer).__name__.lower() and any(getattr(layer, name, 0) for name in names)
+    kind = type(layer).__name__.lower()
+    if not any(name in kind for name in ("drop", "stochastic", "rrelu")):
+        return False
+    rates = [getattr(layer, name) for name in ("p", "drop_prob", "prob") if hasattr(layer, name)]
+    return any(rates) or not rates
 
 
 def inexact(network: LocalNetwork, stages: Sequence[range]) -> str:

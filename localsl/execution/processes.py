@@ -238,10 +238,11 @@ class Votes:
         self._underway.append(self._team.begin_max(value))
         return self._underway.popleft()() if len(self._underway) > self.ahead else 0
 
-    def close(self) -> None:
-        """Wait for pending maxima, whose values are lost: callers pass them again to the next `Votes`."""
-        while self._underway:
-            self._underway.popleft()()
+    def close(self) -> int:
+        """Wait for pending maxima, and return the largest; 0 if there are none."""
+        pending = [value() for value in self._underway]
+        self._underway.clear()
+        return max(pending, default=0)
 
 
 ALONE = Team()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def modelled(cfg: Config) -> tuple[dict[str, Any], list[str], torch.device]:
     bandwidth = cfg.parallel.bandwidth * 1e9
     gradient_bytes = [4 * count_parameters(n) for n in (network, reference)]
     alone = [module.alone * bp.total / sum(m.alone for m in modules) for module in modules]
+    outputs = [module.output for module in modules]
     local = sum(module.turn.total for module in modules)
     rows = []
     max_devices = len(cuts) + 1
@@ -54,7 +56,7 @@ def modelled(cfg: Config) -> tuple[dict[str, Any], list[str], torch.device]:
             "modules": scaling.pipelined(modules, count, cuts, bandwidth, steps),
             "data": scaling.data_parallel(local, gradient_bytes[0], count, bandwidth),
             "bp_data": scaling.data_parallel(bp.total, gradient_bytes[1], count, bandwidth),
-            "bp_pipeline": scaling.pipelined_backpropagation(alone, count, MICROBATCHES),
+            "bp_pipeline": scaling.pipelined_backpropagation(alone, outputs, count, MICROBATCHES, bandwidth),
         }
         limit = balanced([m.turn.total for m in modules], count, cuts).limit
         rows.append({"devices": count, **seconds, "limit": limit})
@@ -81,6 +83,9 @@ def _modules(network: LocalNetwork, images: Tensor, targets: Tensor, forward: Au
     """The cost of each module, timed on the network's device."""
     turns = balance.measured(network, images, targets, forward)
     modules, features, device = [], images, images.device
+    trained_by = {
+        p: m.index for m in network.local_modules for x in network.layers_of(m) for p in x.parameters()
+    }
     for module, turn in zip(network.local_modules, turns, strict=True):
         layers = torch.nn.Sequential(*network.layers_of(module))
         seconds, output = [], features
@@ -91,7 +96,10 @@ def _modules(network: LocalNetwork, images: Tensor, targets: Tensor, forward: Au
             output.sum().backward()
             seconds.append(balance.synchronised_time(device) - began)
             network.zero_grad()
-        followed = [p for layer in network.following([module]) for p in layer.live.parameters()]
-        modules.append(Module(turn, median(seconds), output.nbytes, sum(p.nbytes for p in followed)))
+        live = {p for x in network.following([module]) if x.follows for p in x.live.parameters()}
+        followed: Counter[int] = Counter()
+        for parameter in live:
+            followed[trained_by[parameter]] += parameter.nbytes
+        modules.append(Module(turn, median(seconds), output.nbytes, dict(followed)))
         features = output.detach()
     return modules

@@ -30,7 +30,9 @@ def cost_id(cfg: Command) -> str:
     """
     counted = identity.affecting(asdict(cfg), Affects.TIME if cfg.measure in TIMES else Affects.MEMORY)
     if cfg.parallel.name == "modules" and cfg.measure == "memory":
-        counted |= {"parallel": "modules", "processes": cfg.processes}
+        counted |= {"parallel": "modules", "processes": cfg.processes, "balance": cfg.parallel.balance}
+    if cfg.measure == "pipeline":
+        counted |= {"bandwidth": cfg.parallel.bandwidth}
     if cfg.measure == "overhead":
         del counted["batch_size"]
     return identity.digest(counted)

@@ -7,7 +7,7 @@ efficient on the smaller batches of data parallelism, and devices of one machine
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from localsl.execution.balance import Turn, balanced
 
@@ -20,13 +20,13 @@ class Module:
         turn: seconds of its forward and backward pass, including auxiliary networks.
         alone: seconds of the forward and backward pass of its layers only.
         output: bytes of its output features for the batch.
-        followed: bytes of weights that its momentum layers follow, assumed to be on the next device; 0 if none.
+        followed: bytes of the weights that its momentum layers follow, by the index of the module that trains them.
     """
 
     turn: Turn
     alone: float
     output: int
-    followed: int = 0
+    followed: dict[int, int] = field(default_factory=dict)
 
 
 def pipelined(
@@ -40,6 +40,7 @@ def pipelined(
         steps: steps per epoch, at the start of which the pipeline is filled.
     """
     stages = balanced([module.turn.total for module in modules], devices, cuts).stages
+    device_of = {module: device for device, stage in enumerate(stages) for module in stage}
     ends = [0.0] * devices  # when each device ends its step
     free = [0.0] * devices  # when each device's connection to the next one becomes free
     for _ in range(steps):
@@ -51,9 +52,11 @@ def pipelined(
             output_ready = end - held[-1].turn.backward
             free[device] = max(free[device], output_ready) + held[-1].output / bandwidth
             arrival = free[device]
-            if held[-1].followed and device + 1 < devices:
-                # It waits for the weights of the next device's previous step.
-                end = max(end, previous_ends[device + 1] + held[-1].followed / bandwidth)
+            for module in held:
+                for followed, weights in module.followed.items():
+                    if device_of[followed] != device:
+                        # It waits for the weights of the other device's previous step.
+                        end = max(end, previous_ends[device_of[followed]] + weights / bandwidth)
             ends[device] = end
     return max(ends) / steps
 
@@ -70,17 +73,22 @@ def data_parallel(seconds: float, weights: int, devices: int, bandwidth: float) 
     return max(seconds / devices, 2 * (devices - 1) / devices * weights / bandwidth)
 
 
-def pipelined_backpropagation(alone: Sequence[float], devices: int, microbatches: int) -> float:
+def pipelined_backpropagation(
+    alone: Sequence[float], outputs: Sequence[int], devices: int, microbatches: int, bandwidth: float
+) -> float:
     """Seconds per step of pipelined backpropagation (GPipe).
 
-    With G devices and M microbatches the bubble is (G - 1) / (M + G - 1) of the time.
+    With G devices and M microbatches the bubble is (G - 1) / (M + G - 1) of the time. The slowest device or
+    connection sets the pace.
 
     Args:
         alone: seconds of the forward and backward pass of each module's layers.
+        outputs: bytes of each module's output features for the batch; their gradients return the same way.
         devices: G.
         microbatches: M.
+        bandwidth: bandwidth of each connection, in bytes per second.
     """
-    slowest = max(
-        sum(alone[i] for i in stage) for stage in balanced(alone, devices, range(1, len(alone))).stages
-    )
-    return slowest * (microbatches + devices - 1) / microbatches
+    stages = balanced(alone, devices, range(1, len(alone))).stages
+    slowest = max(sum(alone[i] for i in stage) for stage in stages)
+    busiest = max((2 * outputs[stage[-1]] / bandwidth for stage in stages[:-1]), default=0.0)
+    return max(slowest, busiest) * (microbatches + devices - 1) / microbatches

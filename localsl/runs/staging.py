@@ -154,7 +154,10 @@ def described(cfg: Config, network: LocalNetwork) -> str:
     """Lines that say which process trains which modules; empty unless modules are distributed."""
     if cfg.parallel.name != "modules" or (cfg.processes or 1) == 1:
         return ""
-    devices.place(network, cfg, devices.chosen(cfg.device))
+    device = devices.chosen(cfg.device)
+    devices.prepare(device, cfg.deterministic, cfg.tf32)
+    devices.use_threads(cfg)
+    devices.place(network, cfg, device)
     return "\n".join(["", *stage_lines(balance_of(cfg, network))])
 
 

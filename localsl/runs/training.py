@@ -271,17 +271,17 @@ class Training:
         votes, coming = Votes(self._team), iter(batches)
         while True:
             if votes.ahead:  # vote before fetching: a stage that stops must not pass on another batch
-                self._stop_if_asked(stop, votes)
+                self._stop_if(votes.max(stop.asked or 0), stop)
             batch = next(coming, None)
             if batch is None:
                 break
             if not votes.ahead:  # vote after fetching: a signal may arrive while the batch is made
-                self._stop_if_asked(stop, votes)
+                self._stop_if(votes.max(stop.asked or 0), stop)
             yield batch
-        votes.close()
+        self._stop_if(votes.close(), stop)  # of phases with fewer batches than the delay, the only chance
 
-    def _stop_if_asked(self, stop: Stop, votes: Votes) -> None:
-        asked = votes.max(stop.asked or 0)  # a signal may arrive while this process waits for the others
+    def _stop_if(self, asked: int, stop: Stop) -> None:
+        """Save and stop; `asked` is equal in all processes, while a signal may have reached only some of them."""
         if asked:
             with suppress(Diverged):  # the last checkpoint is then the one before the divergence
                 self.save()

@@ -17,7 +17,10 @@ from typing import Any, cast
 
 import pytest
 import torch
+from timm.layers.patch_dropout import PatchDropout
+from torch import nn
 from torch.multiprocessing.spawn import spawn
+from torchvision.ops import StochasticDepth
 
 from localsl.cli import commands
 from localsl.config import ConfigError, compose
@@ -26,6 +29,7 @@ from localsl.core.objectives import open_cuts
 from localsl.execution import handover, pipeline
 from localsl.execution.balance import Turn, balanced, measured
 from localsl.execution.pipeline import inexact, random_modules
+from localsl.execution.processes import Votes
 from localsl.measure import scaling
 from localsl.measure.scaling import Module
 from localsl.network import build_network
@@ -51,6 +55,7 @@ CASES = {
     "bf16": ["method=auglocal", "aux.depth=2", "precision=bf16", "K=10"],
     # With a seed of its own: the layout is no part of a run's identity.
     "layout": ["method=infopro", "channels_last=false", "seed=1"],
+    "held-out images": ["method=dgl", "dataset.validation=10"],
     "timm": ["method=dgl", "backbone=timm/resnet10t", "K=4", "dataset.image_size=16", "aux_net=dgl"],
 }
 FAST = ("dgl", "man", "infopro")
@@ -203,6 +208,7 @@ def test_no_process_begins_inside_a_cascade():
     [
         (["method=bp"], "parallel", "bp trains one module"),
         (["method=mlaan"], "parallel", "can be separated nowhere"),
+        (["method=mlaan"], "parallel", "type parallel=data, or choose a rule without cascades"),
         (["method=dgl", "K=1"], "parallel", "one module"),
         (["method=dgl", "cuda_graph=true"], "cuda_graph", "single process"),
         (["method=dgl", "sync_batchnorm=true"], "sync_batchnorm", "the whole batch"),
@@ -235,6 +241,37 @@ def test_random_numbers_that_only_one_process_could_draw_are_refused():
     assert inexact(network, stages) == ""
 
 
+def test_layers_that_draw_are_found_by_what_they_are():
+    drawing = [nn.Dropout(0.1), nn.RReLU(), StochasticDepth(0.1, "row"), PatchDropout(0.1)]
+    assert all(pipeline._draws(layer) for layer in drawing)
+    assert not any(
+        pipeline._draws(layer) for layer in (nn.Dropout(0.0), nn.ReLU(), StochasticDepth(0.0, "row"))
+    )
+
+
+def test_only_weights_that_averages_read_are_sent():
+    stages = [range(4), range(4, 10)]
+    for overrides, sent in ([], 1), (["ema.source=none", "ema.bias=block"], 0), (["ema.momentum=1"], 0):
+        network = build_network(compose([*TINY, "method=man", "K=10", *overrides]))
+        assert len(pipeline.Followed(network, stages, 1, None)._outgoing) == sent
+
+
+class Team:
+    """Two processes of which the other votes for nothing; maxima are known when they are asked for."""
+
+    replicas, size = 1, 2
+
+    def begin_max(self, value):
+        return lambda: value
+
+
+def test_a_stop_is_heard_in_phases_with_fewer_batches_than_processes():
+    votes = Votes(cast("Any", Team()))
+    assert votes.max(15) == 0
+    assert votes.close() == 15
+    assert votes.close() == 0
+
+
 def test_a_stage_holds_no_other_modules_weights():
     network = build_network(compose([*TINY, "method=man", "K=10"]))
     whole = count_parameters(network)
@@ -249,6 +286,15 @@ def test_a_stage_holds_no_other_modules_weights():
     names = set(network.held_state())
     assert any(name.startswith("backbone.layers.3.") for name in names)
     assert not any(name.startswith(("backbone.layers.4.", "backbone.layers.5.")) for name in names)
+
+
+def test_memory_is_measured_for_each_process():
+    shared = ["parallel=modules", "processes=2", "parallel.balance=operations"]
+    records = [commands.run(compose([*TINY, "method=dgl", "measure=memory", *more])) for more in (shared, [])]
+    together, alone = (record["figures"] for record in records if record is not None)
+    peaks = together["stage_peaks_bytes"]
+    assert len(peaks) == 2
+    assert max(peaks) == together["peak_bytes"] < alone["peak_bytes"]
 
 
 def test_measured_turns_leave_the_network_as_it_is():
@@ -280,16 +326,25 @@ def test_modules_side_by_side_are_as_fast_as_the_slowest_device():
     assert filling == pytest.approx(3 * 3 + 4)  # each device but the last hands on before its last backward
     slow = scaling.pipelined(EVEN, 4, cuts, 10, 10**3)  # 10 seconds for each handover
     assert slow == pytest.approx(10, rel=0.05)
-    followed = [
-        replace(module, followed=40) for module in EVEN
-    ]  # and 4 seconds for weights, two steps in five apart
-    assert scaling.pipelined(followed, 4, cuts, 10, 10**3) >= slow
+    onward = [replace(module, followed={i + 1: 40} if i < 7 else {}) for i, module in enumerate(EVEN)]
+    assert scaling.pipelined(onward, 4, cuts, 1e12, 10**4) == pytest.approx(4, rel=1e-3)
+    assert scaling.pipelined(onward, 4, cuts, 10, 10**3) >= slow  # and 4 seconds for weights
+
+
+def test_followers_of_the_last_layer_keep_the_devices_in_step():
+    cuts = range(1, 8)
+    far = [replace(module, followed={7: 1} if i < 7 else {}) for i, module in enumerate(EVEN)]
+    assert scaling.pipelined(far, 2, cuts, 1e12, 10**4) == pytest.approx(8, rel=1e-2)
+    # The first device starts a step when the last has ended the one before the previous: every two steps take seven
+    # forward passes and a module's step. Without the wait it would be 2 seconds.
+    assert scaling.pipelined(far, 8, cuts, 1e12, 10**4) == pytest.approx(9 / 2, rel=1e-3)
 
 
 def test_the_other_ways_of_several_devices():
     assert scaling.data_parallel(8.0, 100, 4, 1e12) == pytest.approx(2)
     assert scaling.data_parallel(8.0, 100, 4, 10) == pytest.approx(15)  # the ring is slower
-    assert scaling.pipelined_backpropagation([1.0] * 8, 4, 8) == pytest.approx(2 * 11 / 8)
+    assert scaling.pipelined_backpropagation([1.0] * 8, [100] * 8, 4, 8, 1e12) == pytest.approx(2 * 11 / 8)
+    assert scaling.pipelined_backpropagation([1.0] * 8, [100] * 8, 4, 8, 10) == pytest.approx(20 * 11 / 8)
 
 
 def test_a_model_of_several_devices(monkeypatch):
