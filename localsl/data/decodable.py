@@ -23,7 +23,7 @@ MAX_NAMED = 10  # broken files that a message names
 CHUNK = 256  # files that a thread checks at a time
 
 
-def checked(splits: Sequence[Pictures], skip: bool, data_dir: Path, warn: bool = True) -> list[Pictures]:
+def checked(splits: Sequence[Pictures], skip: bool | None, data_dir: Path, warn: bool = True) -> list[Pictures]:
     """The splits without the files that cannot be decoded; a warning names these.
 
     The result is cached in `data_dir` for this root until a file's name, size or change time differs. Files that were
@@ -31,7 +31,7 @@ def checked(splits: Sequence[Pictures], skip: bool, data_dir: Path, warn: bool =
     for the one that checks.
 
     Args:
-        skip: whether to leave broken files out instead of raising an error.
+        skip: whether to leave broken files out instead of raising an error; None where that cannot be asked for.
         warn: whether to print the warning.
 
     Raises:
@@ -55,6 +55,8 @@ def checked(splits: Sequence[Pictures], skip: bool, data_dir: Path, warn: bool =
     what = f"{len(texts)} of {files} files cannot be decoded: {', '.join(texts[:MAX_NAMED])}{more}"
     if not skip:
         instead = "repair or remove them, or type dataset.skip_broken=true to leave them out"
+        if skip is None:
+            instead = "repair them, or download them again"
         raise error(splits[0].root, what, instead)
     if warn:
         print(f"warning: {what}; they are left out", file=sys.stderr)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from localsl.core.settings import ConfigError, Problem, first_line
 
 MAX_NAMED = 10  # invalid entries that a message names
-IMAGE_KEYS = ("id", "file_name", "height", "width")
-OBJECT_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+LARGEST = 1e6  # coordinate in pixels; COCO's code overflows with much larger ones
+# The keys of each list, and the words for their types.
+IMAGE_KEYS = {"id": "an integer", "file_name": "a text", "height": "an integer", "width": "an integer"}
+OBJECT_KEYS = {"id": "an integer", "image_id": "an integer", "category_id": "an integer"}
+OBJECT_KEYS |= {"bbox": "four numbers", "area": "a number from 0 to 1e10", "iscrowd": "0 or 1"}
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def read(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise error(file, "is missing") from None
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:  # the last by lists that are nested too deeply
         raise error(file, f"cannot be read ({first_line(cause)})", "download it again") from None
     parts = ("images", "annotations", "categories")
     missing = [p for p in parts if not isinstance(values, dict) or not isinstance(values.get(p), list)]
@@ -72,24 +75,22 @@ def some(names: Iterable[Any]) -> str:
 
 
 def _problems(values: dict[str, Any]) -> Iterator[str]:
-    """Inconsistencies, one message for each kind; missing keys are reported alone, as other checks need them."""
+    """Inconsistencies, one message for each kind.
+
+    Keys that are missing or have a wrong type are reported alone, as other checks need them.
+    """
     images, entries = values["images"], values["annotations"]
     lists = [("images", images, IMAGE_KEYS), ("annotations", entries, OBJECT_KEYS)]
-    lists += [("categories", values["categories"], ("id",))]
-    incomplete = False
-    for name, listed, keys in lists:
-        for key in keys:
-            without = [_label(entry, i) for i, entry in enumerate(listed) if _lacks(entry, key)]
-            if without:
-                incomplete = True
-                yield f"has {len(without)} {name} without {key}: {some(without)}"
-    if incomplete:
+    lists += [("categories", values["categories"], {"id": "an integer"})]
+    wrong = [what for name, listed, keys in lists for what in _wrong_keys(name, listed, keys)]
+    yield from wrong
+    if wrong:
         return
     for name, listed, _ in lists:
         twice = [this for this, count in Counter(entry["id"] for entry in listed).items() if count > 1]
         if twice:
             yield f"has ids of {name} that occur twice: {some(twice)}"
-    known_images = {entry["id"] for entry in images}
+    known_images = {entry["id"]: (entry["height"], entry["width"]) for entry in images}
     known_categories = {entry["id"] for entry in values["categories"]}
     for key, known in (("image_id", known_images), ("category_id", known_categories)):
         unknown = [entry["id"] for entry in entries if entry[key] not in known]
@@ -98,11 +99,30 @@ def _problems(values: dict[str, Any]) -> Iterator[str]:
     unsegmented = [entry["id"] for entry in entries if not entry.get("segmentation")]
     if unsegmented:
         yield f"has {len(unsegmented)} annotations without a segmentation: {some(unsegmented)}"
-    invalid_boxes = [entry["id"] for entry in entries if not _is_box(entry["bbox"])]
-    if invalid_boxes:
-        yield f"has {len(invalid_boxes)} annotations whose bbox is not four numbers: {some(invalid_boxes)}"
+    checked = [e for e in entries if e.get("segmentation") and e["image_id"] in known_images]
+    invalid = [
+        e["id"] for e in checked if not _is_segmentation(e["segmentation"], *known_images[e["image_id"]])
+    ]
+    if invalid:
+        what = "is neither polygons nor a run-length encoding of the image's size"
+        yield f"has {len(invalid)} annotations whose segmentation {what}: {some(invalid)}"
     if not entries:
         yield "has no annotations"
+
+
+def _wrong_keys(name: str, listed: list[Any], keys: dict[str, str]) -> Iterator[str]:
+    """Messages about keys that entries of a list lack, or whose values have a wrong type."""
+    for key, kind in keys.items():
+        without = [_label(entry, i) for i, entry in enumerate(listed) if _lacks(entry, key)]
+        if without:
+            yield f"has {len(without)} {name} without {key}: {some(without)}"
+        wrong = [
+            _label(entry, i)
+            for i, entry in enumerate(listed)
+            if not _lacks(entry, key) and not _IS[kind](entry[key])
+        ]
+        if wrong:
+            yield f"has {len(wrong)} {name} whose {key} is not {kind}: {some(wrong)}"
 
 
 def _lacks(entry: Any, key: str) -> bool:
@@ -110,8 +130,66 @@ def _lacks(entry: Any, key: str) -> bool:
 
 
 def _label(entry: Any, index: int) -> str:
-    return str(entry.get("id", f"number {index}")) if isinstance(entry, dict) else f"number {index}"
+    """The id of an entry, or its position if it has none."""
+    this = entry.get("id") if isinstance(entry, dict) else None
+    return str(this) if isinstance(this, int | str) else f"number {index}"
 
 
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(isinstance(x, int | float) for x in value)
+def _is_integer(value: Any) -> bool:
+    return type(value) is int  # true and false are no numbers, here and below
+
+
+def _are_numbers(values: Any) -> bool:
+    """Whether the values are a list of numbers that can be coordinates."""
+    # Comparisons are false for the NaN that Python reads from JSON.
+    return (
+        isinstance(values, list)
+        and set(map(type, values)) <= {int, float}
+        and all(-LARGEST <= value <= LARGEST for value in values)
+    )
+
+
+def _is_segmentation(value: Any, height: int, width: int) -> bool:
+    """Whether a value is a list of polygons, or a run-length encoding of a mask of this size."""
+    if isinstance(value, list):
+        # COCO's code takes four numbers at the start for a box; a line further on covers no pixel.
+        return all(p and _are_numbers(p) and len(p) % 2 == 0 for p in value) and len(value[0]) >= 6
+    if not isinstance(value, dict) or value.get("size") != [height, width]:
+        return False
+    counts = value.get("counts")
+    if isinstance(counts, str):
+        counts = _counts(counts)
+    if not isinstance(counts, list) or not all(_is_integer(count) and count >= 0 for count in counts):
+        return False
+    return len(counts) > 0 and sum(counts) == height * width
+
+
+def _counts(text: str) -> list[int] | None:
+    """The counts that COCO's code reads from the text of a compressed encoding; None if it cannot be read.
+
+    A character holds five bits, the lowest ones first, and whether more follow. From the fourth count on, the text
+    has differences to the count before the last one. COCO's code does not check that the counts fit the mask.
+    """
+    found, value, bits = list[int](), 0, 0
+    for digit in (ord(character) - 48 for character in text):
+        if not 0 <= digit < 64:
+            return None
+        value |= (digit & 31) << bits
+        bits += 5
+        if digit & 32:
+            continue
+        if digit & 16:  # the sign
+            value -= 1 << bits
+        found.append(value + (found[-2] if len(found) > 2 else 0))
+        value = bits = 0
+    return None if bits else found
+
+
+# For each type of a key, a function that says whether a value has it. COCO's code ignores objects with a larger area.
+_IS: dict[str, Callable[[Any], bool]] = {
+    "an integer": _is_integer,
+    "a text": lambda value: isinstance(value, str),
+    "a number from 0 to 1e10": lambda value: type(value) in (int, float) and 0 <= value <= 1e10,
+    "0 or 1": lambda value: value in (0, 1),
+    "four numbers": lambda value: _are_numbers(value) and len(value) == 4,
+}

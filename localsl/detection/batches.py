@@ -27,13 +27,14 @@ class Selection:
 class Reader(Dataset):
     """Reads the scenes of a batch, or returns a message if a file is broken; run by workers."""
 
-    def __init__(self, scenes: Scenes):
-        self._scenes = scenes
+    def __init__(self, scenes: Scenes, objects: bool):
+        """`objects` says whether to read boxes and masks beside the images."""
+        self._one = scenes.__getitem__ if objects else scenes.without_objects
 
     def __getitems__(self, selection: Selection) -> list[Scene] | str:
         read = []
         for index, mirror in zip(selection.indices, selection.mirrored, strict=True):
-            scene = self._scenes[index]
+            scene = self._one(index)
             if isinstance(scene, str):
                 return scene
             read.append(scene.mirrored() if mirror else scene)
@@ -43,9 +44,9 @@ class Reader(Dataset):
 class Loader:
     """Batches of scenes on the device, read ahead by workers if the scenes lie on disk."""
 
-    def __init__(self, scenes: Scenes, processes: int | None, device: torch.device):
+    def __init__(self, scenes: Scenes, processes: int | None, device: torch.device, objects: bool = True):
         count = 0 if scenes.in_memory else workers(processes)
-        self._read = ReadAhead(Reader(scenes), count, requests=2 * count)
+        self._read = ReadAhead(Reader(scenes, objects), count, requests=2 * count)
         self._device = device
 
     def __call__(self, batches: Sequence[Selection]) -> Iterator[tuple[list[Tensor], list[Scene]]]:
@@ -120,7 +121,7 @@ class TestScenes:
     ):
         shares = [list(range(s.start, s.stop)) for s in part.of_all(len(scenes), batch_size)]
         self._batches = [Selection(indices, [False] * len(indices)) for indices in shares]
-        self._loader = Loader(scenes, processes, device)
+        self._loader = Loader(scenes, processes, device, objects=False)
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[int]]]:
         read = self._loader(self._batches)

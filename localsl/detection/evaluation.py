@@ -58,10 +58,12 @@ def average_precision(
 
     if not found:
         return dict.fromkeys(FIGURES, 0.0)
+    # Objects are numbered from 1, because COCO's code takes one with the id 0 as not matched by any prediction.
+    objects = [entry | {"id": number} for number, entry in enumerate(truth["annotations"], 1)]
     summaries: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         coco: Any = COCO()
-        coco.dataset = truth
+        coco.dataset = truth | {"annotations": objects}
         coco.createIndex()
         for kind, key in KINDS.items():
             # Boxes and masks are passed separately: COCO's code treats every result with a box as a box result.

@@ -39,6 +39,10 @@ class Scenes(Protocol):
         """A scene, or a message if its file is broken."""
         ...
 
+    def without_objects(self, index: int) -> Scene | str:
+        """A scene whose image is read alone, with none of its objects; or a message if its file is broken."""
+        ...
+
     def truth(self) -> dict[str, Any]:
         """The ground truth in the format of COCO's annotation files."""
         ...
@@ -69,7 +73,7 @@ class ShapeScenes:
 
     @property
     def image_ids(self) -> Sequence[int]:
-        """Ids from 1, since COCO's code treats an id of 0 as no match."""
+        """The numbers of the scenes, from 1."""
         return range(1, len(self.scenes) + 1)
 
     @property
@@ -82,6 +86,11 @@ class ShapeScenes:
 
     def __getitem__(self, index: int) -> Scene:
         return self.scenes[index]
+
+    def without_objects(self, index: int) -> Scene:
+        """A scene with none of its objects."""
+        scene = self.scenes[index]
+        return Scene(scene.image, scene.boxes[:0], scene.labels[:0], scene.masks[:0])
 
     def truth(self) -> dict[str, Any]:
         """The ground truth in the format of COCO's annotation files, with run-length encoded masks."""

@@ -28,13 +28,23 @@ def described(dataset: DatasetSettings, data_dir: str) -> DatasetSettings:
     """The settings, completed by the number of images and a digest if the files are not the published ones.
 
     Raises:
-        ConfigError: if the data set is not for detection, or its annotations are invalid.
+        ConfigError: if the data set is not for detection, a setting does not apply to it, or its annotations are
+            invalid.
     """
     if dataset.name not in NAMES:
         what = "has no objects' boxes and masks"
         raise ConfigError(
             [Problem("dataset", dataset.name, what, f"type dataset={' or dataset='.join(NAMES)}")]
         )
+    problems = []
+    if dataset.validation:
+        what = "a detector is trained on all images, and none are held out"
+        problems.append(Problem("dataset.validation", dataset.validation, what, "leave it out"))
+    if dataset.skip_broken:
+        what = "a detector's images are complete, as annotations refer to them"
+        problems.append(Problem("dataset.skip_broken", True, what, "leave it out"))
+    if problems:
+        raise ConfigError(problems)
     if dataset.name == "shapes":
         if dataset.root is not None:
             raise ConfigError(

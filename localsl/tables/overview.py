@@ -36,7 +36,6 @@ def status(request: Request, jobs: Sequence[Job], configs: Sequence[Command], st
             {
                 "table": table.name,
                 "cells": len(table.cells),
-                "not built": sum(cell.unbuilt is not None for cell in table.cells),
                 "runs": sum(count.values()),
                 **{name: count.pop(name, 0) for name in ("done", "running", "interrupted", "missing")},
                 "failed": sum(count.values()),
@@ -51,6 +50,4 @@ def status(request: Request, jobs: Sequence[Job], configs: Sequence[Command], st
             runs[run] = state_of[job]
     by_state = ", ".join(f"{count} {name}" for name, count in Counter(runs.values()).most_common())
     shared = f"{len(runs)} runs, those that tables share counted once" + (f": {by_state}" if by_state else "")
-    unbuilt = {(table.name, cell.unbuilt) for table in request.tables for cell in table.cells if cell.unbuilt}
-    not_built = [f"  {name} not built: {reason}" for name, reason in sorted(unbuilt)]
-    return "\n".join([display.table(lines), *not_built, shared])
+    return f"{display.table(lines)}\n{shared}"

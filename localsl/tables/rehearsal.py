@@ -36,6 +36,7 @@ GIB = 2**30
 MEMORY = 20 * GIB  # limit of a rehearsal; larger ones are traced without data
 SECONDS = 900.0  # time limit of a rehearsal
 AT_ONCE = 2
+SUCCESSFUL = ("ok", "traced")  # results of rehearsals, before a colon
 
 Row = dict[str, Any]
 
@@ -49,14 +50,12 @@ class Part:
         cell: the table and keys of the first cell with this configuration.
         tables: the names of all tables with this configuration.
         typed: the overrides of the configuration.
-        unbuilt: the reason why it cannot be run yet, or None.
     """
 
     id: str
     cell: str
     tables: tuple[str, ...]
     typed: tuple[str, ...]
-    unbuilt: str | None = None
 
 
 def rehearse(line: Line) -> str:
@@ -75,8 +74,8 @@ def rehearse(line: Line) -> str:
         line.request, {job.overrides: cfg for job, cfg in zip(line.jobs, line.configs, strict=True)}
     )
     kept = {row["id"]: row for row in read(file) if _is_valid(row, commit)}
-    rows = {part.id: kept.pop(part.id) for part in selected if part.id in kept}
-    rows |= {part.id: _row(part, commit, f"not built: {part.unbuilt}") for part in selected if part.unbuilt}
+    # A row that is reused may have been written by the rehearsal of other tables.
+    rows = {part.id: kept.pop(part.id) | _place(part) for part in selected if part.id in kept}
     left = [part for part in selected if part.id not in rows]
     print(f"{len(selected)} configurations, {len(left)} of them to rehearse", flush=True)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +97,7 @@ def rehearse(line: Line) -> str:
     count = Counter(str(row["result"]).split(":")[0] for row in ordered)
     failed = sum(not _succeeded(row) for row in ordered)
     print(table)
-    counts = ", ".join(f"{n} {word}" for word, n in count.items() if word in ("ok", "traced", "not built"))
+    counts = ", ".join(f"{n} {word}" for word, n in count.items() if word in SUCCESSFUL)
     summary = f"{len(ordered)} configurations: {counts}; {file}"
     if failed:
         raise LocalslError(f"{summary}; {failed} failed")
@@ -114,7 +113,7 @@ def parts(request: Request, known: dict[tuple[str, ...], Command]) -> list[Part]
             name = " ".join(filter(None, (table.name, *cell.keys)))
             for overrides in request.overrides(cell):
                 part_id = _id(cell, overrides, known, composition)
-                part = found.setdefault(part_id, Part(part_id, name, (table.name,), overrides, cell.unbuilt))
+                part = found.setdefault(part_id, Part(part_id, name, (table.name,), overrides))
                 if table.name not in part.tables:
                     found[part_id] = replace(part, tables=(*part.tables, table.name))
     return list(found.values())
@@ -123,8 +122,6 @@ def parts(request: Request, known: dict[tuple[str, ...], Command]) -> list[Part]
 def _id(
     cell: Cell, overrides: tuple[str, ...], known: dict[tuple[str, ...], Command], composition: Composition
 ) -> str:
-    if cell.unbuilt is not None:
-        return identity.digest({"typed": overrides})
     measured = (sweeps.measuring(overrides, measure) for measure in cell.measures)
     cfg = next((known[typed] for typed in (overrides, *measured) if typed in known), None)
     return identity.cell_id(cfg or compose(overrides, composition))
@@ -169,11 +166,7 @@ def _row(
     part: Part, commit: str, result: str, seconds: float = 0, peak: int = 0, found: Rehearsed | None = None
 ) -> Row:
     counted = {"modules": "", "network": "", "auxiliary": ""} if found is None else asdict(found)
-    return {
-        "cell": part.cell,
-        "also": " ".join(part.tables[1:]),
-        "typed": " ".join(part.typed).replace(" show=rehearsal", ""),  # what starts the run itself
-        "id": part.id,
+    return _place(part) | {
         "modules": counted["modules"],
         "network_parameters": counted["network"],
         "auxiliary_parameters": counted["auxiliary"],
@@ -181,6 +174,16 @@ def _row(
         "peak_mib": f"{peak / 2**20:.0f}" if peak else "",
         "result": result,
         "commit": commit,
+    }
+
+
+def _place(part: Part) -> Row:
+    """The columns of a row that say which configuration it has, and where it occurs."""
+    return {
+        "cell": part.cell,
+        "also": " ".join(part.tables[1:]),
+        "typed": " ".join(part.typed).replace(" show=rehearsal", ""),  # what starts the run itself
+        "id": part.id,
     }
 
 
@@ -194,16 +197,11 @@ def read(file: Path) -> list[Row]:
 
 def _is_valid(row: Row, commit: str) -> bool:
     """Whether a row is still valid: it succeeded, with exactly the present code."""
-    return (
-        row["commit"] == commit != "" and not commit.endswith("+") and row["result"].split(":")[0] in SUCCESSFUL
-    )
-
-
-SUCCESSFUL = ("ok", "traced")
+    return row["commit"] == commit != "" and not commit.endswith("+") and _succeeded(row)
 
 
 def _succeeded(row: Row) -> bool:
-    return row["result"].split(":")[0] in (*SUCCESSFUL, "not built")
+    return row["result"].split(":")[0] in SUCCESSFUL
 
 
 def _short_line(row: Row) -> str:

@@ -62,7 +62,7 @@ class Composed:
     configs: dict[tuple[str, ...], Command]
 
     def of(self, cell: Cell) -> list[Command]:
-        """The configurations of a cell's runs; empty if it cannot be run yet."""
+        """The configurations of a cell's runs."""
         return [self.configs[o] for o in self.request.overrides(cell) if o in self.configs]
 
     def formerly(self, cell: Cell) -> list[Command]:
@@ -151,8 +151,6 @@ def _rows_of(
     full: dict[str, Command],
 ) -> list[Row]:
     row = _empty(number, cell)
-    if cell.unbuilt is not None:
-        return [row | {"status": f"not built: {cell.unbuilt}"}]
     if number.metric == "structure":
         return [row | {"ours_mean": structures.of_stage(cell), "status": "done"}]
     if number.metric in MEASURED_ALONE:

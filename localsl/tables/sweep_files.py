@@ -57,7 +57,6 @@ class Cell:
     Attributes:
         keys: the values of the key columns, in the order of KEYS.
         overrides: the overrides of its runs with the paper's settings.
-        unbuilt: the reason why it cannot be run yet, or None.
         numbers: the published numbers, one for each metric.
         drawn: whether it belongs to a figure.
         defaults: values of the setting that define the cell but are defaults, and so need not be typed.
@@ -70,7 +69,6 @@ class Cell:
 
     keys: tuple[str, ...]
     overrides: tuple[str, ...]
-    unbuilt: str | None
     numbers: tuple[Number, ...]
     drawn: bool = False
     defaults: tuple[str, ...] = ()
@@ -82,8 +80,7 @@ class Cell:
     @property
     def trains(self) -> bool:
         """Whether a training run measures one of its numbers, or is drawn in a figure."""
-        measured = self.drawn or any(n.metric in MEASURED_BY_TRAINING for n in self.numbers)
-        return self.unbuilt is None and measured
+        return self.drawn or any(n.metric in MEASURED_BY_TRAINING for n in self.numbers)
 
     @property
     def dataset(self) -> str:
@@ -216,7 +213,7 @@ def _cells(grid: dict[str, Any], numbers: dict[tuple[str, ...], list[Number]]) -
         options: dict[str, Any] = {k: tuple(grid.get(k, "").split()) for k in ("defaults", "formerly")}
         options |= {"seeds": grid.get("seeds"), "note": grid.get("note", "")}
         options["backbone_run"] = tuple(grid.get("backbone_run", "").split())
-        yield Cell(ordered, tuple(combination), grid.get("unbuilt"), tuple(numbers.get(ordered, [])), **options)
+        yield Cell(ordered, tuple(combination), tuple(numbers.get(ordered, [])), **options)
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

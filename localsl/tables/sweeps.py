@@ -105,7 +105,7 @@ class Request:
         return [job for job in self.jobs if job.overrides[-1] in measuring((), *self.only)]
 
     def _runs(self, cell: Cell, seeds: int) -> Iterator[tuple[tuple[str, ...], int | None]]:
-        for overrides in self.overrides(cell) if cell.unbuilt is None else []:
+        for overrides in self.overrides(cell):
             for measure in cell.measures:
                 yield measuring(overrides, measure), None
             for seed in (self.seeds or range(seeds)) if cell.trains else []:

@@ -147,6 +147,8 @@ def test_the_backbones_run_is_named_by_its_id_its_folder_or_its_overrides(output
         (["measure=memory"], "measure=memory: does not apply to detection"),
         (["optimizer.per_module=true"], "a detector is one module"),
         (["detector.anchors=[8,16]"], "one size, at least 1, for each of 4 stages and one more"),
+        (["dataset.validation=3"], "dataset.validation=3: a detector is trained on all images"),
+        (["dataset.skip_broken=true"], "dataset.skip_broken=True: a detector's images are complete"),
         (["detector.trainable_layers=6"], "at most 5"),
         (["detector.longest=32"], "below the shorter side"),
         (["backbone_run='dataset=shapes optimizer.lr=-1'"], "backbone_run: optimizer.lr=-1"),

@@ -56,6 +56,17 @@ def test_average_precision_equals_that_of_cocos_own_code(tmp_path):
     assert all(0 < value < 100 for value in ours.values())
 
 
+def test_average_precision_does_not_depend_on_the_ids_of_objects():
+    """COCO's own code takes the object with the id 0 as not matched."""
+    scenes = ShapeScenes.of("test", 4)
+    truth = scenes.truth()
+    found = [entry | {"score": 0.9} for entry in truth["annotations"]]
+    for number, entry in enumerate(truth["annotations"]):
+        entry["id"] = number
+    assert set(average_precision(truth, found, scenes.image_ids).values()) == {100.0}
+    assert truth["annotations"][0]["id"] == 0
+
+
 def test_average_precision_without_predictions_is_0():
     truth = ShapeScenes.of("test", 2).truth()
     assert set(average_precision(truth, [], [1, 2]).values()) == {0.0}

@@ -20,7 +20,7 @@ PAPERS = {
     "mlaan_preprint": "MLAAN, preprint",
     "ours": "Measured here",
 }
-STATES = ("done", "fewer seeds", "shortened", "missing", "stand-in", "not built", "not measured")
+STATES = ("done", "fewer seeds", "shortened", "missing", "stand-in", "not measured")
 MEASURED = STATES[:3]
 
 
@@ -104,7 +104,6 @@ def _cell(table: Table, made: Sequence[Row]) -> str:
     words = f"Table {number}, {table.title}: {measured} of {total} numbers measured"
     words += f", {count['shortened']} by shortened training" if count["shortened"] else ""
     words += f", {count['fewer seeds']} with fewer seeds" if count["fewer seeds"] else ""
-    words += f", {count['not built']} cannot be run yet" if count["not built"] else ""
     attributes = "" if measured else ' class="none"'
     attributes += f' href="#{anchor(table.name)}" title="{escape(words)}" aria-label="{escape(words)}"'
     attributes += f' style="--full:{done:.0f}%;--some:{part:.0f}%"'
