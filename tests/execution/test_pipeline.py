@@ -138,12 +138,12 @@ def started(size, *overrides):
 LONG = [*TINY, "schedule.epochs=12", "threads=1", "method=man", "K=10"]
 
 
-def hurt(run, number, rank=1):
-    """Send a signal to one process of a run at a random moment after its second epoch."""
+def hurt(run, number, rank=1, after=" 2/12", within=0.5):
+    """Send a signal to one process of a run, at a random moment within seconds of an epoch's line."""
     assert run.stdout is not None
-    while " 2/12" not in (line := run.stdout.readline()):
+    while after not in (line := run.stdout.readline()):
         assert line, run.communicate()
-    time.sleep(random.random() / 2)
+    time.sleep(random.random() * within)
     workers = children(run.pid) or [run.pid]
     os.kill(workers[rank if len(workers) > 1 else 0], number)
     run.communicate(timeout=120)
@@ -152,19 +152,20 @@ def hurt(run, number, rank=1):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "sizes"),
-    [(signal.SIGKILL, (2, 2)), (signal.SIGTERM, (2, 2)), (signal.SIGTERM, (2, 1)), (signal.SIGTERM, (1, 3))],
+    [(signal.SIGKILL, (2, 2)), (signal.SIGTERM, (2, 2)), (signal.SIGTERM, (2, 1, 2)), (signal.SIGTERM, (1, 3))],
 )
 def test_a_run_goes_on_with_as_many_processes_or_others(number, sizes):
     straight, broken = (compose([*LONG, f"output_dir={name}"]) for name in ("straight", "broken"))
     experiment.run(straight)
-    run = started(sizes[0], "output_dir=broken")
-    hurt(run, number)
-    assert run.returncode not in (0, None)
-    if number == signal.SIGTERM:
-        record = stored.read_record(broken)
-        assert record is not None
-        assert record["status"] == "interrupted"
-    run = started(sizes[1], "output_dir=broken")
+    for index, size in enumerate(sizes[:-1]):
+        run = started(size, "output_dir=broken")
+        hurt(run, number, **{} if index == 0 else {"after": "/12", "within": 0.0})
+        assert run.returncode not in (0, None)
+        if number == signal.SIGTERM:
+            record = stored.read_record(broken)
+            assert record is not None
+            assert record["status"] == "interrupted"
+    run = started(sizes[-1], "output_dir=broken")
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     assert "resuming after" in out
