@@ -46,7 +46,8 @@ def show(cfg: Command) -> str:
         )
     folder = Path(cfg.results_dir) / "ours"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [row for record in records for row in _rows(record, reference=record in _finest(records))]
+    references = _finest(records)
+    rows = [row for record in records for row in _rows(record, reference=record in references)]
     files.write_csv(folder / "pipeline.csv", rows)
     drawn = [row | {"dataset": f"batch {row['batch_size']}"} for row in rows]
     panels = [
