@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def runs(jobs: Sequence[Job], configs: Sequence[Command], states: Sequence[str]) -> str:
-    """A table with one row per run: its state, its id and its overrides."""
-    lines = [
-        {"state": state, "run": identity.run_id(cfg), "typed": " ".join(job.typed)}
-        for job, cfg, state in zip(jobs, configs, states, strict=True)
-    ]
+    """A table with one row per run: its state, its id and the overrides that start it, without `show=`."""
+    lines = []
+    for job, cfg, state in zip(jobs, configs, states, strict=True):
+        overrides = [override for override in job.typed if not override.startswith("show=")]
+        lines.append({"state": state, "run": identity.run_id(cfg), "typed": " ".join(overrides)})
     return display.table(lines)
 
 

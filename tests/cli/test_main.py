@@ -197,7 +197,8 @@ def test_a_depth_of_another_rule_is_told_to_bring_the_pyramid(monkeypatch, capsy
 def test_a_plain_sweep_lists_its_runs_and_their_price(monkeypatch, capsys):
     assert typed(monkeypatch, "-m", "method=bp,dgl", "K=4", "show=jobs") == 0
     told = capsys.readouterr().out
-    assert [line.split()[0] for line in told.splitlines() if "show=jobs" in line] == ["missing", "missing"]
+    rows = [line.split() for line in told.splitlines() if line.startswith("missing")]
+    assert [overrides for _, _, *overrides in rows] == [["method=bp", "K=4"], ["method=dgl", "K=4"]]
     assert "2 runs to do: about" in told
     assert [*Path("outputs").rglob("*")] == [
         Path("outputs/measured"),
