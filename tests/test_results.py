@@ -11,9 +11,10 @@ import pytest
 
 from localsl.analysis import runs
 from localsl.config import compose
+from localsl.measure.gpu.queue import lines
 from localsl.published import numbers as published
 from localsl.published.numbers import KEYS
-from localsl.runs.identity import digest, identity
+from localsl.runs.identity import digest, identity, run_id
 from localsl.runs.stored import Run
 from localsl.tables import records
 from tests.conftest import ROOT
@@ -29,6 +30,11 @@ def rows(file):
 
 
 CELLS = [(file, row) for file in TABLES for row in rows(file) if row["runs"]]
+
+
+def test_the_queue_of_the_open_questions_is_valid():
+    queue = lines(RESULTS / "open_questions.txt")
+    assert len({run_id(compose(line.split())) for line in queue}) == len(queue) > 1
 
 
 def test_there_are_results():

@@ -24,7 +24,8 @@ class EmaSettings:
         bias: what is learnt beside the follower: a `block` of the same architecture, whose output is added, one
             number per `channel`, or `none`.
         start: initial weights of the follower: a `copy` of the followed layer's, or `fresh` random ones.
-        bias_start: initial weights of a bias block: its `own` random ones, or those of the `follower`.
+        bias_start: initial weights of a bias block: its `own` random ones, or those of the `follower` if that starts
+            as a copy.
         layers: which layers of a leap bridge follow: `all`, or the `first`, with trained copies after it.
         moves: the modules whose followers are updated: `all`; the `last`; or all, with two updates per step in the
             last (`last_twice`).
@@ -47,12 +48,13 @@ class EmaSettings:
     def canonical(self) -> EmaSettings:
         """A copy in which fields that have no effect are set to their defaults.
 
-        A follower that is a copy takes no gradient steps, and only a bias block has initial weights to choose.
+        A follower that is a copy takes no gradient steps. Only a bias block beside a follower that starts as a copy
+        has initial weights to choose.
         """
         return replace(
             self,
             gradient=False if self.source == "copy" else self.gradient,
-            bias_start=self.bias_start if self.bias == "block" else "follower",
+            bias_start=self.bias_start if self.bias == "block" and self.start == "copy" else "follower",
         )
 
 

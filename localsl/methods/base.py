@@ -167,10 +167,14 @@ class HeadMethod(AuxSettings, Method):
 
     def notes(self, partition: Partition) -> Iterator[str]:
         """Note that `aux.depth` gives a rule other than AugLocal the pyramid and the joined last module as well."""
-        if self.depth is not None and self.head != "auglocal":
-            joins = f", and the last {self.depth} layers form one module" if self.joins_last(partition) else ""
-            pyramid = f"the depth of its heads decreases with aux.pyramid={self.pyramid}"
-            yield f"note: aux.depth makes this a baseline of AugLocal's Table 9: {pyramid}{joins}"
+        if self.depth is None or self.head == "auglocal":
+            return
+        changes = ["its heads have another depth"]
+        if self.pyramid and self.depth > 2:
+            changes.append(f"the depth decreases from module to module (aux.pyramid={self.pyramid})")
+        if self.joins_last(partition):
+            changes.append(f"the last {self.depth} layers form one module")
+        yield f"note: aux.depth makes this a baseline of AugLocal's Table 9, not the plain rule: {', '.join(changes)}"
 
     def joins_last(self, partition: Partition) -> bool:
         """Whether the last d layers form one module: as set by `join_last`, else as in AugLocal's code."""

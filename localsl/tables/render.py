@@ -74,7 +74,12 @@ def _grid(table: Table, shown: list[Row]) -> list[str]:
     for row in sorted(shown, key=lambda row: order[tuple(row[k] for k in KEYS)]):
         head = tuple(row[key] for key in across)
         heads.setdefault(head)
-        body.setdefault(tuple(row[key] for key in down), {})[head] = _cell(row)
+        values = body.setdefault(tuple(row[key] for key in down), {})
+        if head not in values:
+            values[head] = _cell(row)
+        elif row["ours_mean"]:
+            # The second row of a number in one setting: its rule's earlier default, which has more runs.
+            values[head] += f"; {_ours(row)}"
     lines = ["| " + " | ".join([*down, *(" ".join(filter(None, head)) or "value" for head in heads)]) + " |"]
     lines.append("|" + " --- |" * (len(down) + len(heads)))
     for label, values in body.items():
@@ -86,9 +91,13 @@ def _cell(row: Row) -> str:
     paper = (
         row["paper_mean"] + (f" ± {row['paper_std']}" if row["paper_std"] else "") + _reduction(row, "paper")
     )
-    ours = str(row["ours_mean"]) + (f" ± {row['ours_std']}" if row["ours_mean"] and row["ours_std"] else "")
+    return f"{paper} / {_ours(row)}" if row["ours_mean"] else paper
+
+
+def _ours(row: Row) -> str:
+    number = f"{row['ours_mean']} ± {row['ours_std']}" if row["ours_std"] else row["ours_mean"]
     mark = " (earlier form)" if row["status"].startswith(EARLIER) else ""
-    return f"{paper} / **{ours}**{mark}{_reduction(row, 'ours')}" if ours else paper
+    return f"**{number}**{mark}{_reduction(row, 'ours')}"
 
 
 def _reduction(row: Row, whose: str) -> str:

@@ -90,9 +90,9 @@ def rows(table: Table, composed: Composed, runs: Sequence[Run]) -> list[Row]:
         earlier = {records.signature(cfg): cfg for cfg in composed.formerly(cell)}
         full = present | earlier
         settings = _by_setting(cell, present, runs)
-        known = {group[0].setting for group in settings}
+        seeds = {group[0].setting: len(group) for group in settings}
         former = _by_setting(cell, earlier, runs)
-        former = [group for group in former if group[0].setting not in known]
+        former = [group for group in former if len(group) > seeds.get(group[0].setting, 0)]
         for number in cell.numbers:
             measure = MEASURED_ALONE.get(number.metric)
             costs = list(composed.measuring(cell, measure)) if measure else []
@@ -179,7 +179,7 @@ def _started_from(row: Row, run: Run) -> Row:
 
 def _marked(row: Row, cell: Cell) -> Row:
     """Mark a row as one of runs with the cell's earlier default."""
-    remark = f"run with {' '.join(cell.formerly)}, an earlier default; not run with the present default yet"
+    remark = f"run with {' '.join(cell.formerly)}, an earlier default"
     note = "; ".join(filter(None, (row["note"], remark)))
     return row | {"status": f"{EARLIER}{row['status']}", "note": note}
 

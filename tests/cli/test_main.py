@@ -188,10 +188,27 @@ def test_real_cifar10(method, at_least, real_cifar10):
     assert record["last"]["test_accuracy"] >= at_least
 
 
-def test_a_depth_of_another_rule_is_told_to_bring_the_pyramid(monkeypatch, capsys):
-    for rule, told in (("dgl", 1), ("auglocal", 0)):
-        assert typed(monkeypatch, "show=modules", f"method={rule}", "aux.depth=3") == 0
-        assert capsys.readouterr().out.count("aux.depth makes this a baseline of AugLocal's Table 9") == told
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            "method=dgl aux.depth=3",
+            [
+                "the depth decreases from module to module (aux.pyramid=0.5)",
+                "the last 3 layers form one module",
+            ],
+        ),
+        ("method=infopro aux.depth=2", ["the last 2 layers form one module"]),
+        ("method=predsim aux.depth=3 aux.pyramid=0 partition.join_last=false", []),
+        ("method=auglocal aux.depth=3", None),
+    ],
+)
+def test_a_depth_of_another_rule_is_told_with_all_that_it_changes(monkeypatch, capsys, overrides, told):
+    assert typed(monkeypatch, "show=modules", *overrides.split()) == 0
+    note = "note: aux.depth makes this a baseline of AugLocal's Table 9, not the plain rule: "
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: aux.depth")]
+    changes = [] if told is None else [note + ", ".join(["its heads have another depth", *told])]
+    assert found == changes
 
 
 def test_a_plain_sweep_lists_its_runs_and_their_price(monkeypatch, capsys):

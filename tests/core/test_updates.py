@@ -24,7 +24,15 @@ def state_after_three_steps(overrides, images, targets):
     return [*network.state_dict().values(), *momenta]
 
 
-@pytest.mark.parametrize("rule", [*RULES, "man ema.gradient=true", "mlaan ema.gradient=true ema.moves=all"])
+OTHER_FORMS = [
+    "man ema.gradient=true",
+    "man ema.source=copy",
+    "mlaan ema.gradient=true ema.moves=all",
+    "mlaan method.leap_on=both",
+]
+
+
+@pytest.mark.parametrize("rule", [*RULES, *OTHER_FORMS])
 def test_updates_per_module_equal_the_single_update_bit_for_bit(rule, images_and_targets):
     single = state_after_three_steps(overrides_of(rule), *images_and_targets)
     separate = state_after_three_steps([*overrides_of(rule), "optimizer.per_module=true"], *images_and_targets)

@@ -287,22 +287,29 @@ def test_settings_never_share_a_row():
     assert "| ema=0,bias=0 | 14.08 / **10.00** |" in told
 
 
-def test_runs_of_an_earlier_default_are_shown_and_marked_until_there_are_others():
+def test_runs_of_an_earlier_default_are_shown_and_marked_until_there_are_as_many_others():
     table = sweep_files.read("man/table4")
     cell = next(cell for cell in table.cells if cell.formerly)
     request = sweeps.requested(["sweep=man/table4"])
     (now,), (former,) = request.overrides(cell), request.former_overrides(cell)
     assert former not in [job.overrides for job in request.jobs]
     composed = Composed(request, {overrides: compose(overrides) for overrides in (now, former)})
-    runs = [finished([*former, f"schedule.epochs={epochs}"], 50) for epochs in (2, 3)]
-    runs.append(finished([*now, "schedule.epochs=3"], 60))
+    runs = [finished([*former, f"schedule.epochs={epochs}"], 50) for epochs in (2, 3, 4)]
+    runs.append(finished([*former, "schedule.epochs=4", "seed=1"], 50))
+    runs += [finished([*now, f"schedule.epochs={epochs}"], 60) for epochs in (3, 4)]
     made = [row for row in results.rows(table, composed, runs) if row["ours_mean"]]
-    found = {row["epochs"]: (row["ours_mean"], row["status"], row["note"]) for row in made}
-    assert found.keys() == {2, 3}
-    assert found[3] == ("40.00", "shortened: 3 of 400 epochs, 1 of 5 seeds", "")
-    assert found[2][:2] == ("50.00", "earlier form: shortened: 2 of 400 epochs, 1 of 5 seeds")
-    assert found[2][2].startswith("run with ema.bias_start=follower, an earlier default")
-    assert "/ **50.00** (earlier form) |" in render.markdown(table, made)
+    note = "run with ema.bias_start=follower, an earlier default"
+    shortened = "shortened: {} of 400 epochs, {} of 5 seeds"
+    assert [(row["ours_mean"], row["status"], row["note"]) for row in made] == [
+        ("40.00", shortened.format(3, 1), ""),
+        ("40.00", shortened.format(4, 1), ""),
+        ("50.00", "earlier form: " + shortened.format(2, 1), note),
+        ("50.00", "earlier form: " + shortened.format(4, 2), note),
+    ]
+    told = render.markdown(table, made)
+    assert "/ **50.00** (earlier form) |" in told
+    assert "/ **40.00**; **50.00 ± 0.00** (earlier form) |" in told
+    assert "****" not in told
 
 
 def test_long_schedules_come_first_and_full_settings_before_checks():
