@@ -1,5 +1,6 @@
 """The documentation: its commands and Python run as they stand, its links lead somewhere, its names exist."""
 
+import os
 import re
 import runpy
 import shlex
@@ -59,11 +60,15 @@ def lines(wanted):
     return [pytest.param(page, line, id=f"{page.name}: {line}") for page, line in found]
 
 
-def in_a_reader_s_place(pictures, page, line):
-    """The folder `pictures` of docs/data.md, and the rule that an example registers."""
+def in_a_reader_s_place(pictures, page, line, monkeypatch):
+    """The folder `pictures` of docs/data.md, a cluster's login node, and the rule that an example registers."""
     (pictures / "pictures").mkdir()
     for part in ("train", "test"):
         (pictures / part).rename(pictures / "pictures" / part)
+    srun = pictures / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(srun.parent), prepend=os.pathsep)
     if "examples/" in line:
         runpy.run_path(str(ROOT / shlex.split(line)[1]))
 
@@ -75,9 +80,9 @@ def test_there_are_commands_to_check():
 
 
 @pytest.mark.parametrize(("page", "line"), lines(lambda page, line: not is_run(page, line)))
-def test_a_command_is_composed(page, line, pictures):
+def test_a_command_is_composed(page, line, pictures, monkeypatch):
     """Of a sweep what is typed beside it: tests/tables/test_tables.py composes its cells."""
-    in_a_reader_s_place(pictures, page, line)
+    in_a_reader_s_place(pictures, page, line, monkeypatch)
     typed = overrides_of(line)
     named = [word.removeprefix("sweep=") for word in typed if word.startswith("sweep=")]
     if named:
@@ -89,7 +94,7 @@ def test_a_command_is_composed(page, line, pictures):
 @pytest.mark.parametrize(("page", "line"), lines(lambda page, line: any(text in line for text in RUN)))
 def test_a_cheap_command_runs(page, line, pictures, monkeypatch, capsys):
     """Where its output is shown, every line of that is printed."""
-    in_a_reader_s_place(pictures, page, line)
+    in_a_reader_s_place(pictures, page, line, monkeypatch)
     assert typed(monkeypatch, *overrides_of(line)) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed
