@@ -52,11 +52,12 @@ def _contexts(segment: nn.Module) -> tuple[AbstractContextManager[None], Abstrac
 def frozen_statistics(layers: Sequence[nn.Module]) -> Generator[None, None, None]:
     """Let BatchNorm normalise with batch statistics, as in training, without updating its running statistics."""
     norms = [m for layer in layers for m in layer.modules() if isinstance(m, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        # Batches are not counted either: with momentum None, their number weights the next one.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
