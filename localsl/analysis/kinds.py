@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from localsl import data
 from localsl.analysis import cka, convergence, feature_maps, probes, pyramid
 from localsl.analysis.layers import BATCH, normalised
 from localsl.analysis.runs import Trained, mixed, refused
 from localsl.core.settings import ConfigError, Problem
+from localsl.data import loading
 from localsl.data.pictures import in_memory
 from localsl.runs import identity, provenance
 
@@ -48,7 +48,7 @@ def similarity(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.
         raise refused("similarity is to backpropagation, and none of the runs trains with it", instead)
     if not others:
         raise refused("there is no run to compare with backpropagation", "add a local rule's")
-    split = in_memory(mixed(data.load(reference.cfg).test, settings.images))
+    split = in_memory(mixed(loading.load(reference.cfg).test, settings.images))
     batches = [normalised(run.cfg, split, device, settings.batch) for run in (reference, *others)]
     steps = -(-len(split) // settings.batch) if settings.batch else 1
     found = cka.similarities(
@@ -72,7 +72,7 @@ def separability(runs: Sequence[Trained], settings: AnalysisConfig, device: torc
     """Accuracy of a linear probe after each layer of each run."""
     rows = []
     for run in _with_progress(runs, len(runs)):
-        images = data.load(run.cfg)
+        images = loading.load(run.cfg)
         network = run.network(device)
         parts = []
         for split in (images.train, images.test):
@@ -94,7 +94,7 @@ def pictures(runs: Sequence[Trained], settings: AnalysisConfig, device: torch.de
     Raises:
         ConfigError: if there is no such image or layer.
     """
-    test = data.load(runs[0].cfg).test
+    test = loading.load(runs[0].cfg).test
     names = layer_names(runs[0])
     layers = feature_maps.ends_of_stages(names) if settings.layers is None else settings.layers
     _check_among("analysis.pictures", settings.pictures, len(test), "test images")

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import OmegaConf
 
-from localsl import data
 from localsl.config.building import build_network
 from localsl.config.validation import validate
 from localsl.core.settings import ConfigError, Problem
+from localsl.data import loading
 from localsl.data.sources import ON_DISK
+from localsl.data.splits import SUBSET_SEED
 from localsl.execution import devices
 from localsl.runs import identity, stored
 from localsl.runs.checkpoint import Checkpoints
@@ -214,7 +215,7 @@ def _tested_on(dataset: DatasetSettings) -> tuple:
     return dataset.name, pixels, dataset.num_classes, dataset.test_subset, pictures
 
 
-def mixed(split: data.AnySplit, count: int | None) -> data.AnySplit:
+def mixed(split: loading.AnySplit, count: int | None) -> loading.AnySplit:
     """At most `count` images with balanced classes, in a fixed random order.
 
     Raises:
@@ -222,9 +223,9 @@ def mixed(split: data.AnySplit, count: int | None) -> data.AnySplit:
     """
     if count is not None and count < len(split):
         try:
-            split = split[data.balanced(split.targets, count)]
+            split = split[loading.balanced(split.targets, count)]
         except ValueError as error:
             what = f"the {len(split)} test images have no balanced subset of this size: {error}"
             raise ConfigError([Problem("analysis.images", count, what, "type a smaller number")]) from None
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(data.SUBSET_SEED))
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SUBSET_SEED))
     return split[order]

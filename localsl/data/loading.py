@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from localsl.core.settings import ConfigError, Problem
+from localsl.data import sources
 from localsl.data.settings import DatasetSettings, Loading
 from localsl.data.splits import SUBSET_SEED, Split
 
@@ -40,8 +41,6 @@ def load(cfg: Loading) -> Data:
         ConfigError: if it is missing and cannot be downloaded, is invalid, or has too few images for the
             requested subsets.
     """
-    from localsl.data import sources  # imported late to keep `import localsl.data` fast
-
     train, test = sources.load(cfg.dataset, cfg.data_dir)
     for which, split in (("train", train), ("test", test)):
         check(split, which, cfg.dataset)

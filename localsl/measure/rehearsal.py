@@ -18,7 +18,7 @@ from localsl.config.validation import compose
 from localsl.core.learner import Learner
 from localsl.core.network import LocalNetwork, count_parameters
 from localsl.core.settings import LocalslError
-from localsl.data import Data
+from localsl.data.loading import Data
 from localsl.data.splits import Split
 from localsl.execution import devices
 from localsl.measure.fake import fake_run

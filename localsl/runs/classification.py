@@ -11,7 +11,8 @@ import torch
 from localsl.config.building import build_network, method_of, partition_of
 from localsl.core import objectives
 from localsl.core.network import LocalNetwork, count_parameters
-from localsl.data import Data, feed
+from localsl.data import feed
+from localsl.data.loading import Data
 from localsl.execution.processes import Part, Team
 from localsl.runs import display
 from localsl.train.step import Autocast, Evaluation, evaluate

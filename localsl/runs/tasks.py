@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from localsl import data
 from localsl.config.building import build_network
+from localsl.data import loading
 from localsl.runs import classification, staging
 from localsl.runs.classification import Classification
 from localsl.train.task import Task
@@ -23,7 +23,7 @@ def load(cfg: Config) -> Loaded:
         ConfigError: if it is not available, or does not fit the configuration.
     """
     if cfg.task.name == "classification":
-        return data.load(cfg)
+        return loading.load(cfg)
     from localsl.detection import sources  # imported here because classification does not need it
 
     return sources.load(cfg.dataset, cfg.data_dir)

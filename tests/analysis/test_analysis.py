@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from localsl.analysis import cka, convergence, draw, feature_maps, probes, pyramid, runner, runs
 from localsl.analysis.layers import normalised, outputs
 from localsl.config import ConfigError, compose
-from localsl.data import Split
+from localsl.data.splits import Split
 from localsl.network import build_network
 from localsl.published import numbers as published
 from localsl.runs import experiment, identity, stored

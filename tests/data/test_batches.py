@@ -7,8 +7,8 @@ from PIL import Image
 from torchvision.transforms import functional as tv
 
 from localsl.config import compose
-from localsl.data import Split
 from localsl.data.batches import Draw, TestBatches, TrainBatches
+from localsl.data.splits import Split
 from localsl.execution.processes import Part
 
 CPU = torch.device("cpu")

@@ -6,9 +6,8 @@ import shutil
 
 import pytest
 
-from localsl import data
 from localsl.config import ConfigError
-from localsl.data import decodable
+from localsl.data import decodable, loading
 from localsl.data.pictures import Pictures
 from localsl.runs import experiment
 from tests.helpers.pictures import folder_config
@@ -44,14 +43,14 @@ def test_at_most_ten_broken_files_are_named(folder):
     for i in range(13):
         (folder / "train" / "dogs" / f"x{i:02d}").touch()
     with pytest.raises(ConfigError, match=r"13 of 37 files.*x09 \(.*\) and 3 more") as error:
-        data.load(folder_config(folder))
+        loading.load(folder_config(folder))
     assert "x10" not in str(error.value)
 
 
 def test_broken_files_can_be_left_out(folder, capsys):
     break_four(folder)
     cfg = folder_config(folder, "dataset.skip_broken=true", "schedule.epochs=1", "batch_size=5")
-    loaded = data.load(cfg)
+    loaded = loading.load(cfg)
     assert (len(loaded.train), len(loaded.test)) == (17, 5)
     errors = capsys.readouterr().err
     assert "warning: 4 of 26 files cannot be decoded: train/cats/3.JPEG" in errors
@@ -61,7 +60,7 @@ def test_broken_files_can_be_left_out(folder, capsys):
     assert record is not None
     assert record["images"] == {"train": 17, "test": 5}
     padded = folder_config(folder, "dataset.skip_broken=true", "dataset.crop=padded", "batch_size=5")
-    assert len(data.load(padded).train) == 17
+    assert len(loading.load(padded).train) == 17
 
 
 @pytest.fixture
@@ -73,19 +72,19 @@ def checked(monkeypatch):
 
 
 def test_a_check_is_cached_until_a_file_changes(folder, tmp_path, checked):
-    data.load(folder_config(folder))
-    data.load(folder_config(folder, "dataset.image_size=8"))
+    loading.load(folder_config(folder))
+    loading.load(folder_config(folder, "dataset.image_size=8"))
     assert checked == [19, 5]
     (cache,) = (tmp_path / "data" / "checked").glob("*.json")
     assert json.loads(cache.read_text()) == [{}, {}]
     cache.write_text("half of a")
-    data.load(folder_config(folder))
+    loading.load(folder_config(folder))
     assert checked == [19, 5] * 2
     broken = folder / "train" / "cats" / "0.png"
     os.truncate(broken, 100)
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"cats/0\.png"):
-            data.load(folder_config(folder))
+            loading.load(folder_config(folder))
     assert checked == [19, 5] * 3
 
 
@@ -94,7 +93,7 @@ def test_a_check_that_cannot_be_cached_is_made_and_reported_once_in_a_process(
 ):
     (tmp_path / "file").touch()
     for _ in range(2):
-        assert len(data.load(folder_config(folder, f"data_dir={tmp_path}/file/below")).train) == 19
+        assert len(loading.load(folder_config(folder, f"data_dir={tmp_path}/file/below")).train) == 19
     assert checked == [19, 5]
     errors = capsys.readouterr().err
     assert errors.count(f"cannot write to data_dir={tmp_path}/file/below (Not a directory)") == 1
@@ -107,10 +106,10 @@ def test_a_picture_that_is_repaired_with_its_old_size_and_time_is_checked_again(
         picture.write_bytes(written)
         os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
         if written == content:
-            assert len(data.load(folder_config(folder)).train) == 19
+            assert len(loading.load(folder_config(folder)).train) == 19
         else:
             with pytest.raises(ConfigError, match=r"cats/0\.png \(not a picture\)"):
-                data.load(folder_config(folder))
+                loading.load(folder_config(folder))
 
 
 def test_a_file_that_becomes_readable_is_no_longer_reported(folder, monkeypatch):
@@ -124,13 +123,13 @@ def test_a_file_that_becomes_readable_is_no_longer_reported(folder, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Pictures, "opened", opened)
         with pytest.raises(ConfigError, match=r"dogs/4\.png \(.*Permission denied\)"):
-            data.load(folder_config(folder))
-    assert len(data.load(folder_config(folder)).train) == 19
+            loading.load(folder_config(folder))
+    assert len(loading.load(folder_config(folder)).train) == 19
 
 
 def test_a_copy_of_a_folder_is_checked_again(folder, tmp_path):
     """Equal names, sizes and times of the files do not make the copy share the cached check."""
-    data.load(folder_config(folder))
+    loading.load(folder_config(folder))
     shutil.copytree(folder, tmp_path / "copy")
-    data.load(folder_config(tmp_path / "copy"))
+    loading.load(folder_config(tmp_path / "copy"))
     assert len(list((tmp_path / "data" / "checked").glob("*.json"))) == 2

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from localsl import data
 from localsl.cli.command_line import check_command_line
 from localsl.config import ConfigError, compose
 from localsl.data import folder as folders
-from localsl.data import sources
+from localsl.data import loading, sources
 from localsl.runs import experiment
 from localsl.runs.identity import run_id
 from tests.helpers.pictures import folder_config
@@ -90,7 +89,7 @@ def test_pictures_that_changed_since_the_check_are_reported(folder):
     cfg = folder_config(folder)
     (folder / "train" / "cats" / "0.png").rename(folder / "train" / "cats" / "00.png")
     with pytest.raises(ConfigError, match="does not hold the pictures that this run was configured with"):
-        data.load(cfg)
+        loading.load(cfg)
 
 
 def test_a_sweep_lists_a_folder_once(folder, monkeypatch):
@@ -138,7 +137,7 @@ def test_a_folder_that_cannot_be_read_is_reported(folder, place, monkeypatch):
 
 def test_named_pipes_are_not_pictures(folder):
     os.mkfifo(folder / "train" / "cats" / "pipe")
-    assert len(data.load(folder_config(folder)).train) == 19
+    assert len(loading.load(folder_config(folder)).train) == 19
 
 
 @pytest.mark.parametrize(("part", "count"), [("train", 19), ("val", 5)])
@@ -186,7 +185,7 @@ def test_the_message_names_the_folder_that_was_probably_meant(folder, below):
 
 def test_files_beside_class_folders_are_ignored_with_a_warning(folder, capsys):
     write_noise(folder / "train" / "stray.png", 1)
-    assert len(data.load(folder_config(folder)).train) == 19
+    assert len(loading.load(folder_config(folder)).train) == 19
     errors = capsys.readouterr().err
     assert "ignoring 1 file beside the class folders, such as" in errors
     assert "train/stray.png" in errors

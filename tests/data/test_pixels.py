@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from localsl import data
 from localsl.config import ConfigError
+from localsl.data import loading
 from localsl.data.pictures import Pictures, centre_square, for_test
 from localsl.data.pixels import ORIENTATION, Resize, rgb
 from tests.helpers.pictures import folder_config
@@ -37,8 +37,8 @@ def test_16_bit_grey_levels_are_scaled_to_8_bits(tmp_path, name):
 def test_grey_levels_without_a_known_range_are_refused_by_name(folder, pixels, words):
     Image.fromarray(pixels).save(folder / "train" / "cats" / "odd.tif")
     with pytest.raises(ConfigError, match=rf"1 of 25 files .*cats/odd\.tif \(its grey levels are of {words}"):
-        data.load(folder_config(folder))
-    assert len(data.load(folder_config(folder, "dataset.skip_broken=true")).train) == 19
+        loading.load(folder_config(folder))
+    assert len(loading.load(folder_config(folder, "dataset.skip_broken=true")).train) == 19
 
 
 def transparent_picture(mode):

@@ -7,9 +7,8 @@ import tarfile
 import pytest
 import torch
 
-from localsl import data
 from localsl.config import ConfigError
-from localsl.data import shards
+from localsl.data import loading, shards
 from localsl.runs.identity import run_id
 from tests.helpers.pictures import assert_same_batches, epoch_batches, evaluation_batches, folder_config
 
@@ -55,7 +54,7 @@ def test_shards_give_the_batches_of_the_folder(folder, tmp_path, flat):
 
 def test_shards_read_into_memory_have_the_images_of_the_folder(folder, tmp_path):
     root = packed(folder, tmp_path / "shards")
-    padded = [data.load(folder_config(place, "dataset.crop=padded")).train for place in (root, folder)]
+    padded = [loading.load(folder_config(place, "dataset.crop=padded")).train for place in (root, folder)]
     assert torch.equal(padded[0].images, padded[1].images)
 
 
@@ -104,7 +103,7 @@ def test_labels_beyond_the_number_of_classes_are_refused(folder, tmp_path):
         folder_config(root, "dataset.num_classes=1")
     write_tar(root / "val" / "9.tar", {"1.jpg": (folder / "val/cats/0.png").read_bytes(), "1.cls": b"7"})
     with pytest.raises(ConfigError, match="labels run from 0 to 7"):
-        data.load(folder_config(root))
+        loading.load(folder_config(root))
 
 
 def pictures_of(root):
@@ -157,7 +156,7 @@ def test_class_folders_take_precedence_over_archives_beside_them(folder, place):
     write_tar(folder / place, {"cats.tar": b"x"})
     write_tar(folder / "ILSVRC2012_img_val.tar", {"1.jpg": b"x"})
     assert folder_config(folder).dataset.classes == ["cats", "dogs"]
-    assert len(data.load(folder_config(folder)).train) == 19
+    assert len(loading.load(folder_config(folder)).train) == 19
 
 
 def test_val_is_used_where_test_archives_have_no_labels(folder, tmp_path):
@@ -188,7 +187,7 @@ def test_archives_with_other_labels_but_equal_names_sizes_and_times_are_another_
             os.utime(root / part / "0.tar", (1, 1))
         runs.append(run_id(folder_config(root)))
         root.rename(tmp_path / name)
-    assert data.load(folder_config(tmp_path / "other")).train.targets.tolist() == [1, 0, 1, 0]
+    assert loading.load(folder_config(tmp_path / "other")).train.targets.tolist() == [1, 0, 1, 0]
     assert runs[0] != runs[1] == run_id(folder_config(tmp_path / "other"))
 
 

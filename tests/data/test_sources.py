@@ -6,9 +6,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from localsl import data
 from localsl.config import ConfigError, compose
-from localsl.data import Split, balanced
+from localsl.data import loading
+from localsl.data.loading import balanced
+from localsl.data.splits import Split
 from localsl.runs.identity import run_id
 from tests.helpers.config import problems
 from tests.helpers.data import stl10_folder
@@ -16,7 +17,7 @@ from tests.helpers.data import stl10_folder
 
 def test_digits_are_those_of_scikit_learn():
     original = load_digits()
-    loaded = data.load(compose())
+    loaded = loading.load(compose())
     assert len(loaded.train) + len(loaded.test) == 1797
     images = torch.cat([loaded.train.images, loaded.test.images])
     assert images.shape == (1797, 3, 8, 8)
@@ -29,25 +30,25 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_the_split_of_the_digits_is_fixed_and_stratified():
-    first, second = data.load(compose(["seed=1"])), data.load(compose(["seed=2"]))
+    first, second = loading.load(compose(["seed=1"])), loading.load(compose(["seed=2"]))
     assert torch.equal(first.test.images, second.test.images)
     assert first.test.targets.bincount().tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
 
 
 def test_digits_are_normalised_by_their_own_statistics():
     cfg = compose()
-    pixels = data.load(cfg).train.images.float()
+    pixels = loading.load(cfg).train.images.float()
     assert float(pixels.mean()) == pytest.approx(cfg.dataset.mean[0], abs=0.1)
     assert float(pixels.std()) == pytest.approx(cfg.dataset.std[0], abs=0.1)
 
 
 def test_subsets_are_balanced_and_the_same_for_every_seed():
     cfg = compose(["dataset.train_subset=103", "dataset.test_subset=20"])
-    loaded = data.load(cfg)
+    loaded = loading.load(cfg)
     counts = loaded.train.targets.bincount()
     assert (len(loaded.train), len(loaded.test)) == (103, 20)
     assert int(counts.max() - counts.min()) == 1
-    other_seed = data.load(compose(["dataset.train_subset=103", "seed=5"]))
+    other_seed = loading.load(compose(["dataset.train_subset=103", "seed=5"]))
     assert torch.equal(loaded.train.images, other_seed.train.images)
 
 
@@ -57,7 +58,7 @@ def test_subsets_are_balanced_and_the_same_for_every_seed():
 )
 def test_a_subset_or_batch_larger_than_the_data_is_refused(override, key):
     with pytest.raises(ConfigError) as error:
-        data.load(compose([override]))
+        loading.load(compose([override]))
     assert [problem.key for problem in error.value.problems] == [key]
 
 
@@ -69,7 +70,7 @@ def test_balanced_subsets_need_enough_images_of_every_class():
 
 
 def test_images_are_resized_to_the_configured_size():
-    images = data.load(compose(["dataset.image_size=12"])).test.images
+    images = loading.load(compose(["dataset.image_size=12"])).test.images
     assert images.shape[2:] == (12, 12)
     assert images.dtype == torch.uint8
 
@@ -95,7 +96,7 @@ def test_images_are_resized_to_the_configured_size():
 )
 def test_invalid_images_and_labels_are_refused(images, targets, words):
     with pytest.raises(ConfigError, match=words):
-        data.check(Split(images, targets.long()), "train", compose().dataset)
+        loading.check(Split(images, targets.long()), "train", compose().dataset)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn", "stl10"])
@@ -109,7 +110,7 @@ def test_missing_data_that_cannot_be_downloaded_are_reported(name, tmp_path, mon
     monkeypatch.setattr("torchvision.datasets.utils.download_url", unreachable)
     monkeypatch.setenv("LOCALSL_DATA", str(tmp_path / "images"))
     with pytest.raises(ConfigError) as error:
-        data.load(compose([f"dataset={name}"]))
+        loading.load(compose([f"dataset={name}"]))
     (problem,) = error.value.problems
     assert problem.key == "dataset"
     for word in (str(tmp_path / "images"), "LOCALSL_DATA", "put "):
@@ -118,7 +119,7 @@ def test_missing_data_that_cannot_be_downloaded_are_reported(name, tmp_path, mon
 
 def test_stl10_with_fewer_images_is_accepted_with_a_warning_and_is_another_run(tmp_path, capsys):
     stl10_folder(tmp_path)
-    loaded = data.load(compose(["dataset=stl10", f"data_dir={tmp_path}"]))
+    loaded = loading.load(compose(["dataset=stl10", f"data_dir={tmp_path}"]))
     assert loaded.train.images.shape == (40, 3, 96, 96)
     assert loaded.test.targets.tolist() == [*range(10)] * 2
     assert "40 training and 20 test images" in capsys.readouterr().err
@@ -137,7 +138,7 @@ def test_a_folder_of_pictures_is_read_with_its_classes(pictures):
         ["cats", "dogs"],
         [6, 4],
     )
-    loaded = data.load(cfg)
+    loaded = loading.load(cfg)
     assert loaded.train.images.shape == (6, 3, 16, 16)
     assert loaded.test.targets.tolist() == [0, 0, 1, 1]
 
@@ -154,7 +155,7 @@ def test_a_folder_that_moved_is_the_same_run_unless_its_files_change(pictures, t
 def test_a_broken_picture_is_named(pictures):
     (pictures / "train" / "dogs" / "1.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match=r"1 of 10 files cannot be decoded: train/dogs/1\.png"):
-        data.load(compose([*PADDED, f"dataset.root={pictures}"]))
+        loading.load(compose([*PADDED, f"dataset.root={pictures}"]))
 
 
 @pytest.mark.parametrize(

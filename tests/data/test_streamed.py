@@ -13,11 +13,10 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from localsl import data
 from localsl.config import ConfigError, compose
 from localsl.core.initialization import stream
 from localsl.core.settings import LocalslError
-from localsl.data import feed, streamed, workers
+from localsl.data import feed, loading, streamed, workers
 from localsl.data.pictures import Pictures, in_memory
 from localsl.execution.processes import WHOLE, Part
 from localsl.runs import experiment, identity, stored
@@ -33,7 +32,7 @@ def normalised(picture, dataset):
 
 def test_training_pictures_equal_torchvisions_transforms(folder):
     cfg = folder_config(folder, "dataset.workers=0")
-    split = data.load(cfg).train
+    split = loading.load(cfg).train
     assert isinstance(split, Pictures)
     crop = v2.Compose([v2.RandomResizedCrop(16, antialias=True), v2.RandomHorizontalFlip()])
     order = torch.randperm(19, generator=torch.Generator().manual_seed(stream(cfg.seed, "epoch", 2)))
@@ -50,7 +49,7 @@ def test_training_pictures_equal_torchvisions_transforms(folder):
 
 def test_test_pictures_equal_torchvisions_transforms(folder):
     cfg = folder_config(folder)
-    split = data.load(cfg).test
+    split = loading.load(cfg).test
     fit = v2.Compose([v2.Resize(18, antialias=True), v2.CenterCrop(16)])
     images = torch.cat([images for images, _ in evaluation_batches(cfg)])
     for index, image in enumerate(images):
@@ -84,7 +83,7 @@ def test_batches_do_not_depend_on_the_number_of_workers_or_earlier_epochs(folder
 
 def test_workers_are_kept_for_the_next_epoch(folder):
     cfg = folder_config(folder, "dataset.workers=2")
-    batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE)
+    batches = feed.train_batches(loading.load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE)
     one = list(batches.epoch(cfg.seed, 1))
     running = children()
     next(batches.epoch(cfg.seed, 7))  # abandoned before its end
@@ -105,7 +104,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 def test_batches_have_the_requested_memory_format(folder):
     cfg = folder_config(folder, "batch_size=17")  # larger than the pieces that are decoded at once
-    split = data.load(cfg).train
+    split = loading.load(cfg).train
     feeds = (feed.train_batches(split, cfg, CPU, layout, WHOLE) for layout in LAYOUTS)
     (contiguous, _), (channels_last, _) = (next(batches.epoch(0, 1)) for batches in feeds)
     assert contiguous.is_contiguous(memory_format=LAYOUTS[0])
@@ -134,14 +133,14 @@ def test_every_batch_is_divided_among_processes(folder):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_disappears_during_a_run_is_named(folder, workers, monkeypatch):
     cfg = folder_config(folder, f"dataset.workers={workers}", "batch_size=5")
-    load = data.load
+    load = loading.load
 
     def breaking(cfg):
         loaded = load(cfg)
         (folder / "train" / "dogs" / "4.png").unlink()
         return loaded
 
-    monkeypatch.setattr(data, "load", breaking)
+    monkeypatch.setattr(loading, "load", breaking)
     with pytest.raises(LocalslError, match=r"train/dogs/4\.png cannot be read .*No such file") as error:
         experiment.run(cfg)
     assert error.value.exit_code == 1
@@ -162,7 +161,7 @@ def test_workers_decode_the_next_batches_ahead(folder, tmp_path, monkeypatch):
         return real(self, index, transform)
 
     monkeypatch.setattr(Pictures, "decoded", counting)
-    batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE)
+    batches = feed.train_batches(loading.load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE)
     epoch = batches.epoch(0, 1)
     next(epoch)
     deadline = time.monotonic() + 60
@@ -234,7 +233,8 @@ def test_signals_to_all_processes_end_a_run_cleanly(folder, tmp_path, number, co
 
 UNFINISHED_EPOCH = """
 import sys
-from localsl.data import feed, load
+from localsl.data import feed
+from localsl.data.loading import load
 from tests.helpers.pictures import CPU, WHOLE, folder_config, torch
 cfg = folder_config(sys.argv[1], "dataset.workers=2")
 epoch = feed.train_batches(load(cfg).train, cfg, CPU, torch.contiguous_format, WHOLE).epoch(0, 1)
@@ -256,7 +256,7 @@ def test_imagenet_needs_no_data_until_it_is_trained_on(folder, tmp_path, capsys)
     cfg = compose(["dataset=imagenet", "backbone=resnet34", "K=17", "schedule=paper"])
     assert (cfg.dataset.num_classes, cfg.dataset.image_size, cfg.batch_size) == (1000, 224, 128)
     with pytest.raises(ConfigError) as error:
-        data.load(cfg)
+        loading.load(cfg)
     (problem,) = error.value.problems
     assert problem.key == "dataset.root"
     assert str(tmp_path / "data" / "imagenet") in problem.allowed
@@ -264,10 +264,10 @@ def test_imagenet_needs_no_data_until_it_is_trained_on(folder, tmp_path, capsys)
     (tmp_path / "data" / "imagenet").symlink_to(folder)
     (folder / "test").mkdir()  # ImageNet's test/ has no labels, and its files are not read
     (folder / "test" / "1.JPEG").write_text("not a picture")
-    assert len(data.load(cfg).test) == 5
+    assert len(loading.load(cfg).test) == 5
     assert "19 training and 5 test images, where the published imagenet has 1281167" in capsys.readouterr().err
 
 
 def test_subsets_of_pictures_are_balanced(folder):
-    split = data.load(folder_config(folder, "dataset.train_subset=8")).train
+    split = loading.load(folder_config(folder, "dataset.train_subset=8")).train
     assert split.targets.bincount().tolist() == [4, 4]

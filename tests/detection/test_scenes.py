@@ -7,11 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from localsl import data
 from localsl.config import ConfigError, compose
 from localsl.config.identity import run_id
 from localsl.core.settings import LocalslError
-from localsl.data import shapes
+from localsl.data import loading, shapes
 from localsl.data.scenes import Scene
 from localsl.data.splits import Split
 from localsl.detection import coco, sources
@@ -300,7 +299,7 @@ def test_generated_shapes_are_reproducible_and_their_boxes_enclose_their_masks()
 
 def test_shapes_for_classification_can_be_held_out_of_training():
     undivided, divided = (
-        data.load(compose(["dataset=shapes", "dataset.train_subset=60", *more]))
+        loading.load(compose(["dataset=shapes", "dataset.train_subset=60", *more]))
         for more in (["dataset.validation=0"], ["dataset.validation=45"])
     )
     assert undivided.validation is None

@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from localsl.cli import commands
 from localsl.cli.command_line import check_command_line
 from localsl.config import ConfigError, compose
-from localsl.data import Split
 from localsl.data.batches import TestBatches, TrainBatches
+from localsl.data.splits import Split
 from localsl.execution import devices
 from localsl.execution.processes import ALONE, WHOLE, Part, Team
 from localsl.network import build_network

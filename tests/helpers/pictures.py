@@ -2,9 +2,8 @@
 
 import torch
 
-from localsl import data
 from localsl.config import compose
-from localsl.data import feed
+from localsl.data import feed, loading
 from localsl.execution.processes import WHOLE
 
 CPU = torch.device("cpu")
@@ -18,7 +17,7 @@ def folder_config(root, *more):
 
 def epoch_batches(cfg, number=1, skip=0, part=WHOLE):
     """The training batches of epoch `number`, without the first `skip`."""
-    batches = feed.train_batches(data.load(cfg).train, cfg, CPU, torch.contiguous_format, part)
+    batches = feed.train_batches(loading.load(cfg).train, cfg, CPU, torch.contiguous_format, part)
     found = list(batches.epoch(cfg.seed, number, skip))
     batches.close()
     return found
@@ -26,7 +25,7 @@ def epoch_batches(cfg, number=1, skip=0, part=WHOLE):
 
 def evaluation_batches(cfg, part=WHOLE):
     """The batches of the test pictures."""
-    batches = feed.test_batches(data.load(cfg).test, cfg, CPU, torch.contiguous_format, part)
+    batches = feed.test_batches(loading.load(cfg).test, cfg, CPU, torch.contiguous_format, part)
     found = list(batches)
     batches.close()
     return found

@@ -5,9 +5,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from localsl import data
 from localsl.config import ConfigError, compose
-from localsl.data import stratified
+from localsl.data import loading
+from localsl.data.loading import stratified
 from localsl.data.pictures import Pictures
 from localsl.data.splits import Split
 from localsl.measure.records import cost_id
@@ -52,11 +52,11 @@ def assert_divided(divided, undivided, count):
 
 
 def test_the_validation_split_of_the_digits_depends_on_neither_the_seed_nor_a_subset():
-    undivided = data.load(compose())
+    undivided = loading.load(compose())
     assert undivided.validation is None
-    divided = data.load(compose(["dataset.validation=143", "seed=1"]))
+    divided = loading.load(compose(["dataset.validation=143", "seed=1"]))
     assert_divided(divided, undivided, 143)
-    subset = data.load(compose(["dataset.validation=143", "seed=2", "dataset.train_subset=200"]))
+    subset = loading.load(compose(["dataset.validation=143", "seed=2", "dataset.train_subset=200"]))
     assert len(subset.train) == 200
     assert identified(subset.validation) == identified(divided.validation)
     assert set(identified(subset.train)) <= set(identified(divided.train))
@@ -70,16 +70,16 @@ def test_a_folder_of_pictures_is_divided(crop, kind, pictures):
         f"dataset.crop={crop}",
         "dataset.image_size=32",
     ]
-    divided = data.load(compose([*overrides, "dataset.validation=2", "batch_size=4"]))
+    divided = loading.load(compose([*overrides, "dataset.validation=2", "batch_size=4"]))
     assert isinstance(divided.validation, kind)
-    assert_divided(divided, data.load(compose([*overrides, "batch_size=4"])), 2)
+    assert_divided(divided, loading.load(compose([*overrides, "batch_size=4"])), 2)
     assert divided.validation.targets.tolist() == [0, 1]
 
 
 @pytest.mark.slow
 def test_cifar10_is_divided_into_balanced_splits(real_cifar10):
     overrides = ["dataset=cifar10", f"data_dir={real_cifar10}"]
-    divided = data.load(compose([*overrides, "dataset.validation=5000"]))
+    divided = loading.load(compose([*overrides, "dataset.validation=5000"]))
     assert (len(divided.train), len(divided.test)) == (45000, 10000)
     assert divided.validation is not None
     assert divided.validation.targets.bincount().tolist() == [500] * 10
@@ -100,7 +100,7 @@ def test_a_split_that_leaves_a_class_without_images_is_refused(pictures):
     for picture in sorted((pictures / "train" / "dogs").iterdir())[1:]:
         picture.unlink()
     with pytest.raises(ConfigError, match="leaves no image of class 1"):
-        data.load(compose([*overrides, "dataset.validation=3", "batch_size=4"]))
+        loading.load(compose([*overrides, "dataset.validation=3", "batch_size=4"]))
 
 
 def test_only_a_validation_split_with_images_makes_another_run():
