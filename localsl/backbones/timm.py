@@ -14,7 +14,7 @@ from torch import nn
 
 from localsl.backbones.base import BackboneConfig
 from localsl.backbones.wrapping import wrapped
-from localsl.backbones.wrapping.division import divide
+from localsl.backbones.wrapping.division import divide, size
 from localsl.backbones.wrapping.tracing import Uncuttable
 from localsl.backbones.wrapping.wrapped import Outline, WrappedBackbone
 from localsl.core.architecture import LocalLayer
@@ -63,12 +63,10 @@ class Timm(BackboneConfig):
         return _outline(self.model).layers
 
     def sizes(self, image_size: int) -> list[int]:
-        """The width of images and maps by the layers' strides; for tokens and vectors, the network fixes it."""
-        outline = _outline(self.model)
-        scaled = super().sizes(image_size)
-        has_grid = [layer.layout in ("image", "map") for layer in outline.layers]
-        sizes = zip(scaled, outline.sizes, has_grid, strict=True)
-        return [size if grid else fixed for size, fixed, grid in sizes]
+        """The sizes of the layers' outputs; for images that `misfits` refuses, those of the network's own size."""
+        return (
+            _outline(self.model).sizes if _refusal(self.model, image_size) else _sizes(self.model, image_size)
+        )
 
     def build(self, num_classes: int) -> WrappedBackbone:
         """Build the network, initialised by timm."""
@@ -101,12 +99,30 @@ def _prototype(name: str) -> nn.Module:
 
 
 @cache
+def _on_meta(name: str) -> WrappedBackbone:
+    """The network on the meta device, in evaluation mode: its layers compute shapes only."""
+    return copy.deepcopy(_outline(name).wrap(_prototype(name))).to("meta").eval()
+
+
+@cache
+def _sizes(name: str, image_size: int) -> list[int]:
+    """The size of every layer's output for images that the network accepts."""
+    network, sizes = _on_meta(name), []
+    network.refresh()
+    features = torch.empty(2, 3, image_size, image_size, device="meta")
+    with torch.no_grad():
+        for layer, described in zip(network.layers, _outline(name).layers, strict=True):
+            features = layer(features)
+            sizes.append(size(features, described.layout))
+    return sizes
+
+
+@cache
 def _refusal(name: str, image_size: int) -> str:
     """The reason why a network does not run on images of a size; empty if it does."""
-    model = copy.deepcopy(_prototype(name)).to("meta").eval()
     try:
         with torch.no_grad():
-            model(torch.empty(2, 3, image_size, image_size, device="meta"))
+            _on_meta(name)(torch.empty(2, 3, image_size, image_size, device="meta"))
     except Exception as error:  # timm's networks may fail in any way
         return first_line(error)
     return ""

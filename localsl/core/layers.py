@@ -29,6 +29,14 @@ def rectified(x: Tensor, negative_slope: float) -> Tensor:
     return F.leaky_relu(x, negative_slope, inplace=True) if negative_slope else F.relu(x, inplace=True)
 
 
+class Copied(nn.Module):
+    """A copy of features, which the layers after it may change in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a copy of `x`."""
+        return x.clone()
+
+
 class AvgPoolTo(nn.AdaptiveAvgPool2d):
     """Adaptive average pooling that uses ordinary average pooling where all windows are equal.
 

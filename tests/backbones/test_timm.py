@@ -62,6 +62,18 @@ def test_the_local_layers_compute_what_the_whole_network_does(name):
             assert x.shape[1:] == (described_layer.channels, size, size)
 
 
+@pytest.mark.parametrize("image_size", [50, 64])
+def test_sizes_are_those_of_the_layers_outputs(image_size):
+    """Convolutions without padding round sizes down, others up."""
+    settings = compose(["backbone=timm/convnext_atto", "K=1"]).backbone
+    x, sizes = torch.zeros(1, 3, image_size, image_size), []
+    with torch.no_grad():
+        for layer in settings.build(7).eval().layers:
+            x = layer(x)
+            sizes.append(x.shape[-1])
+    assert settings.sizes(image_size) == sizes
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from localsl.backbones.wrapping import tracing
 from localsl.backbones.wrapping.tracing import Step, Uncuttable
@@ -32,17 +33,7 @@ def divide(
     with in_mode(model, training=True):
         steps = tracing.steps(model, cuts)
     _check_shared(steps)
-    features = [example]
-    with torch.no_grad(), in_mode(model, training=False):
-        for step in steps:
-            try:
-                features.append(step.module(features[-1]))
-            except (RuntimeError, AssertionError, ValueError) as error:
-                what = f"{step.name!r} of {type(model).__name__} cannot take the example's features"
-                raise Uncuttable(f"{what}, {tuple(features[-1].shape)}: {error}") from error
-    for step, output in zip(steps, features[1:], strict=True):
-        if not isinstance(output, Tensor):
-            raise Uncuttable(f"{type(model).__name__} cannot be cut: {step.name!r} does not return one tensor")
+    features, changes = _run(model, steps, example)
     layouts = ["image" if example.ndim == 4 else _layout(None, example)]
     for step, output in zip(steps, features[1:], strict=True):
         layouts.append(_layout(step, output, layouts[-1]))
@@ -55,7 +46,7 @@ def divide(
     if len(groups) < 2:
         raise Uncuttable(f"{type(model).__name__} cannot be cut: it has fewer than two layers with weights")
     rest = steps[sum(map(len, groups)) :]
-    layers, sizes, shapes, inputs, begin, stage = [], [], [], [], 0, 1
+    layers, sizes, shapes, inputs, in_place, begin, stage = [], [], [], [], [], 0, 1
     for group in groups:
         end = begin + len(group)
         before, after, layout = features[begin], features[end], layouts[end]
@@ -68,11 +59,55 @@ def divide(
         name = group[-1].name if cut_here else max(group, key=lambda step: step.heavy).name
         channels = after.shape[1 if layout in ("image", "vector") else -1]
         layers.append(LocalLayer(name, channels, stride, stage, is_stem, layout))
-        sizes.append(_size(after, layout))
+        sizes.append(size(after, layout))
         shapes.append((tuple(before.shape[1:]), tuple(after.shape[1:])))
         inputs.append(layouts[begin])
+        in_place.append(changes[begin] < end)
         begin = end
-    return Outline(layers, sizes, groups, rest, shapes, inputs, tuple(features[-1].shape[1:]))
+    in_place.append(changes[begin] < len(steps))
+    return Outline(layers, sizes, groups, rest, shapes, inputs, tuple(features[-1].shape[1:]), in_place)
+
+
+def _run(model: nn.Module, steps: list[Step], example: Tensor) -> tuple[list[Tensor], list[int]]:
+    """Run the steps in evaluation mode.
+
+    Returns:
+        The input of every step and the output of the last; and for each of them the index of the first step that
+        changes it in place, or the number of steps.
+
+    Raises:
+        Uncuttable: if a step does not take the features, or does not return one tensor.
+    """
+    features = [example.clone()]
+    versions, changes = [features[0]._version], [len(steps)]
+    with torch.no_grad(), in_mode(model, training=False):
+        for index, step in enumerate(steps):
+            try:
+                output = step.module(features[-1])
+            except (RuntimeError, AssertionError, ValueError) as error:
+                what = f"{step.name!r} of {type(model).__name__} cannot take the example's features"
+                raise Uncuttable(f"{what}, {tuple(features[-1].shape)}: {error}") from error
+            if not isinstance(output, Tensor):
+                raise Uncuttable(
+                    f"{type(model).__name__} cannot be cut: {step.name!r} does not return one tensor"
+                )
+            drops = _drops_in_place(step.module)
+            for before, (x, version) in enumerate(zip(features, versions, strict=True)):
+                if x._version > version or (drops and _same_storage(x, features[-1])):
+                    changes[before] = min(changes[before], index)
+            features.append(output)
+            versions.append(output._version)
+            changes.append(len(steps))
+    return features, changes
+
+
+def _drops_in_place(module: nn.Module) -> bool:
+    """Whether it contains dropout that changes its input, which evaluation does not show."""
+    return any(isinstance(m, _DropoutNd) and m.inplace for m in module.modules())
+
+
+def _same_storage(x: Tensor, y: Tensor) -> bool:
+    return x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
 
 
 def _check_shared(steps: list[Step]) -> None:
@@ -102,14 +137,15 @@ def _layout(step: Step | None, x: Tensor, before: str = "image") -> str:
     return before if before in ("image", "map") else "image"
 
 
-def _size(x: Tensor, layout: str) -> int:
+def size(x: Tensor, layout: str) -> int:
+    """The width in pixels of features of a layout; for tokens their number, for vectors 1."""
     return {"image": x.shape[-1], "map": x.shape[-2], "tokens": x.shape[1], "vector": 1}[layout]
 
 
 def _stride(before: Tensor, after: Tensor, was: str, now: str) -> int:
     """The factor by which a layer downsamples; 1 where features become or already are tokens or vectors."""
     grid = ("image", "map")
-    return max(1, round(_size(before, was) / _size(after, now))) if was in grid and now in grid else 1
+    return max(1, round(size(before, was) / size(after, now))) if was in grid and now in grid else 1
 
 
 def _head(steps: list[Step], features: list[Tensor], layouts: list[str]) -> int:

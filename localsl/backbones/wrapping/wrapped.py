@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from localsl.backbones.wrapping import tracing
 from localsl.backbones.wrapping.tracing import Glue, Step
 from localsl.core.architecture import Architecture, Backbone, LocalLayer
-from localsl.core.layers import AvgPoolTo, as_image, conv_bn, from_image
+from localsl.core.layers import AvgPoolTo, Copied, as_image, conv_bn, from_image
 
 
 class WrappedBackbone(Backbone):
@@ -61,6 +61,7 @@ class Outline:
         shapes: the shapes of each layer's input and output for the example, without the batch dimension.
         input_layouts: the layout of each layer's input.
         output: the shape of the network's output for the example, without the batch dimension.
+        in_place: for each layer and then the classifier, whether it changes its input in place.
     """
 
     layers: list[LocalLayer]
@@ -70,10 +71,11 @@ class Outline:
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
     input_layouts: list[str]
     output: tuple[int, ...]
+    in_place: list[bool]
 
     def wrap(self, model: nn.Module) -> WrappedBackbone:
         """The backbone of the network from which this outline was made."""
-        return WrappedBackbone(model, [_piece(steps) for steps in self.pieces], _piece(self.classifier))
+        return self._wrapped(model, self.pieces, self.classifier)
 
     def retrace(self, model: nn.Module) -> WrappedBackbone:
         """The backbone of another network of the same architecture; its number of classes may differ."""
@@ -81,7 +83,11 @@ class Outline:
             steps = {step.name: step for step in tracing.steps(model)}
         pieces = [[steps[step.name] for step in piece] for piece in self.pieces]
         classifier = [steps[step.name] for step in self.classifier]
-        return WrappedBackbone(model, [_piece(piece) for piece in pieces], _piece(classifier))
+        return self._wrapped(model, pieces, classifier)
+
+    def _wrapped(self, model: nn.Module, pieces: list[list[Step]], classifier: list[Step]) -> WrappedBackbone:
+        *layers, last = map(_piece, [*pieces, classifier], self.in_place)
+        return WrappedBackbone(model, layers, last)
 
 
 class WrappedArchitecture(Architecture):
@@ -124,7 +130,8 @@ def copies(outline: Outline, start: int, selected: list[int], strides: list[int]
                 adapter += conv_bn(width, input_width, 1)
         else:
             adapter = _adapter(layout, size, width, outline.input_layouts[index], outline.shapes[index][0])
-        copied = copy.deepcopy(_piece(outline.pieces[index])).requires_grad_(True)
+        piece = _piece(outline.pieces[index], outline.in_place[index])
+        copied = copy.deepcopy(piece).requires_grad_(True)
         chain.append(nn.Sequential(*adapter, copied.to(torch.get_default_device())))
         width, size, layout = layers[index].channels, outline.shapes[index][1], layers[index].layout
     return chain
@@ -152,8 +159,9 @@ def _with_stride(layers: list[LocalLayer], index: int, stride: int) -> int:
     return min(fitting, key=lambda i: abs(i - index), default=index)
 
 
-def _piece(steps: list[Step]) -> nn.Sequential:
-    return nn.Sequential(*(step.module for step in steps))
+def _piece(steps: list[Step], in_place: bool) -> nn.Module:
+    """The layer of consecutive steps. One that would change its input gets a copy, since other losses read it too."""
+    return nn.Sequential(*([Copied()] if in_place else []), *(step.module for step in steps))
 
 
 @contextmanager
