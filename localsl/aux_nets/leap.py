@@ -47,6 +47,6 @@ def bridge(plan: Plan, module: int, ema: EmaSettings, momentum: float) -> nn.Seq
     for position, index in enumerate(select(plan, module)):
         follows = position == 0 or ema.layers == "all"
         settings = ema if follows else trained
-        live = plan.backbone.layers[index]
-        layers.append(MomentumLayer(live, plan.layers[index].channels, settings, momentum))
+        live, layer = plan.backbone.layers[index], plan.layers[index]
+        layers.append(MomentumLayer(live, layer.channels, settings, momentum, layer.layout))
     return nn.Sequential(*layers)

@@ -61,13 +61,14 @@ class EmaSettings:
 class ChannelBias(nn.Module):
     """One learnable number per channel."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, layout: str):
         super().__init__()
         self.value = nn.Parameter(torch.zeros(channels))
+        self._shape = (-1, 1, 1) if layout == "image" else (-1,)  # all other layouts end with the channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the numbers to features (N, channels, H, W)."""
-        return x + self.value.view(1, -1, 1, 1)
+        """Add the numbers to features of the layout."""
+        return x + self.value.view(self._shape)
 
 
 class MomentumLayer(FollowingLayer):
@@ -84,7 +85,10 @@ class MomentumLayer(FollowingLayer):
         momentum: m of this layer: 0 copies the live layer, 1 leaves the follower unchanged.
     """
 
-    def __init__(self, live: nn.Module, channels: int, settings: EmaSettings, momentum: float):
+    def __init__(
+        self, live: nn.Module, channels: int, settings: EmaSettings, momentum: float, layout: str = "image"
+    ):
+        """`channels` and `layout` describe the output of the followed layer, `live`."""
         super().__init__()
         self._live = (live,)  # a tuple, so that the backbone's layer is not registered here as well
         self.momentum = momentum
@@ -93,7 +97,7 @@ class MomentumLayer(FollowingLayer):
             self.follower.requires_grad_(bool(settings.gradient))
         biases = {
             "block": lambda: copy.deepcopy(live).requires_grad_(True),
-            "channel": lambda: ChannelBias(channels),
+            "channel": lambda: ChannelBias(channels, layout),
         }
         self.bias = biases.get(settings.bias, lambda: None)()
         self._starts_as_copy = settings.start == "copy"
@@ -123,8 +127,10 @@ class MomentumLayer(FollowingLayer):
 
     @property
     def follows(self) -> bool:
-        """Whether updates read the live layer: not without a follower, nor with m = 1."""
-        return self.follower is not None and self.momentum != 1
+        """Whether updates read the live layer: not without parameters that follow, nor with m = 1."""
+        return (
+            self.follower is not None and self.momentum != 1 and any(True for _ in self.follower.parameters())
+        )
 
     @torch.no_grad()
     def update(self) -> None:

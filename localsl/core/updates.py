@@ -51,7 +51,7 @@ def _updates(network: LocalNetwork) -> dict[int, Update]:
             last |= dict.fromkeys(run.parameters(), module.index)
     updates: dict[int, Update] = {}
     for layer in network.following():
-        if layer.follower is None:
+        if layer.follower is None or not layer.follows:
             continue
         # In a pipeline stage, the live layer may belong to another stage; then no loss here reads it.
         both = [p for p in (*layer.live.parameters(), *layer.follower.parameters()) if p in last]

@@ -52,7 +52,7 @@ class MAN(FollowingMethod):
         yield from super().problems(partition)
         if self.base.head == "auglocal":
             what = "the base must be DGL, InfoPro or PredSim"
-            yield Problem("aux_net", "auglocal", what, "type aux_net=dgl")
+            yield Problem("aux.head", "auglocal", what, "type aux_net=dgl")
         for key, value in (("layers", self.layers), ("moves", self.moves)):
             if value != "all":
                 what = "applies only to MLAAN's leap bridges; every module of MAN has one momentum layer"
@@ -72,6 +72,6 @@ class MAN(FollowingMethod):
         for module in range(plan.modules - 1):
             after = plan.end(module) + 1
             site = plan.site(module, after)
-            bridge = MomentumLayer(plan.backbone.layers[after], site.channels, self, self.m)
+            bridge = MomentumLayer(plan.backbone.layers[after], site.channels, self, self.m, site.layout)
             objectives.append(Objective([Part(terms.at(site, plan.layers[after].stage), bridge)]))
         return [*objectives, output_objective(plan)]

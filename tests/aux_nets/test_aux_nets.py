@@ -7,6 +7,7 @@ from localsl.aux_nets import augmented, depth, leap
 from localsl.aux_nets.augmented import Augmentation
 from localsl.aux_nets.decoders import ImageNetDecoder
 from localsl.aux_nets.heads import BigDGLHead, InfoProHead, InfoProImageNetHead, MLAANImageNetHead, PredSimHead
+from localsl.aux_nets.momentum import ChannelBias
 from localsl.aux_nets.terms import Terms
 from localsl.config import compose
 from localsl.config.building import method_of, partition_of
@@ -147,6 +148,18 @@ def test_infopros_decoder_under_auglocal_reads_the_modules_own_features():
     cfg = compose(["method=auglocal", "aux.depth=3", "aux.lambda_reconstruction=[1,1]"])
     network = build_network(cfg)
     assert network.auxiliary[0]["reconstruction"].layers[0].in_channels == 16
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [("image", (2, 3, 4, 5)), ("map", (2, 4, 5, 3)), ("tokens", (2, 4, 3)), ("vector", (2, 3))],
+)
+def test_a_channel_bias_adds_one_number_per_channel_in_every_layout(layout, shape):
+    bias = ChannelBias(3, layout)
+    bias.value.data += torch.arange(3)
+    channels = 1 if layout == "image" else -1
+    for channel, added in enumerate(bias(torch.zeros(shape)).unbind(channels)):
+        assert (added == channel).all()
 
 
 @pytest.mark.parametrize(
