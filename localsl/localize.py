@@ -10,15 +10,15 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from localsl.aux_nets.scale import SCALES
 from localsl.aux_nets.settings import AuxSettings
 from localsl.backbones.wrapping.division import divide
 from localsl.backbones.wrapping.tracing import Step, Uncuttable, position
 from localsl.backbones.wrapping.wrapped import Outline, WrappedArchitecture, in_mode
+from localsl.core.architecture import SCALES
 from localsl.core.network import LocalNetwork, build, count_parameters
 from localsl.core.partition import Partition, PartitionSettings
 from localsl.core.plan import Plan
-from localsl.core.settings import wrong_values
+from localsl.core.settings import wrong_types, wrong_values
 from localsl.methods.base import Method
 
 
@@ -56,7 +56,7 @@ def localize(
         num_classes: number of classes of the task.
         example: a batch of at least two inputs, which is run once in evaluation mode to find shapes.
         cuts: names of the modules after which the graph is cut, in the order of the forward pass.
-        K: number of modules of an even split, in place of `cuts`.
+        K: number of modules of an even split, in place of `cuts`. `BP()` needs neither.
         scale: "cifar" or "imagenet": which auxiliary networks to use where the papers' differ; by default
             "imagenet" for images larger than 64 pixels.
         mean, std: the images' normalisation, per channel, for pixels in [0, 1]; by default none. InfoPro's decoder
@@ -67,9 +67,9 @@ def localize(
         Uncuttable: if the network cannot be cut there; the message names the modules and the reason.
         ValueError: if the method cannot train this network, or the arguments contradict each other.
     """
-    if (cuts is None) == (K is None):
-        raise ValueError("give either cuts=[names of modules] or K=number of modules")
-    _check_arguments(model, method, example, num_classes, cuts, scale, mean, std)
+    _check_arguments(model, method, example, num_classes, cuts, K, scale, mean, std)
+    if cuts is None and K is None:
+        K = 1
     outline = divide(model, example, cuts or ())
     name = type(model).__name__
     if outline.output != (num_classes,):
@@ -96,8 +96,8 @@ def localize(
         plan,
         method.objectives,
         seed,
-        mean=list(mean or [0.0] * channels),
-        std=list(std or [1.0] * channels),
+        mean=[0.0] * channels if mean is None else [float(value) for value in mean],
+        std=[1.0] * channels if std is None else [float(value) for value in std],
         batchnorm_every_forward=method.batchnorm_every_forward,
         segments=method.checkpoint_segments(len(outline.layers)),
     )
@@ -192,14 +192,16 @@ def _resolved(method: Method, partition: Partition) -> Method:
         ValueError: if the method cannot train the network; the message lists all problems.
     """
     checked = [method, *([method.aux] if method.aux is not None and method.aux is not method else [])]
-    problems = [problem for settings in checked for problem in wrong_values(settings)]
+    problems = [problem for settings in checked for problem in wrong_types(settings)]
+    problems = problems or [problem for settings in checked for problem in wrong_values(settings)]
     problems = problems or list(partition.problems(single_module=method.single_module))
     if not problems:
         method = method.resolved(partition)
         problems = list(method.problems(partition))
     if problems:
         reasons = re.sub(r"\b(aux|ema|method|partition)\.", "", "; ".join(map(str, problems)))
-        reasons = reasons.replace("aux_net=", "base=").replace("type ", "use ")
+        reasons = reasons.replace("aux_net=", "base=" if method.aux is not method else "head=")
+        reasons = reasons.replace("type ", "use ")
         raise ValueError(f"{type(method).__name__} cannot train {partition.architecture.name}: {reasons}")
     return method
 
@@ -217,12 +219,19 @@ def _check_arguments(
     example: Tensor,
     num_classes: int,
     cuts: Sequence[str] | None,
+    K: int | None,
     scale: str | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> None:
     if not isinstance(method, Method):
         raise ValueError(f"method must be a rule with its settings, such as localsl.DGL(), not {method!r}")
+    if (cuts is None) == (K is None) and (K is not None or not method.single_module):
+        raise ValueError("give either cuts=[names of modules] or K=number of modules")
+    if isinstance(cuts, str):
+        raise ValueError(f"cuts must be a list of names, such as cuts=[{cuts!r}], not a text")
+    if K is not None and (not isinstance(K, int) or isinstance(K, bool)):
+        raise ValueError(f"K must be a whole number, not {K!r}")
     base = getattr(method, "base", None)
     if base is not None and not isinstance(base, AuxSettings):
         raise ValueError(

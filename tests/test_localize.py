@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 import localsl
 from localsl.config import compose
+from localsl.core.layers import Copied
+from localsl.core.updates import per_module
 from localsl.execution.processes import Team
 from localsl.execution.reduction import begin_average
 from localsl.network import build_network
@@ -139,6 +141,51 @@ def test_losses_in_networks_of_torchvision_and_timm_reach_their_module_alone(lib
     assert of_layers | classifier == {id(p) for p in model.parameters()}
 
 
+class InPlaceBlock(nn.Module):
+    """A block without normalisation that changes its input."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act, self.one, self.two = act, nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.two(F.relu(self.one(self.act(x))))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Sequential(nn.Identity(), nn.LeakyReLU(0.2, inplace=True)),
+    ],
+    ids=["directly", "through a view"],
+)
+@pytest.mark.parametrize(
+    "method",
+    [localsl.DGL(), localsl.AugLocal(depth=2), localsl.MAN(), localsl.MLAAN()],
+    ids=lambda method: type(method).__name__,
+)
+def test_layers_that_change_their_input_leave_the_other_losses_unchanged(act, method):
+    blocks = [InPlaceBlock(copy.deepcopy(act)) for _ in range(4)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *blocks, *head)
+    _, network = localized(method, model, cuts=None, K=5)
+    images, targets = torch.randn(4, 3, 8, 8), torch.arange(4)
+    losses = backpropagated(network, images, targets)
+    assert torch.allclose(losses[-1].total, F.cross_entropy(model(images), targets), rtol=1e-6)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_features_are_copied_only_before_a_layer_that_changes_them(inplace):
+    """Dropout in place does so in training alone; an activation in place after a convolution never does."""
+    one, two, three = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    model = nn.Sequential(one, nn.Dropout2d(0.5, inplace), two, nn.ReLU(inplace=True), three, *head)
+    _, network = localized(model=model, cuts=["0", "3"])
+    copied = [isinstance(next(layer.children()), Copied) for layer in network.backbone.layers]
+    assert copied == [False, inplace, False, False]
+
+
 def test_a_trace_lists_where_a_network_can_be_cut():
     trace = localsl.trace(UserNetwork(), torch.zeros(2, 3, 8, 8))
     assert trace.names == ["relu", "one", "two"]
@@ -248,6 +295,14 @@ def test_auxiliary_networks_have_the_models_dtype(dtype):
         ({"scale": "large"}, "one of cifar, imagenet"),
         ({"method": localsl.MAN(base=localsl.BP())}, "the base of MAN must be"),
         ({"cuts": []}, "at least one module"),
+        ({"cuts": "one"}, r"such as cuts=\['one'\]"),
+        ({"cuts": None, "K": "3"}, "K must be a whole number, not '3'"),
+        ({"cuts": None, "K": 3.0}, "K must be a whole number, not 3.0"),
+        ({"cuts": None}, "give either"),
+        ({"method": localsl.AugLocal(depth=2.5)}, r"depth=2.5: must be int \| None"),
+        ({"method": localsl.PredSim(lambda_similarity=1.0)}, r"must be list\[float\]"),
+        ({"method": localsl.DGL(head="none")}, "use head=dgl"),
+        ({"method": localsl.MAN(base=localsl.DGL(head="none"))}, "use base=dgl"),
         ({"mean": [0.5], "std": [0.5]}, "one number per channel, 3, not 1"),
         ({"method": localsl.PredSim(), "example": torch.zeros(2, 3, 8, 12)}, "square images"),
     ],
@@ -255,6 +310,17 @@ def test_auxiliary_networks_have_the_models_dtype(dtype):
 def test_contradictory_arguments_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         localized(**settings)
+
+
+def test_backpropagation_needs_no_cuts():
+    _, network = localized(localsl.BP(), cuts=None)
+    assert len(network.local_modules) == 1
+
+
+def test_the_normalisation_may_be_tensors():
+    mean, std = torch.full((3,), 0.25), torch.full((3,), 0.5)
+    _, network = localized(localsl.InfoPro(), mean=mean, std=std)
+    assert (network._mean.flatten().tolist(), network._std.flatten().tolist()) == ([0.25] * 3, [0.5] * 3)
 
 
 def test_rectangular_images_need_no_decoder_and_no_similarities():
@@ -282,13 +348,36 @@ def test_infopros_decoder_refuses_tokens():
         localized(localsl.InfoPro(), model, cuts=["blocks.0"], example=torch.zeros(2, 3, 224, 224))
 
 
-def test_networks_of_vectors_can_be_cut():
+@pytest.mark.parametrize(
+    "method", [localsl.AugLocal(depth=2), localsl.MAN(bias="channel")], ids=["AugLocal", "MAN"]
+)
+def test_networks_of_vectors_can_be_cut(method):
     model = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
-    _, network = localized(localsl.AugLocal(depth=2), model, cuts=["1"], example=torch.zeros(2, 20))
+    _, network = localized(method, model, cuts=["1"], example=torch.zeros(2, 20))
     losses = train_step(
         network, torch.optim.SGD(network.parameters(), 0.1), torch.randn(4, 20), torch.arange(4)
     )
     assert len(losses) == 2
+
+
+@pytest.mark.parametrize("bias", ["channel", "none"])
+def test_an_average_of_a_layer_without_parameters_is_not_moved(bias):
+    layers = [
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+    ]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    _, network = localized(localsl.MAN(bias=bias), model, cuts=["1", "4"])
+    backpropagated(network, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
+    assert [layer.follows for layer in network.following()] == [False, False]
+    network.update_ema()
+    assert sum(len(update.parameters) for update in per_module(network).values()) == len(
+        list(network.parameters())
+    )
 
 
 def from_both_entry_points(overrides, method):

@@ -38,7 +38,7 @@ def _imagenet_decoder(channels: int, size: int, image_size: int, image_channels:
     return Decoder(channels, image_size, image_channels)
 
 
-SCALES = {
+OF_SCALE = {
     "cifar": Scale(
         convolutional=InfoProHead,
         linear=LinearHead,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from localsl.aux_nets.scale import SCALES, Scale
+from localsl.aux_nets.scale import OF_SCALE, Scale
+from localsl.core.architecture import SCALES
 from localsl.core.settings import ends, number, one_of, ruled
 
 INFOPRO_HEADS = ("0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c2f")
@@ -61,7 +62,7 @@ class AuxSettings:
         Raises:
             KeyError: if the scale is None.
         """
-        return SCALES[self.scale or ""]
+        return OF_SCALE[self.scale or ""]
 
     @property
     def decodes(self) -> bool:
@@ -72,7 +73,7 @@ class AuxSettings:
         """A copy in which a scale of None becomes `scale`, and a pyramid of None that of the scale."""
         scale = self.scale or scale
         return replace(
-            self, scale=scale, pyramid=SCALES[scale].pyramid if self.pyramid is None else self.pyramid
+            self, scale=scale, pyramid=OF_SCALE[scale].pyramid if self.pyramid is None else self.pyramid
         )
 
     def weighted(self, weights: tuple[float, float, float, float], over: str) -> AuxSettings:

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from localsl.core.architecture import Architecture, Backbone, LocalLayer
+from localsl.core.architecture import SCALES, Architecture, Backbone, LocalLayer
 from localsl.core.initialization import normal_fan_out
 from localsl.core.layers import activation, conv_bn, pooled
 from localsl.core.settings import Problem, name, number, one_of, ruled
-
-# The kinds of networks for which the papers give different heads, decoders, loss weights and AugLocal networks.
-SCALES = ("cifar", "imagenet")
 
 
 class LayeredBackbone(Backbone):

@@ -18,8 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from localsl.cli import commands, launching
-from localsl.cli import tables as command
+from localsl.cli import commands, launching, tables
 from localsl.cli.command_line import check_command_line, quoted
 from localsl.config import resources, validate
 from localsl.config.composition import CONF
@@ -70,14 +69,14 @@ def main() -> None:
         resources.check()
         line = check_command_line(sys.argv[1:])
         text = commands.listing(line.base) if line.base else None
-        text = command.shown(line) if text is None else text
+        text = tables.shown(line) if text is None else text
         if text is not None:
             print(text, flush=True)
             return
         KNOWN.clear()
         if len(line.jobs) == 1:
             KNOWN.update(line.known)
-        with command.reporting(line):
+        with tables.reporting(line):
             job()
         sys.stdout.flush()
     except BrokenPipeError:

@@ -52,12 +52,10 @@ def resolved(cfg: RunT) -> RunT:
 def problems(cfg: Config) -> Iterator[Problem]:
     """Yield the conflicts between the rule, auxiliary networks and cuts of a resolved configuration."""
     method, name = method_of(cfg), cfg.method.name
-    if method.aux is not None and cfg.aux.head == "none":
-        yield Problem("aux_net", "none", f"{name} trains modules by auxiliary networks", "type aux_net=dgl")
     if method.aux is None and cfg.aux.head != "none":
-        yield Problem("aux_net", cfg.aux.head, f"{name} has no auxiliary network", "leave aux_net out")
+        yield Problem("aux.head", cfg.aux.head, f"{name} has no auxiliary network", "leave aux_net out")
     if not isinstance(method, FollowingMethod) and cfg.ema.source != "none":
-        yield Problem("ema", cfg.ema.source, f"{name} has no momentum layers", "leave ema out")
+        yield Problem("ema.source", cfg.ema.source, f"{name} has no momentum layers", "leave ema out")
     if not isinstance(method, HeadMethod) and cfg.aux.depth is not None:
         what = f"{name} has no auxiliary network whose depth can be set"
         yield Problem("aux.depth", cfg.aux.depth, what, "leave aux.depth out")

@@ -51,7 +51,7 @@ def field_of(override: str) -> str:
 
 @contextlib.contextmanager
 def _initialized() -> Iterator[None]:
-    """Hydra over conf/; one that is running, of a job that composes another configuration, waits meanwhile."""
+    """Hydra initialised with conf/. If Hydra is already running a job, its state is restored afterwards."""
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -62,7 +62,7 @@ def _initialized() -> Iterator[None]:
 
 
 def by_hydra(overrides: Sequence[str]) -> DictConfig:
-    """What Hydra composes.
+    """The configuration that Hydra composes from overrides.
 
     Raises:
         REFUSED: if it cannot.
@@ -81,7 +81,7 @@ def searched(overrides: Sequence[str], config_dir: str | None = None) -> list[st
     folders = [f"file://{Path(config_dir).resolve()}"] if config_dir is not None else []
     for override in overrides:
         if key_of(override) == "hydra.searchpath":
-            with contextlib.suppress(HydraException):  # told with the other overrides
+            with contextlib.suppress(HydraException):  # reported together with other wrong overrides
                 value = OverridesParser.create().parse_override(override).value()
                 folders += [str(place) for place in value] if isinstance(value, list) else []
     return folders
@@ -171,6 +171,11 @@ def options(group: str, search: Sequence[str] = ()) -> list[str]:
     with _initialized():
         loader = GlobalHydra.instance().config_loader()
         return loader.get_group_options(group, config_name=PRIMARY, overrides=list(search))
+
+
+def groups() -> list[str]:
+    """The groups of conf/, by the names under which they are typed."""
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 
 
 def hydras_own(overrides: Sequence[str]) -> DictConfig:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from localsl import backbones, methods
 from localsl.backbones import BackboneConfig
 from localsl.config.command import Command
-from localsl.config.composition import REFUSED
+from localsl.config.composition import REFUSED, groups
 from localsl.config.fields import built, fields, leaves, own_settings
 from localsl.config.schema import OwnSettings
 from localsl.core.settings import Problem, first_line
@@ -113,9 +113,9 @@ def _type_in_words(kind: Any) -> str:
 
 
 def unknown(key: str, value: Any, known: list[str]) -> Problem:
-    """A key that the schema does not have, with the nearest known one, or those of its group."""
+    """A key that the schema does not have, with the nearest known one or group of conf/, or those of its group."""
     name = key.lstrip("+")
-    near = nearest(name, known)
+    near = nearest(name, known if "." in name else [*groups(), *known])
     siblings = [k for k in known if k.rpartition(".")[0] == name.rpartition(".")[0]]
     instead = near or (
         f"known keys: {', '.join(siblings)}" if siblings else "python run.py --help lists all keys"

@@ -14,6 +14,9 @@ from localsl.core.layers import pooled
 # Layouts of features: images (N, C, H, W), maps (N, H, W, C), tokens (N, T, C), vectors (N, C).
 LAYOUTS = ("image", "map", "tokens", "vector")
 
+# The kinds of networks for which the papers give different heads, decoders, loss weights and AugLocal networks.
+SCALES = ("cifar", "imagenet")
+
 
 @dataclass(frozen=True)
 class LocalLayer:

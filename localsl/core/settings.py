@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields
 from enum import Flag, auto
-from typing import Any
+from types import UnionType
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 
 class LocalslError(Exception):
@@ -107,6 +108,30 @@ def wrong_values(settings: Any) -> Iterator[Problem]:
         rule, value = _rule(settings.__class__, entry.name), getattr(settings, entry.name)
         if rule is not None and value is not None and not rule.holds(value):
             yield Problem(entry.name, value, rule.allowed, rule.instead)
+
+
+def wrong_types(settings: Any) -> Iterator[Problem]:
+    """One problem for each field of a dataclass whose value is not of the field's type."""
+    kinds = get_type_hints(settings.__class__)
+    for entry in fields(settings):
+        value, kind = getattr(settings, entry.name), kinds[entry.name]
+        if not _is_of(value, kind):
+            named = kind.__name__ if isinstance(kind, type) and get_origin(kind) is None else kind
+            yield Problem(entry.name, repr(value), f"must be {named}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, which may be a union or a list; a whole number is a float too."""
+    if kind is Any:
+        return True
+    if isinstance(kind, UnionType):
+        return any(_is_of(value, one) for one in get_args(kind))
+    if get_origin(kind) is list:
+        (inner,) = get_args(kind)
+        return isinstance(value, list | tuple) and all(_is_of(x, inner) for x in cast("list[Any]", value))
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def _rule(settings: type, name: str) -> Rule | None:

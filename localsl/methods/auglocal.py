@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from localsl.core.partition import Partition
 from localsl.core.settings import Problem
@@ -20,8 +19,6 @@ from localsl.methods.base import HeadMethod
 class AugLocal(HeadMethod):
     """An auxiliary classifier built like later layers on each module's output, `depth` layers in the first."""
 
-    aux_net: ClassVar[str] = "auglocal"
-
     head: str = "auglocal"
     depth: int | None = 6
 
@@ -30,4 +27,4 @@ class AugLocal(HeadMethod):
         yield from super().problems(partition)
         if self.head != "auglocal":
             what = "AugLocal needs its own auxiliary networks"
-            yield Problem("aux_net", self.head, what, "type aux_net=auglocal")
+            yield Problem("aux.head", self.head, what, "type aux_net=auglocal")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from localsl.aux_nets.augmented import CONVOLUTIONS, STRATEGIES
+from localsl.aux_nets.depth import pyramid
 from localsl.aux_nets.momentum import EmaSettings
 from localsl.aux_nets.settings import AuxSettings
 from localsl.aux_nets.terms import Terms
@@ -26,12 +27,6 @@ class Method:
 
     single_module: ClassVar[bool] = False
     """True for a rule that trains the whole network as one module, so that K has no effect."""
-
-    aux_net: ClassVar[str] = "none"
-    """The file of conf/aux_net that the command line uses for a rule without a file in conf/method."""
-
-    ema: ClassVar[str] = "none"
-    """The file of conf/ema that the command line uses for a rule without a file in conf/method."""
 
     @property
     def aux(self) -> AuxSettings | None:
@@ -110,8 +105,6 @@ def released_weights(aux: AuxSettings, over: str) -> AuxSettings:
 class HeadMethod(AuxSettings, Method):
     """A rule that trains each module by auxiliary networks on its own output; their depth can be set."""
 
-    aux_net: ClassVar[str] = "dgl"
-
     scale: str | None = None
 
     @property
@@ -170,7 +163,7 @@ class HeadMethod(AuxSettings, Method):
         if self.depth is None or self.head == "auglocal":
             return
         changes = ["its heads have another depth"]
-        if self.pyramid and self.depth > 2:
+        if len(set(pyramid(self.depth, len(self.groups(partition)), self.pyramid or 0.0))) > 1:
             changes.append(f"the depth decreases from module to module (aux.pyramid={self.pyramid})")
         if self.joins_last(partition):
             changes.append(f"the last {self.depth} layers form one module")
@@ -199,13 +192,10 @@ class FollowingMethod(EmaSettings, Method):
     """A rule whose losses see features through layers that follow later layers of the network.
 
     Attributes:
-        base: the rule whose auxiliary networks it uses: `DGL()`, `InfoPro()` or `PredSim()`.
+        base: the rule whose auxiliary networks it uses: `DGL()`, `InfoPro()` or `PredSim()`; by default DGL's.
     """
 
-    aux_net: ClassVar[str] = "dgl"
-    ema: ClassVar[str] = "man"
-
-    base: AuxSettings
+    base: AuxSettings = field(default_factory=lambda: AuxSettings(scale=None))
 
     @property
     def aux(self) -> AuxSettings:
@@ -240,6 +230,9 @@ def _strategies(aux: AuxSettings) -> set[str]:
 
 def head_problems(aux: AuxSettings, partition: Partition) -> Iterator[Problem]:
     """Problems with unknown strategies, settings without an effect, and heads that do not fit the features."""
+    if aux.head == "none":
+        yield Problem("aux.head", "none", "modules are trained by auxiliary networks", "type aux_net=dgl")
+        return
     used = _strategies(aux)
     if not set(aux.selection.split("/")) <= set(STRATEGIES):
         yield Problem("aux.selection", aux.selection, f"one of {', '.join(STRATEGIES)}, or one per stage")
@@ -251,10 +244,13 @@ def head_problems(aux: AuxSettings, partition: Partition) -> Iterator[Problem]:
         yield Problem("aux.multiplier", aux.multiplier, what, "leave aux.multiplier out")
     if all(layer.layout in ("image", "map") for layer in partition.layers):
         return
-    name = partition.architecture.name
+    layouts = {layer.layout for layer in partition.layers}
+    features = (
+        f"the features of {partition.architecture.name} are {'tokens' if 'tokens' in layouts else 'vectors'}"
+    )
     if aux.decodes:
-        what = f"InfoPro's decoder needs image features, but those of {name} are tokens"
+        what = f"InfoPro's decoder needs images, but {features}"
         yield Problem("aux.lambda_reconstruction", aux.lambda_reconstruction, what, "choose another method")
     if aux.head[0] in "12" if aux.depth is None else used & set(CONVOLUTIONS):
-        what = f"has 3x3 convolutions, but the features of {name} are tokens"
+        what = f"has 3x3 convolutions, but {features}"
         yield Problem("aux.head", aux.head, what, "choose dgl, linear (0c1f) or auglocal")

@@ -21,6 +21,9 @@ class DGL(HeadMethod):
     def problems(self, partition: Partition) -> Iterator[Problem]:
         """The problems of `HeadMethod`, and losses that DGL does not have."""
         yield from super().problems(partition)
-        if any(self.lambda_reconstruction or []) or any(self.lambda_similarity):
-            what = "DGL's modules have a classifier as their only loss"
-            yield Problem("aux_net", self.head, what, "type method=infopro or method=predsim")
+        for name, rule in (("reconstruction", "infopro"), ("similarity", "predsim")):
+            weights = getattr(self, f"lambda_{name}")
+            if any(weights or []):
+                what = "DGL's modules have a classifier as their only loss"
+                instead = f"type method={rule}, or an aux_net without this loss"
+                yield Problem(f"aux.lambda_{name}", weights, what, instead)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from localsl.core.partition import Partition
 from localsl.core.settings import Problem
@@ -19,8 +18,6 @@ from localsl.methods.base import HeadMethod
 class InfoPro(HeadMethod):
     """A classifier (`loss="softmax"` or `"contrastive"`) and a decoder on each module's output."""
 
-    aux_net: ClassVar[str] = "infopro"
-
     head: str = "1c2f"
     lambda_ce: list[float] | None = None
     lambda_reconstruction: list[float] | None = None
@@ -30,6 +27,6 @@ class InfoPro(HeadMethod):
         """The problems of `HeadMethod`, and a missing decoder."""
         yield from super().problems(partition)
         if not any(self.lambda_reconstruction or []):
-            what = "InfoPro needs a decoder, so aux.lambda_reconstruction cannot be 0"
+            what = "InfoPro needs a decoder"
             instead = "type aux_net=infopro, or method=dgl aux_net=dgl_1c2f for the classifier alone"
-            yield Problem("aux_net", self.head, what, instead)
+            yield Problem("aux.lambda_reconstruction", self.lambda_reconstruction, what, instead)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from localsl.aux_nets import leap
 from localsl.aux_nets.settings import AuxSettings
@@ -46,8 +46,6 @@ class MLAAN(FollowingMethod):
         lambdas: the loss weights of an InfoPro base that leaves them None: InfoPro's `published` ones, or those of
             the `released` MLAAN.
     """
-
-    aux_net: ClassVar[str] = "linear"
 
     base: AuxSettings = field(default_factory=lambda: DGL(head="0c1f"))
     gradient: bool | None = True
@@ -104,7 +102,8 @@ class MLAAN(FollowingMethod):
             what = "without cascades and leap bridges, only the base is left"
             yield Problem("method.leap", False, what, "type method=dgl, or method.cascade=3")
         if self.base.head == "auglocal":
-            yield Problem("aux_net", "auglocal", "the base must be none, DGL or InfoPro", "type aux_net=linear")
+            what = "the base must be linear, DGL, InfoPro or PredSim"
+            yield Problem("aux.head", "auglocal", what, "type aux_net=linear")
         if self.leap and self.source == "none" and self.bias != "block":
             what = f"with ema.bias={self.bias} a leap bridge has no layers"
             yield Problem("ema.source", "none", what, "type ema.bias=block for trained layers without averages")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from localsl.core.objectives import Objective
 from localsl.core.partition import Partition
@@ -28,8 +27,6 @@ class PredSim(HeadMethod):
             module's own losses see all channels.
     """
 
-    aux_net: ClassVar[str] = "predsim"
-
     head: str = "predsim"
     lambda_ce: list[float] | None = field(default_factory=lambda: [0.01, 0.01])
     lambda_similarity: list[float] = field(default_factory=lambda: [0.99, 0.99])
@@ -41,7 +38,7 @@ class PredSim(HeadMethod):
         yield from super().problems(partition)
         if not any(self.lambda_similarity):
             what = "PredSim needs a similarity loss"
-            yield Problem("aux_net", self.head, what, "type aux_net=predsim")
+            yield Problem("aux.lambda_similarity", self.lambda_similarity, what, "type aux_net=predsim")
 
     def objectives(self, plan: Plan) -> list[Objective]:
         """The terms of all heads, with dropout between modules and a weight for the last module."""

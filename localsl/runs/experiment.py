@@ -93,7 +93,9 @@ def _finished(cfg: Config) -> dict[str, Any] | None:
     folder = stored.finished(cfg)
     record = stored.read(folder / "record.json") if folder else None
     if record is not None:
-        print(f"This run is done: {folder} (delete the folder to run it again)")
+        kept = folder == identity.kept_directory(cfg)
+        again = "type checkpoint.required=true" if kept else "delete the folder"
+        print(f"This run is done: {folder} ({again} to run it again)")
         print(closing(record))
     return record
 

@@ -1,10 +1,16 @@
 """Composition, types, ranges, combinations: what passes, and what each mistake is told as."""
 
+from dataclasses import make_dataclass
+from typing import Any
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+import localsl
+from localsl import methods
 from localsl.config import compose
+from localsl.config.building import method_of, partition_of
 from localsl.config.composition import CONF, REFUSED, Composition, by_hydra
 from localsl.core.settings import first_line
 from localsl.network import build_network
@@ -122,18 +128,23 @@ MISTAKES = [
     ("backbone.family=vit", "backbone.family", "cifar_resnet, efficientnet"),
     ("partition.balance=memory", "partition.balance", "resnet110 on cifar10"),
     ("partition.stem=none", "partition.stem", "own, merged"),
-    ("aux_net=none", "aux_net", "type aux_net=dgl"),
-    ("aux_net=predsim", "aux_net", "method=predsim"),
+    ("aux_net=none", "aux.head", "type aux_net=dgl"),
+    ("aux_net=predsim", "aux.lambda_similarity", "method=predsim"),
     ("aux.depth=1", "aux.depth", "at least 2"),
     ("aux.depth=16", "aux.depth", "leaves no auxiliary network"),
     ("aux.selection=random", "aux.selection", "uniform, sequential"),
     ("aux.lambda_ce=[1]", "aux.lambda_ce", "two numbers"),
     ("aux.lambda_similarity=null", "aux.lambda_similarity", "list of numbers"),
-    ("ema=man", "ema", "dgl has no momentum layers"),
+    ("ema=man", "ema.source", "dgl has no momentum layers"),
     ("ema.momentum=0.9", "ema.momentum", "unknown key"),
     ("analysis=ckaa", "analysis", "did you mean analysis=cka?"),
     ("runs=[abc]", "runs", "type analysis=cka"),
     ("checkpoint={every:null,required:true}", "checkpoint.every", "needs checkpoints"),
+    ("methd=man", "methd", "did you mean method?"),
+    ("datset=cifar10", "datset", "did you mean dataset?"),
+    ("optimiser=adam", "optimiser", "did you mean optimizer?"),
+    ("backbne=resnet110", "backbne", "did you mean backbone?"),
+    ("aux=infopro", "+aux", "did you mean aux_net?"),
     ("hydra/launcher=joblb", "hydra/launcher", "basic, joblib, submitit_local, submitit_slurm; did you mean"),
     ("hydra/lancher=joblib", "hydra/lancher", "did you mean hydra/launcher?"),
     ("hydra.run.dri=x", "hydra.run.dri", "did you mean hydra.run.dir?"),
@@ -147,9 +158,29 @@ def test_a_mistake_is_told(typed, key, words):
     assert words in str(found[0])
 
 
+@pytest.mark.parametrize(
+    ("base", "default"),
+    [
+        (localsl.MLAAN, ("cascade", 2)),
+        (localsl.DGL, ("head", "2c2f")),
+        (localsl.AugLocal, ("depth", 3)),
+        (localsl.MAN, ("momentum", 0.9)),
+    ],
+)
+def test_a_registered_rule_has_the_defaults_of_its_class(monkeypatch, base, default):
+    rule = make_dataclass("Mine", [(default[0], Any, default[1])], bases=(base,), kw_only=True)
+    monkeypatch.setattr(methods, "_registered", {"mine": rule})
+    cfg = compose(["method=mine"])
+    assert method_of(cfg).settings() == rule().resolved(partition_of(cfg)).settings()
+    if base is not localsl.AugLocal:
+        assert (
+            compose(["method=mine", "aux_net=dgl_1c2f"]).aux == compose(["method=dgl", "aux_net=dgl_1c2f"]).aux
+        )
+
+
 def test_backpropagation_takes_any_K_but_no_auxiliary_network():
     assert compose(["method=bp", "K=99"]).K == 99
-    assert [p.key for p in problems("method=bp", "aux_net=dgl")] == ["aux_net"]
+    assert [p.key for p in problems("method=bp", "aux_net=dgl")] == ["aux.head"]
 
 
 def test_all_problems_are_told_together():
@@ -169,20 +200,20 @@ def test_a_wrong_choice_brings_no_problems_of_the_default_in_its_place():
 
 # Of the rules that have switches of their own.
 RULE_MISTAKES = [
-    (["method=bp", "ema=man"], "ema", "no momentum layers"),
+    (["method=bp", "ema=man"], "ema.source", "no momentum layers"),
     (["method=bp", "aux.depth=3"], "aux.depth", "leave aux.depth out"),
     (["method=man", "aux.depth=3"], "aux.depth", "man has no"),
-    (["method=man", "aux_net=auglocal"], "aux_net", "DGL, InfoPro or PredSim"),
+    (["method=man", "aux_net=auglocal"], "aux.head", "DGL, InfoPro or PredSim"),
     (["method=man", "ema.source=none", "ema.bias=channel"], "ema.source", "ema.bias=block"),
     (["method=mlaan", "method.cascade=5", "K=4"], "method.cascade", "4 modules"),
     (["method=mlaan", "method.cascade=0"], "method.cascade", "at least 1"),
     (["method=lam", "method.leap=false"], "method.leap", "type method=dgl"),
     (["method=auglocal", "K=2", "aux.pyramid=0.5"], "aux.pyramid", "makes two"),
     (["method=auglocal", "aux.depth=null"], "aux.depth", "type aux.depth=2"),
-    (["method=auglocal", "aux_net=dgl"], "aux_net", "type aux_net=auglocal"),
+    (["method=auglocal", "aux_net=dgl"], "aux.head", "type aux_net=auglocal"),
     (["method=auglocal", "aux.selection=uniform/conv3x3"], "aux.multiplier", "aux.multiplier=1"),
-    (["method=infopro", "aux_net=dgl"], "aux_net", "type aux_net=infopro"),
-    (["method=predsim", "aux_net=dgl"], "aux_net", "type aux_net=predsim"),
+    (["method=infopro", "aux_net=dgl"], "aux.lambda_reconstruction", "type aux_net=infopro"),
+    (["method=predsim", "aux_net=dgl"], "aux.lambda_similarity", "type aux_net=predsim"),
     (["method=man", "ema.moves=last"], "ema.moves", "type ema.moves=all"),
     (["method=man", "ema.layers=first"], "ema.layers", "type ema.layers=all"),
     (["method=man", "ema=lam_released"], "ema.gradient", "type ema=man or"),

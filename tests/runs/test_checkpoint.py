@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -61,6 +62,16 @@ def test_a_run_killed_after_its_last_checkpoint_is_not_trained_again(monkeypatch
 def test_a_stop_after_the_last_step_takes_effect_when_the_run_is_done():
     """The exit code is the signal's, so that a sweep does not start its next run."""
     run_until_sigterm(compose(TINY), Checkpoints, "save", 3, status="done")
+
+
+def test_a_run_among_the_results_tells_how_to_train_it_again(capsys):
+    cfg = compose(TINY)
+    experiment.run(cfg)
+    run_directory(cfg).rename("run")
+    kept_directory(cfg).parent.mkdir(parents=True)
+    Path("run").rename(kept_directory(cfg))
+    experiment.run(cfg)
+    assert "(type checkpoint.required=true to run it again)" in capsys.readouterr().out
 
 
 def test_a_run_that_is_repeated_for_its_checkpoint_resumes_after_a_stop():
