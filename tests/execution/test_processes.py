@@ -294,7 +294,7 @@ def test_a_run_of_two_processes_that_one_leaves_goes_on(tmp_path):
     assert time.monotonic() - killed < 30
     assert run.returncode != 0
     assert "another process of this run has ended" in err
-    assert "the same command resumes" in err
+    assert "repeat the command to resume" in err
 
     run = torchrun("output_dir=broken")
     out, err = run.communicate(timeout=300)
