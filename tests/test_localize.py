@@ -4,6 +4,9 @@ import copy
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import make_dataclass
+from typing import Literal, Optional
 
 import pytest
 import timm
@@ -310,6 +313,16 @@ def test_auxiliary_networks_have_the_models_dtype(dtype):
 def test_contradictory_arguments_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         localized(**settings)
+
+
+def test_a_rule_of_ones_own_may_have_fields_of_any_type():
+    fields = [
+        ("names", Optional[list[str]], None),  # noqa: UP045  another class than list[str] | None
+        ("mode", Literal["a", "b"], "a"),
+        ("of", Sequence[int], (1,)),
+    ]
+    localized(make_dataclass("Mine", fields, bases=(localsl.DGL,), kw_only=True)())
+    localized(make_dataclass("Mine", [("of", "Unknown", 1)], bases=(localsl.DGL,), kw_only=True)())
 
 
 def test_backpropagation_needs_no_cuts():

@@ -128,10 +128,7 @@ class Composition:
         """`folders` as `searched` returns them."""
         self.known: Known = {}
         self.search = ["hydra.searchpath=[{}]".format(",".join(f"'{f}'" for f in folders))] if folders else []
-        places = [CONF, *(Path(folder.removeprefix("file://")) for folder in folders)]
-        self.groups = {
-            str(path.relative_to(place)) for place in places for path in place.rglob("*") if path.is_dir()
-        }
+        self.groups = groups([CONF, *(Path(folder.removeprefix("file://")) for folder in folders)])
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
@@ -173,9 +170,11 @@ def options(group: str, search: Sequence[str] = ()) -> list[str]:
         return loader.get_group_options(group, config_name=PRIMARY, overrides=list(search))
 
 
-def groups() -> list[str]:
-    """The groups of conf/, by the names under which they are typed."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+def groups(places: Sequence[Path] = (CONF,)) -> list[str]:
+    """The groups in conf/ and in further folders, by the names under which they are typed."""
+    return sorted(
+        {str(path.relative_to(place)) for place in places for path in place.rglob("*") if path.is_dir()}
+    )
 
 
 def hydras_own(overrides: Sequence[str]) -> DictConfig:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields
 from enum import Flag, auto
-from types import UnionType
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 
 class LocalslError(Exception):
@@ -112,7 +112,10 @@ def wrong_values(settings: Any) -> Iterator[Problem]:
 
 def wrong_types(settings: Any) -> Iterator[Problem]:
     """One problem for each field of a dataclass whose value is not of the field's type."""
-    kinds = get_type_hints(settings.__class__)
+    try:
+        kinds = get_type_hints(settings.__class__)
+    except NameError:  # a rule of one's own may name types that only a type checker imports
+        return
     for entry in fields(settings):
         value, kind = getattr(settings, entry.name), kinds[entry.name]
         if not _is_of(value, kind):
@@ -121,17 +124,15 @@ def wrong_types(settings: Any) -> Iterator[Problem]:
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, which may be a union or a list; a whole number is a float too."""
-    if kind is Any:
-        return True
-    if isinstance(kind, UnionType):
+    """Whether a value is of a type: a scalar, a list or a union. A whole number is a float too; other types pass."""
+    if get_origin(kind) in (Union, UnionType):
         return any(_is_of(value, one) for one in get_args(kind))
     if get_origin(kind) is list:
         (inner,) = get_args(kind)
         return isinstance(value, list | tuple) and all(_is_of(x, inner) for x in cast("list[Any]", value))
     if kind in (int, float):
         return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, get_origin(kind) or kind)
+    return isinstance(value, kind) if kind in (bool, str, NoneType) else True
 
 
 def _rule(settings: type, name: str) -> Rule | None:
